@@ -1,0 +1,321 @@
+"""What both estimators share: validate -> arrays -> embed -> smooth -> arrays.
+
+`fit` and every query walk the rooms once, in order. The estimators add one hook, `_fit_metric`,
+which finds the bandwidth or trains the metric.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from sknw._arrays import (
+    fit_device,
+    input_array,
+    predict_device,
+    to_numpy,
+    to_tensor,
+    torch_dtype,
+)
+from sknw._attention import attention_matrix, top_attention
+from sknw._compat import (
+    StrOptions,
+    check_sample_weight,
+    fit_context,
+    validate_data,
+)
+from sknw._observations import Observations
+from sknw._types import EmptyNeighborhoodWarning
+from sknw.bandwidth import check_bandwidth
+from sknw.kernels import KERNELS, as_kernel
+from sknw.leave_one_out import LeaveOneOut
+from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother
+from sknw.sums import ALGORITHMS
+
+_FLOATS = [np.float64, np.float32]
+_LARGEST_PROPERTY = 2000
+_SEED = 0  # random_state=None means deterministic, and never the global generator
+# Coordinates beyond this are pulled in: their squares must not overflow.
+_LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
+
+
+class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
+    """Kernel regression in an embedding that a subclass finds."""
+
+    _parameter_constraints: dict = {
+        "bandwidth": "no_validation",
+        "kernel": [StrOptions(set(KERNELS)), callable],
+        "algorithm": [StrOptions({"auto", *ALGORITHMS})],
+        "empty_neighborhood": [StrOptions(set(EMPTY_NEIGHBORHOODS))],
+        "device": [None, str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Find the bandwidth or the metric, and keep the training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows; a float32 array is kept and computed on in float32, anything else in
+            float64. A torch tensor sets the device too.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0, not all zero. Only their ratios count; integer weights equal repeated
+            rows, and zero removes a row.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is not as described; the estimator is then as it was.
+        """
+        with _unchanged_on_error(self):
+            device = fit_device(self.device, X)
+            X, y, sample_weight = self._validate_training(X, y, sample_weight)
+            check_bandwidth(self.bandwidth, X.shape[1])
+            self._y_is_flat = y.ndim == 1
+            y = y.reshape(len(y), -1)
+            self.device_ = device
+            self._observations = Observations.of(X, y, sample_weight)
+            task = LeaveOneOut.of(
+                self._observations,
+                as_kernel(self.kernel),
+                algorithm=self.algorithm,
+                empty_neighborhood=self.empty_neighborhood,
+                dtype=torch_dtype(X.dtype),
+                device=device,
+            )
+            self._fit_metric(
+                task, check_random_state(_SEED if self.random_state is None else self.random_state)
+            )
+            self.algorithm_ = self._smoother().algorithm.name
+        return self
+
+    def _validate_training(self, X, y, sample_weight):
+        X, y = validate_data(
+            self,
+            input_array(X),
+            input_array(y),
+            dtype=_FLOATS,
+            multi_output=True,
+            y_numeric=True,
+        )
+        y = np.asarray(y, dtype=np.float64)
+        sample_weight = check_sample_weight(
+            input_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not sample_weight.any():
+            raise ValueError("sample_weight must have at least one positive value; got all zeros.")
+        return X, y, sample_weight
+
+    @abstractmethod
+    def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
+        """Set `bandwidth_` and whatever else the embedding needs."""
+
+    @abstractmethod
+    def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Return the embedding of rows (m, n_features) in units of the bandwidth."""
+
+    def predict(self, X):
+        """Predict the locally weighted mean of y at each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        Returns
+        -------
+        y : ndarray of shape (n_queries,) or (n_queries, n_outputs)
+            Predictions, within the range of y.
+
+        Warns
+        -----
+        EmptyNeighborhoodWarning
+            If queries have no training row in reach; `empty_neighborhood` says what they get.
+        """
+        X = self._validate_queries(X)
+        smoother = self._smoother(X.dtype)
+        means, n_empty = smoother.predict(self._queries(X, smoother))
+        _warn_if_empty(self.empty_neighborhood, n_empty, len(X))
+        return self._targets(means, smoother.keys.dtype)
+
+    def predict_loo(self):
+        """Predict each training row from all the others.
+
+        Twins (rows equal in X and y) are one observation and are left out together.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Leave-one-out predictions; NaN where no other row has weight.
+        """
+        check_is_fitted(self)
+        observations, smoother = self._observations, self._smoother()
+        dtype, device = smoother.keys.dtype, smoother.keys.device
+        means, n_empty = smoother.predict(None)
+        weightless = self._embedded(observations.X[observations.n_keys :], dtype, device)
+        if len(weightless):
+            others, n_more = smoother.predict(weightless)
+            means, n_empty = torch.cat([means, others]), n_empty + n_more
+        _warn_if_empty(self.empty_neighborhood, n_empty, len(means))
+        return self._targets(means, dtype)[observations.group]
+
+    def attention_weights(self, X=None, *, top_k=None):
+        """Return how much each training row counts in each prediction.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries. None means the training rows, each predicted from the others: the diagonal is
+            zero and ``attention_weights() @ y`` equals `predict_loo`.
+        top_k : int, default=None
+            Keep only the `top_k` largest weights of each query, in a sparse matrix. They are not
+            normalised again: a row sums to the share of all attention that they have.
+
+        Returns
+        -------
+        weights : ndarray or CSR array of shape (n_queries, n_samples)
+            Rows are queries, columns training rows. Full rows sum to 1, and
+            ``attention_weights(X) @ y`` equals ``predict(X)``.
+
+        Raises
+        ------
+        ValueError
+            If the full matrix would exceed scikit-learn's ``working_memory``, or `top_k` is not
+            between 1 and the number of training rows.
+        """
+        check_is_fitted(self)
+        smoother, queries, exclude = self._attention_queries(X)
+        if top_k is None:
+            weights, n_empty = attention_matrix(smoother, self._observations, queries, exclude)
+        else:
+            weights, n_empty = top_attention(smoother, self._observations, queries, exclude, top_k)
+        _warn_if_empty(self.empty_neighborhood, n_empty, len(queries))
+        return weights
+
+    @property
+    def attention_weights_(self):
+        """Leave-one-out attention weights of the training rows, computed on access.
+
+        Raises AttributeError above 2000 rows: use ``attention_weights(X, top_k=...)``.
+        """
+        check_is_fitted(self)
+        n_rows = len(self._observations.group)
+        if n_rows > _LARGEST_PROPERTY:
+            raise AttributeError(
+                f"attention_weights_ is there for at most {_LARGEST_PROPERTY} training rows; got "
+                f"{n_rows}. Use attention_weights(X, top_k=...)."
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyNeighborhoodWarning)
+            try:
+                return self.attention_weights()
+            except ValueError as error:
+                raise AttributeError(str(error)) from error
+
+    def effective_neighbors(self, X):
+        """Return how many equally weighted rows each prediction amounts to.
+
+        Kish's ``(Σα)²/Σα²`` of the attention weights over distinct observations; 0 where no
+        training row is in reach.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        Returns
+        -------
+        neighbors : ndarray of shape (n_queries,)
+        """
+        X = self._validate_queries(X)
+        smoother = self._smoother(X.dtype)
+        return to_numpy(smoother.effective_neighbors(self._queries(X, smoother)))
+
+    def _validate_queries(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        return validate_data(self, input_array(X), dtype=_FLOATS, reset=False)
+
+    def _smoother(self, *dtypes: np.dtype) -> Smoother:
+        """Return the fitted keys, ready for queries of these dtypes."""
+        observations = self._observations
+        dtype = torch_dtype(observations.X.dtype, *dtypes)
+        device = predict_device(self.device_)
+        n_keys = observations.n_keys
+        return Smoother.of(
+            as_kernel(self.kernel),
+            self._embedded(observations.keys, dtype, device),
+            to_tensor(observations.y[:n_keys], dtype=dtype, device=device),
+            to_tensor(observations.weights, dtype=dtype, device=device),
+            algorithm=self.algorithm,
+            empty_neighborhood=self.empty_neighborhood,
+        )
+
+    def _embedded(self, centred: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
+        """Return the embedding of centred rows, kept where squares do not overflow."""
+        rows = to_tensor(centred, dtype=dtype, device=device)
+        bandwidth = to_tensor(np.asarray(self.bandwidth_), dtype=dtype, device=device)
+        limit = _LARGEST_COORDINATE[dtype]
+        scaled = (rows / bandwidth).clamp(-limit, limit)
+        return self._embed(scaled).clamp(-limit, limit)
+
+    def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
+        centred = X - self._observations.centre
+        return self._embedded(centred, smoother.keys.dtype, smoother.keys.device)
+
+    def _attention_queries(self, X):
+        """Return the smoother, the queries and each query's excluded key."""
+        if X is not None:
+            X = self._validate_queries(X)
+            smoother = self._smoother(X.dtype)
+            return smoother, self._queries(X, smoother), None
+        observations, smoother = self._observations, self._smoother()
+        group = to_tensor(observations.group, dtype=torch.int64, device=smoother.keys.device)
+        rows = self._embedded(observations.X, smoother.keys.dtype, smoother.keys.device)
+        exclude = torch.where(group < observations.n_keys, group, -1)
+        return smoother, rows[group], exclude
+
+    def _targets(self, means: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
+        """Return scaled means (m, n_outputs) in the units, the range and the shape of y."""
+        observations = self._observations
+        y = to_numpy(means).astype(np.float64) * observations.y_scale + observations.y_mean
+        y = np.clip(y, observations.y_min, observations.y_max)
+        y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
+        return y[:, 0] if self._y_is_flat else y
+
+
+def _warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:
+    if n_empty:
+        warnings.warn(
+            f"{n_empty} of {n_queries} queries have no training row in reach; "
+            f"empty_neighborhood={policy!r} decides what they get.",
+            EmptyNeighborhoodWarning,
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """Restore every attribute if the block raises: a failed fit leaves the estimator as it was."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

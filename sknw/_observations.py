@@ -1,0 +1,168 @@
+"""The training set as the estimators see it: distinct observations, weights, centre and scale.
+
+Rows identical in x *and* y (twins) are one observation whose weight is their sum. So a weight of
+two equals a repeated row exactly, and a copied row cannot make its own leave-one-out error vanish.
+Rows of weight zero are no keys, but keep their place: they too get leave-one-out predictions.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Distinct training rows, those with positive weight (the keys) first.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_observations, n_features)
+        Rows less `centre`.
+    y : ndarray of shape (n_observations, n_outputs)
+        Targets less `y_mean`, over `y_scale`.
+    weights : ndarray of shape (n_keys,)
+        Total weight of each key, the largest being 1.
+    group : ndarray of shape (n_rows,)
+        The observation that each training row belongs to.
+    share : ndarray of shape (n_rows,)
+        The row's share of its observation's weight.
+    centre : ndarray of shape (n_features,)
+        Median of each feature: robust, so that one remote row cannot cost the others digits.
+    y_mean, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
+        Weighted mean, largest deviation from it, and range of the keys' targets.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    group: np.ndarray
+    share: np.ndarray
+    centre: np.ndarray
+    y_mean: np.ndarray
+    y_scale: np.ndarray
+    y_min: np.ndarray
+    y_max: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> "Observations":
+        """Merge twins, put keys first, centre.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_features)
+        y : ndarray of shape (n_rows, n_outputs)
+        sample_weight : ndarray of shape (n_rows,)
+            Weights >= 0, not all zero.
+        """
+        first, group = _merge_twins(np.column_stack([X, y]))
+        sample_weight = sample_weight / sample_weight.max()
+        totals = np.bincount(group, weights=sample_weight, minlength=len(first))
+        order = np.argsort(totals == 0, kind="stable")  # keys first, in order of appearance
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        first, group, totals = first[order], rank[group], totals[order]
+        n_keys = np.count_nonzero(totals)
+        share = np.divide(
+            sample_weight, totals[group], out=np.zeros(len(X)), where=totals[group] > 0
+        )
+        weights = totals[:n_keys] / totals.max()
+        centre = np.median(X[first[:n_keys]], axis=0).astype(X.dtype)
+        targets = y[first].astype(np.float64)
+        y_mean = _weighted_mean(targets[:n_keys], weights)
+        deviations = np.abs(targets[:n_keys] - y_mean).max(axis=0)
+        y_scale = np.where(deviations > 0, deviations, 1.0)
+        return cls(
+            X=X[first] - centre,
+            y=(targets - y_mean) / y_scale,
+            weights=weights,
+            group=group,
+            share=share,
+            centre=centre,
+            y_mean=y_mean,
+            y_scale=y_scale,
+            y_min=targets[:n_keys].min(axis=0),
+            y_max=targets[:n_keys].max(axis=0),
+        )
+
+    @property
+    def n_keys(self) -> int:
+        """Number of observations with positive weight."""
+        return len(self.weights)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """Centred rows of the keys, (n_keys, n_features)."""
+        return self.X[: self.n_keys]
+
+    @cached_property
+    def effective_size(self) -> float:
+        """Kish's effective number of keys, ``(Σw)²/Σw²``."""
+        return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
+
+    @cached_property
+    def spread(self) -> np.ndarray:
+        """Weighted standard deviation of each feature; 1 for a constant one."""
+        keys = self.keys.astype(np.float64)
+        deviations = keys - _weighted_mean(keys, self.weights)
+        variance = _weighted_mean(np.square(deviations), self.weights)
+        return np.where((self.extent > 0) & (variance > 0), np.sqrt(variance), 1.0)
+
+    @cached_property
+    def extent(self) -> np.ndarray:
+        """Range of each feature."""
+        return np.ptp(self.keys.astype(np.float64), axis=0)
+
+    @cached_property
+    def smallest_gap(self) -> np.ndarray:
+        """Smallest distance between distinct values of each feature; 0 for a constant one."""
+        gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)
+        smallest = np.where(gaps > 0, gaps, np.inf).min(axis=0, initial=np.inf)
+        return np.where(np.isfinite(smallest), smallest, 0.0)
+
+    @cached_property
+    def y_variance(self) -> np.ndarray:
+        """Weighted variance of each scaled output; 1 for a constant one."""
+        variance = _weighted_mean(np.square(self.y[: self.n_keys]), self.weights)
+        return np.where(variance > 0, variance, 1.0)
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the rows, from deviations so that an offset costs no digits."""
+    return values[0] + np.average(values - values[0], axis=0, weights=weights)
+
+
+def _merge_twins(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of each distinct one (in order of appearance) and each row's group."""
+    rows = rows + 0.0  # -0.0 equals 0.0
+    codes = _row_codes(rows)
+    _, first, group, counts = np.unique(
+        codes, return_index=True, return_inverse=True, return_counts=True
+    )
+    suspects = counts[group] > 1
+    if suspects.any():  # equal codes are verified, never trusted
+        group = _exact_groups(rows, suspects)
+        _, first, group = np.unique(group, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[group]
+
+
+def _exact_groups(rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+    """Number the rows so that equal rows share a number; only suspects can be equal."""
+    group = np.arange(len(rows))
+    where = np.flatnonzero(suspects)
+    _, inverse = np.unique(rows[where], axis=0, return_inverse=True)
+    group[where] = len(rows) + inverse.reshape(-1)
+    return group
+
+
+def _row_codes(rows: np.ndarray) -> np.ndarray:
+    """Return a 64-bit code per row; equal rows have equal codes."""
+    bits = np.ascontiguousarray(rows, dtype=np.float64).view(np.uint64)
+    codes = np.zeros(len(rows), dtype=np.uint64)
+    for column in bits.T:
+        codes = (codes ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        codes ^= codes >> np.uint64(29)
+    return codes

@@ -1,0 +1,166 @@
+"""The leave-one-out problem: the loss that bandwidth selection and metric training both minimise.
+
+Each key is predicted from all the others; the loss is the weighted mean of the squared errors over
+the outputs' variances, averaged over outputs, so units do not matter. For one output, `unit` turns
+it back into squared units of y.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw._arrays import to_tensor
+from sknw._observations import Observations
+from sknw.kernels import Kernel
+from sknw.smoother import smooth
+
+# A bandwidth is searched between a fraction of the smallest gap and many times the range, where
+# the feature's influence on any weight is below rounding of the criterion.
+_GAP_FRACTION = 0.1
+_SPREAD_FRACTION = 1e-7
+_EXTENT_MULTIPLE = 1e4
+_SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
+_SCAN_POINTS = 24
+_POLISH_PAIRS = 2e9
+_SCAN_POINTS_ONE_FEATURE = 60
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """Keys, values and weights on a device, and the loss of an embedding of the keys.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, d)
+        Centred keys in the units of X.
+    values : Tensor of shape (n, k)
+        Scaled targets.
+    weights : Tensor of shape (n,)
+        Weights of the keys.
+    variance : Tensor of shape (k,)
+        Weighted variance of each scaled output over all keys.
+    unit : float
+        Squared units of y in one unit of loss; 1 for several outputs.
+    kernel, algorithm, empty_neighborhood
+        How to smooth.
+    observations : Observations
+        Where the keys come from.
+    """
+
+    rows: Tensor
+    values: Tensor
+    weights: Tensor
+    variance: Tensor
+    unit: float
+    kernel: Kernel
+    algorithm: str
+    empty_neighborhood: str
+    observations: Observations
+
+    @classmethod
+    def of(
+        cls,
+        observations: Observations,
+        kernel: Kernel,
+        *,
+        algorithm: str,
+        empty_neighborhood: str,
+        dtype: torch.dtype,
+        device: str,
+    ) -> "LeaveOneOut":
+        """Put the keys on the device.
+
+        Rows with an empty neighbourhood count with the error of the policy's value; where the
+        policy has none (``"nan"``, ``"raise"``), with the error of the mean of the others.
+        """
+        n = observations.n_keys
+        single = observations.y.shape[1] == 1
+        has_value = empty_neighborhood in ("nearest", "mean")
+        return cls(
+            rows=to_tensor(observations.keys, dtype=dtype, device=device),
+            values=to_tensor(observations.y[:n], dtype=dtype, device=device),
+            weights=to_tensor(observations.weights, dtype=dtype, device=device),
+            variance=to_tensor(observations.y_variance, dtype=dtype, device=device),
+            unit=float(observations.y_variance[0] * observations.y_scale[0] ** 2)
+            if single
+            else 1.0,
+            kernel=kernel,
+            algorithm=algorithm,
+            empty_neighborhood=empty_neighborhood if has_value else "mean",
+            observations=observations,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.rows.shape[1]
+
+    def predictions(self, embedded: Tensor) -> Tensor:
+        """Return the leave-one-out predictions (n, k) of embedded keys (n, q)."""
+        return smooth(
+            self.kernel,
+            None,
+            embedded[None],
+            self.values[None],
+            self.weights[None],
+            algorithm=self.algorithm,
+            empty_neighborhood=self.empty_neighborhood,
+        )[0]
+
+    def loss(self, embedded: Tensor) -> Tensor:
+        """Return the loss of embedded keys (n, q), a scalar in units of variance."""
+        errors = self.predictions(embedded) - self.values
+        weights = self.weights.to(errors.dtype)
+        per_output = (weights @ errors.square()) / weights.sum()  # (n) @ (n, k) -> (k)
+        return (per_output / self.variance).mean()
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each feature over all keys, (n_features,)."""
+        return self.observations.spread
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest bandwidth worth trying for each feature."""
+        spread, extent = self.spread, self.observations.extent
+        gap = self.observations.smallest_gap
+        lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * spread)
+        upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
+        return np.where(extent > 0, lower, upper), upper
+
+    @property
+    def polish_evaluations(self) -> int:
+        """Evaluations that a search without gradients may spend; 0 where gradients suffice."""
+        if self.kernel.has_smooth_loss:
+            return 0
+        affordable = _POLISH_PAIRS / len(self) ** 2
+        return int(np.clip(affordable, 10 * self.n_features, 100 * self.n_features))
+
+    def scan_bandwidths(self) -> np.ndarray:
+        """Return bandwidths (n_points, n_features) from narrow to wide, in equal log-steps.
+
+        Each is one multiple of every feature's spread. With a single feature the scan starts at the
+        smallest bandwidth worth trying, since nothing else finds a narrow minimum.
+        """
+        n_points, narrowest = _SCAN_POINTS, _SCAN_RANGE[0]
+        if self.n_features == 1:
+            n_points = _SCAN_POINTS_ONE_FEATURE
+            narrowest = min(narrowest, float(self.bounds[0][0] / self.spread[0]))
+        multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points) * self.kernel.search_scale
+        return np.clip(multiples[:, None] * self.spread, *self.bounds)
+
+    def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
+        """Return the problem of a random subset of the keys; itself if it is no larger."""
+        if size >= len(self):
+            return self
+        chosen = np.sort(random_state.choice(len(self), size, replace=False))
+        index = torch.from_numpy(chosen).to(self.rows.device)
+        return replace(
+            self, rows=self.rows[index], values=self.values[index], weights=self.weights[index]
+        )

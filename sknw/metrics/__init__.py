@@ -1,0 +1,11 @@
+"""Metrics: embeddings of the rows, X -> Z, in which the bandwidth is 1.
+
+`METRICS` holds them by the name that the ``metric`` parameter takes.
+"""
+
+from sknw.metrics._base import Metric
+from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
+
+METRICS: dict[str, type[Metric]] = {"scalar": ScalarMetric, "diagonal": DiagonalMetric}
+
+__all__ = ["METRICS", "DiagonalMetric", "Metric", "ScalarMetric", "ScaleMetric"]

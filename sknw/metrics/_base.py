@@ -1,0 +1,44 @@
+"""What a metric is: settings from which a torch module X -> Z is built."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from sknw._arrays import to_numpy, to_tensor
+
+
+class Metric(ABC, BaseEstimator):
+    """An embedding to learn; the Euclidean distance in it is the metric.
+
+    The input ``u = (x − centre)/bandwidth`` has one column per feature. Settings are constructor
+    parameters; a trained metric keeps its module's parameters as numpy arrays in `parameters_`.
+    """
+
+    @abstractmethod
+    def build(self, n_features: int) -> torch.nn.Module:
+        """Return the module, (n, n_features) to (n, n_components), in its neutral state."""
+
+    @abstractmethod
+    def describe(self, module: torch.nn.Module) -> float | np.ndarray:
+        """Return the learned weights as the estimator's ``w_``."""
+
+    def store(self, module: torch.nn.Module) -> "Metric":
+        """Keep the module's parameters."""
+        self.parameters_ = {
+            name: to_numpy(value).copy() for name, value in module.state_dict().items()
+        }
+        return self
+
+    def load(
+        self, n_features: int, *, dtype: torch.dtype, device: str | torch.device
+    ) -> torch.nn.Module:
+        """Return the trained module."""
+        module = self.build(n_features).to(dtype=dtype, device=device)
+        state = {
+            name: to_tensor(value, dtype=dtype, device=device)
+            for name, value in self.parameters_.items()
+        }
+        module.load_state_dict(state)
+        return module

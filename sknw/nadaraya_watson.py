@@ -1,0 +1,126 @@
+"""Nadaraya-Watson regression: a bandwidth per feature, found by a rule or by leave-one-out."""
+
+import numpy as np
+import torch
+
+from sknw._base import BaseNadarayaWatson
+from sknw.bandwidth import resolve_bandwidth
+from sknw.leave_one_out import LeaveOneOut
+
+
+class NadarayaWatsonRegressor(BaseNadarayaWatson):
+    """Nadaraya-Watson kernel regression (nonparametric attention pooling).
+
+    Predicts the locally weighted mean ``f(x) = Σ_i α(x, x_i) y_i``, with attention weights
+    ``α = softmax_i(log K(‖(x − x_i)/h‖))`` for a kernel K and a bandwidth h per feature.
+
+    Parameters
+    ----------
+    bandwidth : float, array-like of shape (n_features,), or str, default="loo"
+        Width h of the window in the units of X; nothing is standardised.
+
+        - a positive number: the same for every feature; an array: one per feature;
+        - ``"loo"``: one per feature, minimising the weighted leave-one-out squared error over
+          bounded log-bandwidths. A feature that does not help ends at its upper bound, many times
+          its range;
+        - ``"scott"``: ``σ_j n^(−1/(d+4))``, ``"silverman"``: that times
+          ``(4/(d+2))^(1/(d+4))``, both times the kernel's canonical factor; σ_j is the weighted
+          standard deviation and n Kish's effective number of distinct rows.
+    kernel : str or callable, default="gaussian"
+        Of the scaled distance ``u = ‖(x − x_i)/h‖``: ``"gaussian"`` ``exp(−u²/2)``,
+        ``"exponential"`` ``exp(−u)``; with support u < 1: ``"cosine"`` ``cos(πu/2)``,
+        ``"epanechnikov"`` ``1 − u²``, ``"tophat"`` ``1``, ``"linear"`` ``1 − u``, ``"biweight"``
+        ``(1 − u²)²``, ``"triweight"`` ``(1 − u²)³``, ``"tricube"`` ``(1 − u³)³``. A callable takes
+        a torch tensor of u >= 0 and returns weights >= 0 of the same shape.
+    algorithm : {"auto", "dense"}, default="auto"
+        How kernel sums are computed. ``"dense"`` evaluates all pairs, exact to rounding, within
+        scikit-learn's ``working_memory``.
+    empty_neighborhood : {"nearest", "mean", "nan", "raise"}, default="nearest"
+        Prediction where no training row is in reach of a compact kernel: the nearest row's value
+        (the limit that a Gaussian has), the mean of y, NaN, or a ValueError. A warning counts such
+        queries. While a bandwidth is searched, ``"nan"`` and ``"raise"`` count as ``"mean"``.
+    device : str, torch.device or None, default=None
+        Where to compute. None: the CPU, or the device of X if it is a torch tensor; ``"auto"``: the
+        best accelerator; else as named.
+    random_state : int, RandomState instance or None, default=None
+        Draws the subsample on which ``bandwidth="loo"`` tries its starts when there are more than
+        500 rows. None is a fixed seed: fitting is deterministic.
+    verbose : int, default=0
+        Above 0, print what a bandwidth search found.
+
+    Attributes
+    ----------
+    bandwidth_ : float or ndarray of shape (n_features,)
+        The bandwidth used: a float where a number was given.
+    criterion_ : float
+        Leave-one-out loss at `bandwidth_`: the weighted mean squared error of `predict_loo`; with
+        several outputs, the mean over outputs of each one's error over its weighted variance. Only
+        for ``bandwidth="loo"``.
+    algorithm_ : str
+        The algorithm of the kernel sums.
+    device_ : str
+        The device of the fit.
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has string column names.
+
+    See Also
+    --------
+    ParametricNWRegressor : Learns the scale of each feature by gradient descent.
+
+    Notes
+    -----
+    Rows identical in X and y are one observation with their summed weight, and leave-one-out
+    removes all of it. So integer weights equal repetition, and a copied row cannot make its own
+    leave-one-out error vanish.
+
+    References
+    ----------
+    .. [1] E. A. Nadaraya, "On estimating regression", Theory of Probability and its Applications
+           9(1), 1964.
+    .. [2] G. S. Watson, "Smooth regression analysis", Sankhyā A 26(4), 1964.
+    .. [3] W. Härdle and J. S. Marron, "Optimal bandwidth selection in nonparametric regression
+           function estimation", Annals of Statistics 13(4), 1985.
+
+    Examples
+    --------
+    >>> from sknw import NadarayaWatsonRegressor
+    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 4.0, 9.0]
+    >>> model = NadarayaWatsonRegressor(bandwidth=0.5).fit(X, y)
+    >>> model.predict([[1.0], [1.5]]).round(3)
+    array([1.23 , 2.537])
+    >>> model.attention_weights([[1.0]]).round(3)
+    array([[0.106, 0.787, 0.106, 0.   ]])
+    """
+
+    def __init__(
+        self,
+        bandwidth="loo",
+        *,
+        kernel="gaussian",
+        algorithm="auto",
+        empty_neighborhood="nearest",
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.bandwidth = bandwidth
+        self.kernel = kernel
+        self.algorithm = algorithm
+        self.empty_neighborhood = empty_neighborhood
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
+        selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
+        self.bandwidth_ = selection.bandwidth
+        vars(self).pop("criterion_", None)
+        if selection.criterion is not None:
+            self.criterion_ = selection.criterion
+            if self.verbose:
+                print(f"bandwidth {self.bandwidth_}, leave-one-out loss {self.criterion_:.6g}")
+
+    def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
+        return scaled

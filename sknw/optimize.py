@@ -1,0 +1,238 @@
+"""Minimise a leave-one-out loss over bounded parameters, from several starts.
+
+The search runs on the logarithm of the objective, so tolerances are relative and steps do not
+depend on the units of y. SciPy's L-BFGS-B does the steps where gradients inform; Powell's method
+polishes where they do not (compact kernels, whose loss has kinks and flat stretches). On larger
+data a subsample rehearses the descents from every start, and only the best are played in full.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from sknw._arrays import to_numpy
+
+_FLOOR = 1e-30  # loss of an exact fit, in units of variance
+_UNUSABLE = 1e3  # log objective where it is not finite
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a search ended.
+
+    Parameters
+    ----------
+    x : ndarray of shape (p,)
+        Parameters.
+    objective : float
+        Objective there, penalty included.
+    curve : list of float
+        Loss without penalty at the start and after every step.
+    converged : bool
+        False if the number of steps ended the search.
+    """
+
+    x: np.ndarray
+    objective: float
+    curve: list[float]
+    converged: bool
+
+    @property
+    def n_iter(self) -> int:
+        """Number of steps."""
+        return len(self.curve) - 1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of parameters (p,), with an optional penalty.
+
+    Parameters
+    ----------
+    loss : callable
+        Parameters (p,) to a scalar tensor.
+    penalty : callable or None, default=None
+        Added to the loss in what is minimised, not in what is reported.
+    device : torch.device or str, default="cpu"
+        Where the loss is computed.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    penalty: Callable[[Tensor], Tensor] | None = None
+    device: torch.device | str = "cpu"
+    _seen: dict[bytes, float] = field(default_factory=dict)
+
+    def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
+        parameters = torch.tensor(x, device=self.device, requires_grad=requires_grad)
+        loss = self.loss(parameters)
+        total = loss if self.penalty is None else loss + self.penalty(parameters)
+        self._seen[x.tobytes()] = loss.item()
+        return parameters, total
+
+    def reported(self, x: np.ndarray) -> float:
+        """Return the loss at parameters, without penalty."""
+        if x.tobytes() not in self._seen:
+            self.log_value(x)
+        return self._seen[x.tobytes()]
+
+    def log_value(self, x: np.ndarray) -> float:
+        """Return the logarithm of the objective."""
+        with torch.no_grad():
+            _, total = self._total(x, requires_grad=False)
+        return _finite(float(np.log(total.item() + _FLOOR)))
+
+    def log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the logarithm of the objective and its gradient (p,)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            parameters, total = self._total(x, requires_grad=True)
+            log_total = torch.log(total + _FLOOR)
+            (gradient,) = torch.autograd.grad(log_total, parameters)
+        value, gradient = log_total.item(), to_numpy(gradient)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return _UNUSABLE, np.zeros_like(x)
+        return value, gradient
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else _UNUSABLE
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How to go down from a start.
+
+    Parameters
+    ----------
+    bounds : sequence of (float, float)
+        Smallest and largest value of each parameter.
+    max_iter : int
+        Largest number of quasi-Newton steps.
+    tol : float
+        A step that gains less, relatively, is the last.
+    polish_evaluations : int, default=0
+        Evaluations that a search without gradients may add.
+    """
+
+    bounds: Sequence[tuple[float, float]]
+    max_iter: int
+    tol: float
+    polish_evaluations: int = 0
+
+    def run(
+        self,
+        objective: Objective,
+        start: np.ndarray,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> Minimum:
+        """Return the minimum reached from a start."""
+        found = _lbfgs(
+            objective, start, self.bounds, max_iter=self.max_iter, tol=self.tol, on_step=on_step
+        )
+        if not self.polish_evaluations:
+            return found
+        return _polish(objective, found, self.bounds, max_evaluations=self.polish_evaluations)
+
+
+def _lbfgs(
+    objective: Objective,
+    start: np.ndarray,
+    bounds: Sequence[tuple[float, float]],
+    *,
+    max_iter: int,
+    tol: float,
+    on_step: Callable[[int, float], None] | None,
+) -> Minimum:
+    """Minimise by bounded L-BFGS until a step gains less than `tol`, relatively."""
+    start = np.clip(np.asarray(start, dtype=np.float64), *np.transpose(bounds))
+    curve = [objective.reported(start)]
+
+    def record(x: np.ndarray) -> None:
+        curve.append(objective.reported(x))
+        if on_step is not None:
+            on_step(len(curve) - 1, curve[-1])
+
+    result = optimize.minimize(
+        objective.log_value_and_gradient,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        callback=record,
+        options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 1e-10},
+    )
+    return Minimum(result.x, float(result.fun), curve, converged=result.nit < max_iter)
+
+
+def _polish(
+    objective: Objective,
+    found: Minimum,
+    bounds: Sequence[tuple[float, float]],
+    *,
+    max_evaluations: int,
+) -> Minimum:
+    """Improve a minimum without gradients; never worse than what was found."""
+    free = [low < high for low, high in bounds]
+    if not any(free):
+        return found
+
+    def value(free_x: np.ndarray) -> float:
+        return objective.log_value(_placed(found.x, free, free_x))
+
+    result = optimize.minimize(
+        value,
+        found.x[free],
+        method="Powell",
+        bounds=[bound for bound, is_free in zip(bounds, free, strict=True) if is_free],
+        options={"maxfev": max_evaluations, "xtol": 1e-6, "ftol": 1e-10},
+    )
+    if result.fun >= found.objective:
+        return found
+    x = _placed(found.x, free, result.x)
+    return Minimum(x, float(result.fun), [*found.curve, objective.reported(x)], found.converged)
+
+
+def _placed(x: np.ndarray, free: Sequence[bool], values: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[np.asarray(free)] = values
+    return x
+
+
+def descents(
+    objective: Objective,
+    starts: Sequence[np.ndarray],
+    descent: Descent,
+    *,
+    rehearsal: Objective | None = None,
+    shift: float = 0.0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[Minimum]:
+    """Descend from every start.
+
+    With a rehearsal (the same loss on a subsample) all starts descend there, and only the two
+    lowest distinct minima, moved by `shift`, start a descent of the objective itself.
+    """
+    if rehearsal is not None:
+        rehearsed = [descent.run(rehearsal, start) for start in starts]
+        starts = [minimum.x + shift for minimum in best_of(rehearsed, keep=2)]
+    return [descent.run(objective, start, on_step) for start in starts]
+
+
+def best_of(minima: Iterable[Minimum], keep: int = 1, apart: float = 0.05) -> list[Minimum]:
+    """Return the `keep` lowest minima that lie at least `apart` from each other."""
+    kept: list[Minimum] = []
+    for minimum in sorted(minima, key=lambda found: found.objective):
+        if all(np.abs(minimum.x - other.x).max() > apart for other in kept):
+            kept.append(minimum)
+    return kept[:keep]
+
+
+def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the local minima of the objective along a line of points, the lowest first."""
+    values = np.array([objective.log_value(point) for point in points])
+    padded = np.concatenate([[np.inf], values, [np.inf]])
+    found = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
+    return [points[index] for index in sorted(found, key=lambda index: values[index])]

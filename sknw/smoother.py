@@ -1,0 +1,257 @@
+"""From kernel sums to predictions: ratios, leave-one-out, attention weights, empty neighbourhoods.
+
+Everything here is in embedded space, where the bandwidth is 1, and in scaled targets. `smooth` is
+the differentiable ratio that training and bandwidth selection minimise over; `Smoother` keeps the
+keys ready for many queries.
+
+A query without a key in reach follows the empty-neighbourhood policy. ``"nearest"`` is the limit
+that a Gaussian has as its bandwidth vanishes: the nearest key's value, ties averaged.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sknw.kernels import Kernel
+from sknw.sums import Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.sums.exact import nearest_kernel, shifted_groups, weak_rows
+from sknw.sums.tiles import differences_squared, tile_elements
+
+EMPTY_NEIGHBORHOODS = ("nearest", "mean", "nan", "raise")
+
+
+def smooth(
+    kernel: Kernel,
+    queries: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    *,
+    exclude: Tensor | None = None,
+    algorithm: str = "auto",
+    empty_neighborhood: str = "nearest",
+) -> Tensor:
+    """Return locally weighted means, differentiable in every tensor.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The window.
+    queries : Tensor of shape (b, m, d) or None
+        None means the keys themselves, each leaving itself out.
+    keys : Tensor of shape (b, n, d)
+        Keys in bandwidth units.
+    values : Tensor of shape (b, n, k)
+        Values to average.
+    weights : Tensor of shape (b, n)
+        Weights of the keys, >= 0.
+    exclude : Tensor of shape (m,) or None, default=None
+        Index of the key that a query leaves out, or -1.
+    algorithm : str, default="auto"
+        Name of the algorithm of the sums.
+    empty_neighborhood : str, default="nearest"
+        Policy for queries without a key in reach.
+
+    Returns
+    -------
+    Tensor of shape (b, m, k)
+    """
+    columns = value_columns(values, weights)
+    sums = kernel_sums(kernel, queries, keys, columns, exclude=exclude, algorithm=algorithm)
+    means, empty = _ratio(sums)
+    if not empty.any():
+        return means
+    filled = []
+    for b in range(len(keys)):
+        fallback = _Fallback(kernel, keys[b].detach(), columns[b].detach(), empty_neighborhood)
+        filled.append(
+            fallback.fill(
+                means[b], empty[b], None if queries is None else queries[b].detach(), exclude
+            )
+        )
+    return torch.stack(filled)
+
+
+def value_columns(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the columns ``w [1, v]`` of shape (b, 1 + k, n)."""
+    ones = torch.ones_like(values[..., :1])
+    return weights[:, None] * torch.cat([ones, values], dim=-1).mT
+
+
+def _ratio(sums: KernelSums) -> tuple[Tensor, Tensor]:
+    """Return the means (b, m, k) and which queries have no mass (b, m)."""
+    empty = sums.mass <= 0
+    mass = torch.where(empty, 1.0, sums.mass)
+    return sums.sums[..., 1:] / mass[..., None], empty
+
+
+@dataclass(frozen=True)
+class _Fallback:
+    """What queries without a key in reach get, for keys (n, d) and columns (1 + k, n)."""
+
+    kernel: Kernel
+    keys: Tensor
+    columns: Tensor
+    policy: str
+
+    def fill(
+        self, means: Tensor, empty: Tensor, queries: Tensor | None, exclude: Tensor | None
+    ) -> Tensor:
+        """Return means (m, k) with the empty rows replaced."""
+        if not empty.any():
+            return means
+        rows = empty.nonzero().squeeze(1)
+        _refuse(self.policy, len(rows), len(means))
+        if queries is None:
+            queries, exclude = self.keys, torch.arange(len(self.keys), device=self.keys.device)
+        filled = means.clone()
+        filled[rows] = self._means(queries, exclude, rows).to(means.dtype)
+        return filled
+
+    def _means(self, queries: Tensor, exclude: Tensor | None, rows: Tensor) -> Tensor:
+        if self.policy == "nan":
+            return self.columns.new_full((len(rows), len(self.columns) - 1), torch.nan)
+        if self.policy == "mean":
+            return self._overall(exclude, rows)
+        result = self.columns.new_empty((len(queries), len(self.columns) - 1))
+        for group, shifted in shifted_groups(
+            queries, self.keys, self.columns[0] > 0, exclude, rows
+        ):
+            sums = shifted.sums(nearest_kernel(self.kernel), self.columns)
+            result[group] = (sums[1:] / sums[0]).mT.to(result.dtype)  # no key at all: 0/0, NaN
+        return result[rows]
+
+    def _overall(self, exclude: Tensor | None, rows: Tensor) -> Tensor:
+        """Return the weighted mean of all keys but the excluded one, shape (len(rows), k)."""
+        columns = self.columns.double() if self.columns.device.type != "mps" else self.columns
+        total = columns.sum(dim=1).expand(len(rows), -1)
+        if exclude is not None:
+            left_out = exclude[rows]
+            own = columns[:, left_out.clamp_min(0)].mT
+            total = total - torch.where(left_out[:, None] >= 0, own, 0.0)
+        return total[:, 1:] / total[:, :1]
+
+
+def _refuse(policy: str, n_empty: int, n_queries: int) -> None:
+    if policy == "raise":
+        raise ValueError(
+            f"{n_empty} of {n_queries} queries have no training row within the kernel's support; "
+            "use a larger bandwidth, kernel='gaussian', or another empty_neighborhood."
+        )
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """Keys, values and weights ready for queries; one set, no batch.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The window.
+    keys : Tensor of shape (n, d)
+        Keys in bandwidth units.
+    columns : Tensor of shape (1 + k, n)
+        Weights, and weights times values.
+    empty_neighborhood : str
+        Policy for queries without a key in reach.
+    algorithm : Algorithm
+        What does the sums.
+    """
+
+    kernel: Kernel
+    keys: Tensor
+    columns: Tensor
+    empty_neighborhood: str
+    algorithm: Algorithm
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Kernel,
+        keys: Tensor,
+        values: Tensor,
+        weights: Tensor,
+        *,
+        algorithm: str,
+        empty_neighborhood: str,
+    ) -> "Smoother":
+        """Choose the algorithm for predictions at about as many queries as keys."""
+        columns = value_columns(values[None], weights[None])[0]
+        chosen = choose_for(
+            algorithm, kernel, None, keys[None], leave_one_out=True, needs_grad=False
+        )
+        return cls(kernel, keys, columns, empty_neighborhood, chosen)
+
+    def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> tuple[Tensor, int]:
+        """Return the means (m, k) of queries (m, d), and how many queries were empty.
+
+        Queries None are the keys themselves, each leaving itself out.
+        """
+        sums = self._sums(self.kernel, self.columns, queries, exclude)
+        means, empty = _ratio(sums)
+        fallback = _Fallback(self.kernel, self.keys, self.columns, self.empty_neighborhood)
+        return fallback.fill(means[0], empty[0], queries, exclude), int(empty.sum())
+
+    def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
+        """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
+        weights = self.columns[:1]
+        first = self._sums(self.kernel, weights, queries, exclude)
+        second = self._sums(self.kernel.squared(), weights.square(), queries, exclude)
+        log_ratio = 2 * (first.mass.log() + first.log_scale)
+        log_ratio = log_ratio - (second.mass.log() + second.log_scale)
+        return torch.where(first.mass > 0, log_ratio.exp(), 0.0)[0]
+
+    def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
+        prepared = PreparedSums.of(kernel, self.keys[None], columns[None], self.algorithm)
+        return prepared.sums(None if queries is None else queries[None], exclude)
+
+    def attention(
+        self, queries: Tensor, exclude: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor, int]]:
+        """Yield blocks of queries, their attention weights (m_b, n), and how many are empty."""
+        size = max(1, tile_elements(self.keys.device, self.keys.dtype) // len(self.keys))
+        for start in range(0, len(queries), size):
+            block = slice(start, min(start + size, len(queries)))
+            left_out = None if exclude is None else exclude[block]
+            yield block, *self._attention_block(queries[block], left_out)
+
+    def _attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
+        key_weights = self.columns[0]
+        weights = self.kernel.profile(differences_squared(queries, self.keys)) * key_weights
+        _drop(weights, exclude)
+        mass = weights.sum(dim=1)
+        weak = weak_rows(self.kernel, mass, weights.dtype)
+        if weak is not None:
+            self._redo(weights, self.kernel, queries, exclude, weak)
+            mass = weights.sum(dim=1)
+        empty = mass <= 0
+        n_empty = int(empty.sum())
+        if n_empty:
+            _refuse(self.empty_neighborhood, n_empty, len(queries))
+            self._fill_attention(weights, queries, exclude, empty)
+        return weights / weights.sum(dim=1, keepdim=True), n_empty
+
+    def _redo(self, weights, kernel, queries, exclude, rows_mask) -> None:
+        """Overwrite rows of unnormalised weights by shifted ones, in place."""
+        rows = rows_mask.nonzero().squeeze(1)
+        usable = self.columns[0] > 0
+        for group, shifted in shifted_groups(queries, self.keys, usable, exclude, rows):
+            for block, tile in shifted.tiles(kernel):
+                weights[group, block] = tile * self.columns[0, block]
+
+    def _fill_attention(self, weights, queries, exclude, empty) -> None:
+        if self.empty_neighborhood == "nan":
+            weights[empty] = torch.nan
+        elif self.empty_neighborhood == "mean":
+            weights[empty] = self.columns[0]
+            _drop(weights, torch.where(empty, exclude, -1) if exclude is not None else None)
+        else:
+            self._redo(weights, nearest_kernel(self.kernel), queries, exclude, empty)
+
+
+def _drop(weights: Tensor, exclude: Tensor | None) -> None:
+    if exclude is not None:
+        rows = (exclude >= 0).nonzero().squeeze(1)
+        weights[rows, exclude[rows]] = 0.0

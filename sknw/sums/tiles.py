@@ -1,0 +1,115 @@
+"""One tile: the kernel weights between a block of queries and a block of keys.
+
+Squared distances come in two forms. ``|q|² + |z|² − 2qz`` is one matrix product, but its error is
+absolute, about ``eps (|q|² + |z|²)``; differences are slower and have relative error. A block takes
+the product only where the kernel is smooth in the squared distance and the block's reach makes the
+error negligible, so one remote row costs only its own block.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sknw._arrays import working_memory_bytes
+from sknw.kernels import Kernel
+
+# Largest error of a squared distance that the product form may make, in bandwidths squared.
+_PRODUCT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
+# Above this dimension, differences coordinate by coordinate cost more than torch's pair distances.
+_FEW_FEATURES = 4
+# Elements of a tile: small enough for a CPU's cache, large enough to fill an accelerator.
+_TILE_ELEMENTS = {"cpu": 2**19, "accelerator": 2**25}
+_BUFFERS_PER_TILE = 4
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points prepared for tiles.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (b, n, d)
+        The points, one per row.
+    lifted : Tensor of shape (b, n, d + 2)
+        ``[z, 1, |z|²]``, whose product with ``[−2q, |q|², 1]`` is the squared distance.
+    """
+
+    rows: Tensor
+    lifted: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Points":
+        """Return the points with their lifted form."""
+        norms = _squared_norms(rows)
+        return cls(rows, torch.cat([rows, torch.ones_like(norms), norms], dim=-1))
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def n_features(self) -> int:
+        """Dimension of the points."""
+        return self.rows.shape[2]
+
+    def block_reach(self, size: int) -> list[float]:
+        """Return the largest squared norm in each block of `size` points."""
+        norms = self.lifted[..., -1].amax(dim=0)  # (n,)
+        return [block.max().item() for block in norms.split(size)]
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    return rows.square().sum(dim=-1, keepdim=True)
+
+
+def may_use_product(kernel: Kernel, points: Points, query_reach: float, key_reach: float) -> bool:
+    """Whether this block's squared distances may come from the matrix product."""
+    if not kernel.smooth or points.n_features == 1:
+        return False
+    error = torch.finfo(points.rows.dtype).eps * (query_reach + key_reach)
+    return error <= _PRODUCT_ERROR[points.rows.dtype]
+
+
+def squared_distances(
+    queries: Points, keys: Points, query_block: slice, key_block: slice, *, product: bool
+) -> Tensor:
+    """Return the squared distances of one tile, shape (b, m_t, n_t)."""
+    if product:
+        lifted = queries.lifted[:, query_block]
+        left = torch.cat([-2 * lifted[..., :-2], lifted[..., -1:], lifted[..., -2:-1]], dim=-1)
+        return left @ keys.lifted[:, key_block].mT  # (b, m_t, d + 2) @ (b, d + 2, n_t)
+    return differences_squared(queries.rows[:, query_block], keys.rows[:, key_block])
+
+
+def differences_squared(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return ``Σ_k (q_k − z_k)²``, shape (..., m, n), from differences."""
+    if queries.shape[-1] > _FEW_FEATURES:
+        distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.square_()
+    total: Tensor | None = None
+    for feature in range(queries.shape[-1]):
+        step = queries[..., :, None, feature] - keys[..., None, :, feature]
+        total = step.square_() if total is None else total.addcmul_(step, step)
+    return total
+
+
+def exclude_keys(weights: Tensor, exclude: Tensor | None, key_block: slice, value: float) -> None:
+    """Set, in place, each query's excluded key to `value` where it falls in this block."""
+    if exclude is None:
+        return
+    rows = ((exclude >= key_block.start) & (exclude < key_block.stop)).nonzero().squeeze(-1)
+    weights[..., rows, exclude[rows] - key_block.start] = value
+
+
+def tile_elements(device: torch.device, dtype: torch.dtype) -> int:
+    """Return the number of elements of a tile that suits the device and the working memory."""
+    preferred = _TILE_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
+    allowed = working_memory_bytes() // (_BUFFERS_PER_TILE * dtype.itemsize)
+    return max(1, min(preferred, allowed))
+
+
+def blocks(n: int, size: int) -> Iterator[slice]:
+    """Cut ``range(n)`` into slices of at most `size`."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

@@ -1,0 +1,182 @@
+"""The slow, obvious reference: every matrix written out, in numpy and float64.
+
+Nothing here is clever, so nothing here needs a test of its own beyond the published numbers.
+The one concession: Gaussian and exponential weights are taken relative to the nearest usable row,
+because far away all of them would underflow to zero while their ratios are still meaningful.
+
+Letters: m queries, n training rows, d features, k outputs.
+"""
+
+import numpy as np
+
+INFINITE_SUPPORT = ("gaussian", "exponential")
+
+COMPACT_PROFILES = {
+    "cosine": lambda u: np.cos(np.pi * u / 2),
+    "epanechnikov": lambda u: 1 - u**2,
+    "tophat": lambda u: np.ones_like(u),
+    "linear": lambda u: 1 - u,
+    "biweight": lambda u: (1 - u**2) ** 2,
+    "triweight": lambda u: (1 - u**2) ** 3,
+    "tricube": lambda u: (1 - u**3) ** 3,
+}
+
+
+def scaled_distances(X_query, X_train, bandwidth):
+    """Norms u of (x - x_i) / h, (m, n)."""
+    X_query, X_train = np.asarray(X_query, float), np.asarray(X_train, float)
+    steps = (X_query[:, None, :] - X_train[None, :, :]) / np.asarray(bandwidth, float)
+    return np.hypot.reduce(np.abs(steps), axis=-1)  # (m, n, d) -> (m, n), no overflow
+
+
+def kernel_values(kernel, u, usable):
+    """Kernel at u (m, n), up to a factor per query, zero where not usable (m, n)."""
+    if callable(kernel):
+        values = np.asarray(kernel(u), float)
+    elif kernel in INFINITE_SUPPORT:
+        nearest = np.min(u, axis=1, initial=np.inf, where=usable, keepdims=True)
+        nearest[~np.isfinite(nearest)] = 0.0
+        excess = np.where(usable, u - nearest, 0.0)
+        with np.errstate(over="ignore"):  # exp(-inf) = 0 is right
+            # -(u^2 - nearest^2) / 2, as a product that is nan for no finite u
+            exponent = -excess * (u + nearest) / 2 if kernel == "gaussian" else -excess
+        values = np.exp(exponent)
+    else:
+        inside = u < 1
+        values = np.where(inside, COMPACT_PROFILES[kernel](np.where(inside, u, 0.0)), 0.0)
+    return np.where(usable, values, 0.0)
+
+
+def weights(kernel, X_query, X_train, bandwidth, sample_weight=None, exclude=None):
+    """Attention weights (m, n); rows sum to 1, or are zero where the neighbourhood is empty.
+
+    ``kernel`` is a name or a function of the array u (m, n); ``exclude`` (m, n) is True where a
+    training row must not be used for a query.
+    """
+    u = scaled_distances(X_query, X_train, bandwidth)
+    sample_weight = relative_weights(sample_weight, u.shape[1])
+    usable = np.broadcast_to(sample_weight > 0, u.shape)
+    if exclude is not None:
+        usable = usable & ~np.asarray(exclude, bool)
+    mass = kernel_values(kernel, u, usable) * sample_weight
+    return normalized(mass)
+
+
+def predict(
+    kernel,
+    X_query,
+    X_train,
+    y,
+    bandwidth,
+    sample_weight=None,
+    exclude=None,
+    empty="nearest",
+):
+    """Locally weighted means (m,) or (m, k), with the policy ``empty`` where no row has weight.
+
+    ``"nearest"`` is the weighted mean of the rows at exactly the smallest distance, ``"mean"`` that
+    of all rows, ``"nan"`` no value; excluded rows take no part, unless nothing else is there.
+    """
+    y = np.asarray(y, float)
+    alpha = weights(kernel, X_query, X_train, bandwidth, sample_weight, exclude)
+    fallback = fallback_weights(X_query, X_train, bandwidth, sample_weight, exclude, empty)
+    is_empty = alpha.sum(axis=1) == 0
+    alpha[is_empty] = fallback[is_empty]
+    return alpha @ y  # (m, n) @ (n,) or (n, k)
+
+
+def fallback_weights(X_query, X_train, bandwidth, sample_weight, exclude, empty):
+    """Weights (m, n) that the policy ``empty`` puts in the place of an empty neighbourhood."""
+    u = scaled_distances(X_query, X_train, bandwidth)
+    mass = np.broadcast_to(relative_weights(sample_weight, u.shape[1]), u.shape).copy()
+    if empty == "nan":
+        return np.full(u.shape, np.nan)
+    if exclude is not None:
+        others = np.where(exclude, 0.0, mass)
+        alone = others.sum(axis=1) == 0
+        mass = np.where(alone[:, None], mass, others)
+    if empty == "nearest":
+        smallest = np.min(u, axis=1, initial=np.inf, where=mass > 0, keepdims=True)
+        mass[u != smallest] = 0.0
+    return normalized(mass)
+
+
+def predict_loo(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
+    """Predictions (n,) or (n, k) of each row from all rows that are not the same observation."""
+    exclude = twins(X, y)
+    return predict(kernel, X, X, y, bandwidth, sample_weight, exclude, empty)
+
+
+def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
+    """Weighted mean of squared leave-one-out errors; a float.
+
+    With several outputs: the mean over outputs of each loss over that output's weighted variance.
+    """
+    y = np.asarray(y, float)
+    share = normalized(relative_weights(sample_weight, len(y))[None, :])[0]
+    errors = (y - predict_loo(kernel, X, y, bandwidth, sample_weight, empty)) ** 2
+    losses = np.atleast_1d(share @ errors)
+    if losses.size == 1:
+        return float(losses[0])
+    variances = share @ (y - share @ y) ** 2
+    return float(np.mean(losses / np.where(variances > 0, variances, 1.0)))
+
+
+def effective_neighbors(kernel, X_query, X_train, bandwidth, sample_weight=None, y=None):
+    """Kish's number of neighbours behind each prediction (m,), 0 where there are none.
+
+    Given ``y``, twins count as one neighbour: only then do weights equal repetition.
+    """
+    if y is not None:
+        X_train, _, sample_weight = merge_twins(X_train, y, sample_weight)
+    alpha = weights(kernel, X_query, X_train, bandwidth, sample_weight)
+    return np.array([kish(row) for row in alpha])
+
+
+def kish(weights):
+    """Effective number of rows (sum w)^2 / sum w^2 of weights (n,); 0 if all are zero."""
+    weights = np.asarray(weights, float)
+    if not np.any(weights):
+        return 0.0
+    weights = weights / np.max(weights)
+    return float(np.sum(weights) ** 2 / np.sum(weights**2))
+
+
+def twins(X, y):
+    """Mask (n, n): True where two rows are identical in x and in y."""
+    rows = observations(X, y)
+    return np.all(rows[:, None, :] == rows[None, :, :], axis=-1)
+
+
+def merge_twins(X, y, sample_weight=None):
+    """Distinct observations X (p, d), y (p,) or (p, k) and their summed weights (p,).
+
+    Rows without weight are removed; the others stay in the order of their first appearance.
+    """
+    X, y = np.asarray(X, float), np.asarray(y, float)
+    sample_weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
+    X, y, sample_weight = (a[sample_weight > 0] for a in (X, y, sample_weight))
+    same = twins(X, y)
+    first = np.argmax(same, axis=1)
+    distinct = np.flatnonzero(first == np.arange(len(X)))
+    return X[distinct], y[distinct], same[distinct] @ sample_weight
+
+
+def observations(X, y):
+    """Features and outputs side by side, (n, d + k)."""
+    X, y = np.asarray(X, float), np.asarray(y, float)
+    return np.column_stack([X, y.reshape(len(X), -1)])
+
+
+def relative_weights(sample_weight, n):
+    """Weights (n,) with maximum 1; all ones for ``None``."""
+    if sample_weight is None:
+        return np.ones(n)
+    sample_weight = np.asarray(sample_weight, float)
+    return sample_weight / np.max(sample_weight)
+
+
+def normalized(mass):
+    """Rows of mass (m, n) divided by their sums; rows of zeros stay zero."""
+    total = mass.sum(axis=1, keepdims=True)
+    return mass / np.where(total > 0, total, 1.0)
