@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ _LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     """Kernel regression in an embedding that a subclass finds."""
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         "bandwidth": "no_validation",
         "kernel": [StrOptions(set(KERNELS)), callable],
         "algorithm": [StrOptions({"auto", *ALGORITHMS})],

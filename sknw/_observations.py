@@ -150,7 +150,7 @@ def _merge_twins(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _exact_groups(rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
-    """Number the rows so that equal rows share a number; only suspects can be equal."""
+    """Give rows numbers that equal rows share; only suspects can be equal."""
     group = np.arange(len(rows))
     where = np.flatnonzero(suspects)
     _, inverse = np.unique(rows[where], axis=0, return_inverse=True)

@@ -333,7 +333,7 @@ def _integrated_moments(kernel: Kernel) -> tuple[float, float]:
     """Roughness and second moment by quadrature, for kernels that come without them."""
 
     def weight(u: float) -> float:
-        return float(kernel.profile(torch.tensor([u * u], dtype=torch.float64)))
+        return float(kernel.profile(torch.full((1,), u * u, dtype=torch.float64)))
 
     def moment(integrand: Callable[[float], float]) -> float:
         near, far = quad(integrand, 0, 1, limit=200), quad(integrand, 1, math.inf, limit=200)

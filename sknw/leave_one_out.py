@@ -16,6 +16,7 @@ from sknw._arrays import to_tensor
 from sknw._observations import Observations
 from sknw.kernels import Kernel
 from sknw.smoother import smooth
+from sknw.widths import Widths
 
 # A bandwidth is searched between a fraction of the smallest gap and many times the range, where
 # the feature's influence on any weight is below rounding of the criterion.
@@ -126,13 +127,13 @@ class LeaveOneOut:
         return self.observations.spread
 
     @cached_property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest bandwidth worth trying for each feature."""
+    def widths(self) -> Widths:
+        """The range of bandwidths worth trying for each feature."""
         spread, extent = self.spread, self.observations.extent
         gap = self.observations.smallest_gap
         lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * spread)
         upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
-        return np.where(extent > 0, lower, upper), upper
+        return Widths(np.where(extent > 0, lower, upper), upper, spread * self.kernel.search_scale)
 
     @property
     def polish_evaluations(self) -> int:
@@ -140,7 +141,7 @@ class LeaveOneOut:
         if self.kernel.has_smooth_loss:
             return 0
         affordable = _POLISH_PAIRS / len(self) ** 2
-        return int(np.clip(affordable, 10 * self.n_features, 100 * self.n_features))
+        return int(np.clip(affordable, 10 * self.n_features, 40 * self.n_features))
 
     def scan_bandwidths(self) -> np.ndarray:
         """Return bandwidths (n_points, n_features) from narrow to wide, in equal log-steps.
@@ -151,16 +152,16 @@ class LeaveOneOut:
         n_points, narrowest = _SCAN_POINTS, _SCAN_RANGE[0]
         if self.n_features == 1:
             n_points = _SCAN_POINTS_ONE_FEATURE
-            narrowest = min(narrowest, float(self.bounds[0][0] / self.spread[0]))
+            narrowest = min(narrowest, float(self.widths.lower[0] / self.spread[0]))
         multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points) * self.kernel.search_scale
-        return np.clip(multiples[:, None] * self.spread, *self.bounds)
+        return np.clip(multiples[:, None] * self.spread, self.widths.lower, self.widths.upper)
 
     def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem of a random subset of the keys; itself if it is no larger."""
         if size >= len(self):
             return self
         chosen = np.sort(random_state.choice(len(self), size, replace=False))
-        index = torch.from_numpy(chosen).to(self.rows.device)
+        index = to_tensor(chosen, dtype=torch.int64, device=self.rows.device)
         return replace(
             self, rows=self.rows[index], values=self.values[index], weights=self.weights[index]
         )

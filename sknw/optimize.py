@@ -7,16 +7,18 @@ data a subsample rehearses the descents from every start, and only the best are 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from scipy import optimize
 from torch import Tensor
 
-from sknw._arrays import to_numpy
+from sknw._arrays import to_numpy, to_tensor
 
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
+_REHEARSAL_TOL = 1e-6
+_NEARLY = 0.02  # in the logarithm of the objective
 _UNUSABLE = 1e3  # log objective where it is not finite
 
 
@@ -67,7 +69,8 @@ class Objective:
     _seen: dict[bytes, float] = field(default_factory=dict)
 
     def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
-        parameters = torch.tensor(x, device=self.device, requires_grad=requires_grad)
+        parameters = to_tensor(x, dtype=torch.float64, device=self.device).clone()
+        parameters.requires_grad_(requires_grad)
         loss = self.loss(parameters)
         total = loss if self.penalty is None else loss + self.penalty(parameters)
         self._seen[x.tobytes()] = loss.item()
@@ -114,7 +117,7 @@ class Descent:
     tol : float
         A step that gains less, relatively, is the last.
     polish_evaluations : int, default=0
-        Evaluations that a search without gradients may add.
+        Evaluations that a search without gradients may add to the best minimum.
     """
 
     bounds: Sequence[tuple[float, float]]
@@ -122,31 +125,44 @@ class Descent:
     tol: float
     polish_evaluations: int = 0
 
-    def run(
-        self,
-        objective: Objective,
-        start: np.ndarray,
-        on_step: Callable[[int, float], None] | None = None,
-    ) -> Minimum:
-        """Return the minimum reached from a start."""
-        found = _lbfgs(
-            objective, start, self.bounds, max_iter=self.max_iter, tol=self.tol, on_step=on_step
-        )
-        if not self.polish_evaluations:
-            return found
-        return _polish(objective, found, self.bounds, max_evaluations=self.polish_evaluations)
+
+def descend(
+    objective: Objective,
+    starts: Sequence[np.ndarray],
+    descent: Descent,
+    *,
+    rehearsal: Objective | None = None,
+    carry_over: Callable[[np.ndarray], np.ndarray] = np.array,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Minimum:
+    """Return the lowest minimum reached from the starts.
+
+    With a rehearsal (the same loss on a subsample) all starts descend there. The objective itself
+    then ranks the distinct minima where `carry_over` puts them; it descends from the lowest, and
+    from any that is nearly as low.
+    """
+    if rehearsal is not None:
+        rough = replace(descent, tol=max(descent.tol, _REHEARSAL_TOL))
+        rehearsed = [_lbfgs(rehearsal, start, rough, None) for start in starts]
+        carried = [carry_over(minimum.x) for minimum in _lowest(rehearsed, keep=4)]
+        values = [objective.log_value(start) for start in carried]
+        starts = [
+            start
+            for start, value in zip(carried, values, strict=True)
+            if value < min(values) + _NEARLY
+        ]
+    found = _lowest([_lbfgs(objective, start, descent, on_step) for start in starts], keep=1)[0]
+    return _polish(objective, found, descent) if descent.polish_evaluations else found
 
 
 def _lbfgs(
     objective: Objective,
     start: np.ndarray,
-    bounds: Sequence[tuple[float, float]],
-    *,
-    max_iter: int,
-    tol: float,
+    descent: Descent,
     on_step: Callable[[int, float], None] | None,
 ) -> Minimum:
-    """Minimise by bounded L-BFGS until a step gains less than `tol`, relatively."""
+    """Minimise by bounded L-BFGS."""
+    bounds, max_iter = descent.bounds, descent.max_iter
     start = np.clip(np.asarray(start, dtype=np.float64), *np.transpose(bounds))
     curve = [objective.reported(start)]
 
@@ -162,19 +178,14 @@ def _lbfgs(
         method="L-BFGS-B",
         bounds=bounds,
         callback=record,
-        options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 1e-10},
+        options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10},
     )
     return Minimum(result.x, float(result.fun), curve, converged=result.nit < max_iter)
 
 
-def _polish(
-    objective: Objective,
-    found: Minimum,
-    bounds: Sequence[tuple[float, float]],
-    *,
-    max_evaluations: int,
-) -> Minimum:
+def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     """Improve a minimum without gradients; never worse than what was found."""
+    bounds = descent.bounds
     free = [low < high for low, high in bounds]
     if not any(free):
         return found
@@ -187,7 +198,7 @@ def _polish(
         found.x[free],
         method="Powell",
         bounds=[bound for bound, is_free in zip(bounds, free, strict=True) if is_free],
-        options={"maxfev": max_evaluations, "xtol": 1e-6, "ftol": 1e-10},
+        options={"maxfev": descent.polish_evaluations, "xtol": 1e-6, "ftol": 1e-10},
     )
     if result.fun >= found.objective:
         return found
@@ -201,27 +212,7 @@ def _placed(x: np.ndarray, free: Sequence[bool], values: np.ndarray) -> np.ndarr
     return x
 
 
-def descents(
-    objective: Objective,
-    starts: Sequence[np.ndarray],
-    descent: Descent,
-    *,
-    rehearsal: Objective | None = None,
-    shift: float = 0.0,
-    on_step: Callable[[int, float], None] | None = None,
-) -> list[Minimum]:
-    """Descend from every start.
-
-    With a rehearsal (the same loss on a subsample) all starts descend there, and only the two
-    lowest distinct minima, moved by `shift`, start a descent of the objective itself.
-    """
-    if rehearsal is not None:
-        rehearsed = [descent.run(rehearsal, start) for start in starts]
-        starts = [minimum.x + shift for minimum in best_of(rehearsed, keep=2)]
-    return [descent.run(objective, start, on_step) for start in starts]
-
-
-def best_of(minima: Iterable[Minimum], keep: int = 1, apart: float = 0.05) -> list[Minimum]:
+def _lowest(minima: Iterable[Minimum], keep: int, apart: float = 0.05) -> list[Minimum]:
     """Return the `keep` lowest minima that lie at least `apart` from each other."""
     kept: list[Minimum] = []
     for minimum in sorted(minima, key=lambda found: found.objective):
@@ -236,3 +227,18 @@ def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.n
     padded = np.concatenate([[np.inf], values, [np.inf]])
     found = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
     return [points[index] for index in sorted(found, key=lambda index: values[index])]
+
+
+def coordinate_scan(
+    objective: Objective, start: np.ndarray, choices: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return the start improved one parameter at a time, each over the values in `choices`."""
+    x, value = start.copy(), objective.log_value(start)
+    for index in range(len(start)):
+        for choice in choices:
+            moved = x.copy()
+            moved[index] = choice[index]
+            moved_value = objective.log_value(moved)
+            if moved_value < value:
+                x, value = moved, moved_value
+    return x

@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ class ParametricNWRegressor(BaseNadarayaWatson):
     alpha : float, default=0.0
         Strength of the penalty: training minimises the leave-one-out loss plus ``alpha ‖w‖²``.
     solver : {"lbfgs", "sgd"}, default="lbfgs"
-        ``"lbfgs"``: bounded quasi-Newton steps on log|w|, deterministic. ``"sgd"``: gradient
-        descent on w with a fixed step, every row held out in turn in each step.
+        ``"lbfgs"``: bounded quasi-Newton steps on the widths 1/|w|, deterministic. ``"sgd"``:
+        gradient descent on w with a fixed step, every row held out in turn in each step.
     learning_rate_init : float, default=None
         Step of ``"sgd"`` on the mean loss; None: one over the variance of y, which makes steps
         free of the units of y. Only used by ``"sgd"``.
@@ -109,7 +110,7 @@ class ParametricNWRegressor(BaseNadarayaWatson):
     (50,)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         **BaseNadarayaWatson._parameter_constraints,
         "metric": [StrOptions(set(METRICS)), ScaleMetric],
         "w_init": [None, Real, "array-like"],

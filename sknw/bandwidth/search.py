@@ -1,28 +1,36 @@
 """Bandwidths that minimise the leave-one-out squared error, one per feature.
 
 Leave-one-out loss has local minima at small bandwidths and plateaus at large ones. The search
-therefore scans the whole range with one common multiple of every feature's spread, starts a
-bounded quasi-Newton descent in log-bandwidths from the scan's minima and from a broader start, and
-last asks of every feature whether the loss is lower without it. On larger data a random subsample
-rehearses; its bandwidths, rescaled by ``(n_s/n)^(1/(d+4))``, start the descents on all rows, and
-only the latter count.
+therefore scans the whole range with one common multiple of every feature's spread, and then each
+feature's own. From the best of both, bounded quasi-Newton descents start (in the coordinates of
+`sknw.widths`), and last every feature is asked whether the loss is lower without it. On larger data
+a random subsample rehearses; its bandwidths, rescaled by ``(n_s/n)^(1/(d+4))``, start the descents
+on all rows, and only the latter count.
 """
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from sknw._arrays import to_tensor
 from sknw._observations import Observations
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.leave_one_out import LeaveOneOut
-from sknw.optimize import Descent, Minimum, Objective, best_of, descents, scan_minima
+from sknw.optimize import Descent, Minimum, Objective, coordinate_scan, descend, scan_minima
+from sknw.widths import Widths
 
 _REHEARSAL_SIZE = 500
 _MAX_ITER = 200
 _TOL = 1e-12
+_EXPLORATIONS, _STRIDE = 3, 1.25
+_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 24, 1000  # multiples of the spreads
+_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
 class LeaveOneOutSearch(Selector):
@@ -39,14 +47,14 @@ class LeaveOneOutSearch(Selector):
         """Search; take Scott's rule where leave-one-out cannot tell bandwidths apart."""
         if not _is_informative(observations):
             return _by_rule(observations, task, random_state)
-        best = _without_useless_features(task, _search(task, random_state))
+        best = _search(task, random_state)
         if not best.converged:
             warnings.warn(
                 f"The bandwidth search stopped after {_MAX_ITER} steps without converging.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return Selection(np.exp(best.x), _objective(task).reported(best.x) * task.unit)
+        return _selection(task, task.widths.values(best.x))
 
 
 def _is_informative(observations: Observations) -> bool:
@@ -57,56 +65,93 @@ def _is_informative(observations: Observations) -> bool:
 def _by_rule(
     observations: Observations, task: LeaveOneOut, random_state: np.random.RandomState
 ) -> Selection:
-    bandwidth = Scott().select(observations, task, random_state).bandwidth
-    return Selection(bandwidth, _objective(task).reported(np.log(bandwidth)) * task.unit)
+    return _selection(task, Scott().select(observations, task, random_state).bandwidth)
+
+
+def _selection(task: LeaveOneOut, bandwidth: np.ndarray) -> Selection:
+    rows = task.rows
+    with torch.no_grad():
+        scale = to_tensor(bandwidth, dtype=rows.dtype, device=rows.device)
+        return Selection(bandwidth, task.loss(rows / scale).item() * task.unit)
 
 
 def _objective(task: LeaveOneOut) -> Objective:
-    def loss(log_bandwidth: Tensor) -> Tensor:
-        return task.loss(task.rows / log_bandwidth.exp().to(task.rows.dtype))
+    def loss(coordinates: Tensor) -> Tensor:
+        return task.loss(task.rows / task.widths.at(coordinates).to(task.rows.dtype))
 
     return Objective(loss, device=task.rows.device)
 
 
-def _descent(task: LeaveOneOut) -> Descent:
-    lower, upper = np.log(task.bounds)
-    bounds = list(zip(lower.tolist(), upper.tolist(), strict=True))
-    return Descent(bounds, _MAX_ITER, _TOL, polish_evaluations=task.polish_evaluations)
-
-
 def _search(task: LeaveOneOut, random_state: np.random.RandomState) -> Minimum:
     small = task.subsample(_REHEARSAL_SIZE, random_state)
-    rehearses = len(small) < len(task)
-    found = descents(
+    shrinkage = (len(small) / len(task)) ** (1 / (task.n_features + 4))
+    descent = Descent(task.widths.bounds, _MAX_ITER, _TOL, task.polish_evaluations)
+    best = descend(
         _objective(task),
-        _starts(small),
-        _descent(task),
-        rehearsal=_objective(small) if rehearses else None,
-        shift=np.log(len(small) / len(task)) / (task.n_features + 4),
+        _starts(small, random_state),
+        descent,
+        rehearsal=_objective(small) if len(small) < len(task) else None,
+        carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
     )
-    return best_of(found)[0]
+    return _explored(task, best, descent)
 
 
-def _starts(task: LeaveOneOut) -> list[np.ndarray]:
-    """Return log-bandwidths to descend from: the scan's minima, and a broader start."""
-    minima = scan_minima(_objective(task), list(np.log(task.scan_bandwidths())))
+def _starts(task: LeaveOneOut, random_state: np.random.RandomState) -> list[np.ndarray]:
+    """Return coordinates to descend from: common multiples of the spreads, and mixed ones."""
+    objective, widths = _objective(task), task.widths
+    scan = [widths.coordinates(bandwidth) for bandwidth in task.scan_bandwidths()]
+    minima = scan_minima(objective, scan)
     if task.n_features == 1:
         return minima[:3]
-    broad = np.maximum(minima[0], np.log(task.spread))
-    return [*minima[:2], broad]
+    multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
+    mixed = coordinate_scan(objective, np.maximum(minima[0], multiples[-1]), multiples)
+    return [*minima[:2], mixed, *_drawn_starts(task, random_state)]
 
 
-def _without_useless_features(task: LeaveOneOut, best: Minimum) -> Minimum:
-    """Widen every bandwidth to its bound where that does not raise the loss."""
-    objective, descent = _objective(task), _descent(task)
-    x, value = best.x.copy(), best.objective
-    for feature, (low, high) in enumerate(descent.bounds):
-        wide = x.copy()
-        wide[feature] = high
-        wide_value = objective.log_value(wide) if low < high else np.inf
-        if wide_value <= value:
-            x, value = wide, wide_value
-    if np.array_equal(x, best.x):
-        return best
-    again = descent.run(objective, x)
-    return again if again.objective <= value else Minimum(x, value, best.curve, best.converged)
+def _drawn_starts(task: LeaveOneOut, random_state: np.random.RandomState) -> list[np.ndarray]:
+    """Return the best of random bandwidths; the fewer the rows, the more local minima there are."""
+    objective, widths = _objective(task), task.widths
+    draws = random_state.uniform(*np.log(_DRAWN), size=(_N_DRAWN, task.n_features))
+    points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
+    points.sort(key=objective.log_value)
+    return points[: int(np.clip(_ROWS_PER_START / len(task), 1, 6))]
+
+
+def _explored(task: LeaveOneOut, best: Minimum, descent: Descent) -> Minimum:
+    """Look around a minimum and descend again, as long as something lower lies close by."""
+    objective = _objective(task)
+    for _ in range(_EXPLORATIONS):
+        lower = _lower_neighbor(objective, task, best)
+        if lower is None:
+            break
+        again = descend(objective, [lower.x], descent)
+        best = again if again.objective <= lower.objective else lower
+    return best
+
+
+def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> Minimum | None:
+    """Return the best of the moves of one width, if it is lower (or wider and no higher)."""
+    widths = task.widths.values(best.x)
+    found = None
+    for feature, moved in _moves(widths, task.widths):
+        x = best.x.copy()
+        x[feature] = task.widths.coordinates(np.where(np.arange(len(x)) == feature, moved, widths))[
+            feature
+        ]
+        value = objective.log_value(x)
+        if value < best.objective or (np.isinf(moved) and value <= best.objective):
+            best = found = replace(best, x=x, objective=value)
+            widths[feature] = moved
+    return found
+
+
+def _moves(widths: np.ndarray, ranges: Widths) -> Iterator[tuple[int, float]]:
+    """Yield moves (feature, width): a broad one out of the way, a narrow one up and down."""
+    for feature, width in enumerate(widths):
+        if width >= ranges.upper[feature]:
+            continue
+        if width > ranges.spread[feature]:
+            yield feature, np.inf
+        else:
+            yield feature, width * _STRIDE
+            yield feature, width / _STRIDE

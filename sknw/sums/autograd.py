@@ -92,10 +92,11 @@ class _KernelSums(torch.autograd.Function):
         moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         ctx.reuses_forward = moves and kernel.slope_factor is not None
         wide = _with_moments(columns, keys) if ctx.reuses_forward else columns
-        result = PreparedSums.of(kernel, keys, wide, algorithm).sums(queries, exclude)
+        prepared = PreparedSums.of(kernel, keys, wide, algorithm)
+        result = prepared.sums(queries, exclude)
         kept = result.sums.mT if ctx.reuses_forward else None
         ctx.save_for_backward(queries, keys, columns, exclude, result.log_scale, kept)
-        ctx.kernel, ctx.algorithm = kernel, algorithm
+        ctx.kernel, ctx.algorithm, ctx.state = kernel, algorithm, prepared.state
         ctx.mark_non_differentiable(result.log_scale)
         return result.log_scale, result.sums[..., : columns.shape[1]].clone()
 
@@ -118,7 +119,7 @@ class _Backward:
         self.queries, self.keys, self.values, self.exclude, log_scale, self.forward = (
             ctx.saved_tensors
         )
-        self.kernel, self.algorithm = ctx.kernel, ctx.algorithm
+        self.kernel, self.algorithm, self.state = ctx.kernel, ctx.algorithm, ctx.state
         self.grad = grad.to(self.keys.dtype)
         self.weak = log_scale != 0
         self.points_from, self.points_exclude = identified(self.queries, self.exclude, self.keys)
@@ -141,20 +142,24 @@ class _Backward:
         return self._swapped(self.kernel, self.grad).to(self.values.dtype)
 
     def _forward_sums(self) -> Tensor:
-        """Sums of ``[v, v ⊗ z]`` under the slope (b, k (1 + d), m), in the forward's scale."""
+        """Sum ``[v, v ⊗ z]`` under the slope (b, k (1 + d), m), in the forward's scale."""
         if self.forward is not None:
             return self.forward
         wide = _with_moments(self.values, self.keys)
-        prepared = PreparedSums.of(self.slope_kernel, self.keys, wide, self.algorithm)
+        prepared = PreparedSums.of(
+            self.slope_kernel, self.keys, wide, self.algorithm, like=self.state
+        )
         sums = prepared.plain(self.queries, self.exclude)
         scratch = torch.zeros_like(sums[:, 0])
         prepared.redo(sums, scratch, self.weak, self.queries, self.exclude)
         return sums
 
     def _swapped(self, kernel: Kernel, columns: Tensor) -> Tensor:
-        """Sums over the queries (b, k', n) of columns (b, k', m), weak rows in their own scale."""
+        """Sum over the queries (b, k', n) the columns (b, k', m), weak rows in their own scale."""
         strong = columns.masked_fill(self.weak[:, None], 0.0)
-        prepared = PreparedSums.of(kernel, self.points_from, strong, self.algorithm)
+        prepared = PreparedSums.of(
+            kernel, self.points_from, strong, self.algorithm, like=self.state
+        )
         if self.queries is None:
             total = prepared.plain(None, None)
         else:

@@ -4,12 +4,12 @@ Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is se
 than its transpose. Leave-one-out sums of a set over itself visit each unordered pair once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sknw._arrays import accumulator_dtype
+from sknw._arrays import accumulator_dtype, working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.sums.problem import Algorithm, Problem
 from sknw.sums.tiles import (
@@ -22,16 +22,39 @@ from sknw.sums.tiles import (
 )
 
 _KEYS_PER_TILE = 2048
-_SQUARE_TILE = 1024
+_SQUARE_TILE = 512
+_KEPT_ELEMENTS = 2**21
 
 
 @dataclass(frozen=True)
 class DenseState:
-    """Keys ready for tiles, with their value columns (b, k, n)."""
+    """Keys ready for tiles.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The window.
+    keys : Points
+        The keys (b, n, d).
+    columns : Tensor of shape (b, k, n)
+        Value columns.
+    kept : dict
+        Weights of the keys on one another, tile by tile, where they are few enough to keep for a
+        second pass over the same keys.
+    """
 
     kernel: Kernel
     keys: Points
     columns: Tensor
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether all weights of the keys on one another are few."""
+        b, n, _ = self.keys.rows.shape
+        elements = b * n * n
+        bytes_needed = elements * self.keys.rows.dtype.itemsize
+        return elements <= _KEPT_ELEMENTS and bytes_needed <= working_memory_bytes() // 4
 
 
 class Dense(Algorithm):
@@ -43,8 +66,13 @@ class Dense(Algorithm):
         """Nothing is out of reach of the exact sums."""
         return []
 
-    def prepare(self, kernel: Kernel, keys: Tensor, columns: Tensor) -> DenseState:
-        """Lift the keys once."""
+    def prepare(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: DenseState | None = None
+    ) -> DenseState:
+        """Lift the keys once, and keep what another state of the same keys found out."""
+        if like is not None and like.keys.rows is keys:
+            kept = like.kept if like.kernel is kernel else {}
+            return DenseState(kernel, like.keys, columns, kept)
         return DenseState(kernel, Points.of(keys), columns)
 
     def sums(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
@@ -63,8 +91,8 @@ def _cross_shape(state: DenseState, queries: Tensor) -> tuple[int, int]:
 def _square_shape(state: DenseState) -> tuple[int, int]:
     rows = state.keys.rows
     side = int(tile_elements(rows.device, rows.dtype) ** 0.5)
-    if rows.device.type == "cpu":
-        side = min(side, _SQUARE_TILE)
+    if rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
+        side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(state.keys) // 4)))
     side = max(1, min(side, len(state.keys)))
     return side, side
 
@@ -95,7 +123,7 @@ def _empty_sums(state: DenseState, n_queries: int) -> Tensor:
 def _cross_sums(
     state: DenseState, queries: Tensor, exclude: Tensor | None, shape: tuple[int, int]
 ) -> Tensor:
-    """Sums of queries (b, m, d) over the keys."""
+    """Sum over the keys for queries (b, m, d)."""
     points, keys = Points.of(queries), state.keys
     total = _empty_sums(state, len(points))
     key_reach = keys.block_reach(shape[1])
@@ -112,7 +140,7 @@ def _cross_sums(
 
 
 def _self_sums(state: DenseState, _queries: None, _exclude: None, shape: tuple[int, int]) -> Tensor:
-    """Sums of the keys over one another, each without itself; every pair is seen once."""
+    """Sum the keys over one another, each without itself; every pair is seen once."""
     keys, columns = state.keys, state.columns
     total = _empty_sums(state, len(keys))
     reach = keys.block_reach(shape[0])
@@ -120,11 +148,15 @@ def _self_sums(state: DenseState, _queries: None, _exclude: None, shape: tuple[i
     for a, i in enumerate(tiles):
         for b in range(a, len(tiles)):
             j = tiles[b]
-            product = may_use_product(state.kernel, keys, reach[a], reach[b])
-            weights = state.kernel.profile(squared_distances(keys, keys, i, j, product=product))
-            if a == b:
-                weights.diagonal(dim1=-2, dim2=-1).zero_()
-            else:
+            weights = state.kept.get((a, b))
+            if weights is None:
+                product = may_use_product(state.kernel, keys, reach[a], reach[b])
+                weights = state.kernel.profile(squared_distances(keys, keys, i, j, product=product))
+                if a == b:
+                    weights.diagonal(dim1=-2, dim2=-1).zero_()
+                if state.may_keep:
+                    state.kept[a, b] = weights
+            if a != b:
                 total[:, :, j] += columns[:, :, i] @ weights
             total[:, :, i] += columns[:, :, j] @ weights.mT
     return total

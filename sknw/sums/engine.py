@@ -41,10 +41,16 @@ class PreparedSums:
 
     @classmethod
     def of(
-        cls, kernel: Kernel, keys: Tensor, columns: Tensor, algorithm: Algorithm
+        cls,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        algorithm: Algorithm,
+        like: Any | None = None,
     ) -> "PreparedSums":
-        """Let the algorithm prepare."""
-        return cls(kernel, keys, columns, algorithm, algorithm.prepare(kernel, keys, columns))
+        """Let the algorithm prepare, with the work of a state of the same keys if there is one."""
+        state = algorithm.prepare(kernel, keys, columns, like)
+        return cls(kernel, keys, columns, algorithm, state)
 
     def plain(self, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
         """Return the plain sums (b, k, m), underflow and all."""

@@ -81,8 +81,13 @@ class Algorithm(ABC):
         """Return why the problem cannot be done; an empty list if it can."""
 
     @abstractmethod
-    def prepare(self, kernel: Kernel, keys: Tensor, columns: Tensor) -> Any:
-        """Return the state for these keys (b, n, d) and value columns (b, k, n)."""
+    def prepare(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: Any | None = None
+    ) -> Any:
+        """Return the state for these keys (b, n, d) and value columns (b, k, n).
+
+        `like` is an earlier state, whose work may be used again if its keys are the same tensor.
+        """
 
     @abstractmethod
     def sums(self, state: Any, queries: Tensor | None, exclude: Tensor | None) -> Tensor:

@@ -75,9 +75,10 @@ def _starts(
 
 def _scanned_starts(problem: TrainingProblem) -> list[np.ndarray]:
     """Return the scan's best common scales: sharper ones may have saturated the softmax."""
-    device = problem.task.rows.device
-    objective = Objective(lambda log_scale: problem.loss(log_scale.exp()), device=device)
-    return [np.exp(log_scale) for log_scale in scan_minima(objective, problem.scan())]
+    device, widths = problem.task.rows.device, problem.widths
+    objective = Objective(lambda t: problem.loss(1 / widths.at(t)), device=device)
+    minima = scan_minima(objective, [widths.coordinates(width) for width in problem.scan()])
+    return [1 / widths.values(coordinates) for coordinates in minima]
 
 
 __all__ = ["SOLVERS", "Settings", "Solver", "Trained", "TrainingProblem", "train"]

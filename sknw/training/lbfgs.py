@@ -1,4 +1,4 @@
-"""Full-batch quasi-Newton training of log-scales: deterministic, bounded, several starts."""
+"""Full-batch quasi-Newton training of scales: deterministic, bounded, several starts."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 from torch import Tensor
 
 from sknw._arrays import to_tensor
-from sknw.optimize import Descent, Objective, best_of, descents
+from sknw.optimize import Descent, Objective, descend
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 
 
 class Lbfgs(Solver):
-    """SciPy's L-BFGS-B on log|w|; the sign of w does not matter and stays."""
+    """SciPy's L-BFGS-B on the widths 1/|w|; the sign of w does not matter and stays."""
 
     name = "lbfgs"
     n_starts = 3
@@ -24,28 +24,28 @@ class Lbfgs(Solver):
         rehearsal: TrainingProblem | None,
     ) -> Trained:
         """Return the lowest minimum that the descents reach."""
-        signs = np.sign(starts[0])
-        n, shift = len(problem.task), 0.0
+        signs, widths = np.sign(starts[0]), problem.widths
+        shrinkage = 1.0
         if rehearsal is not None:
-            shift = np.log(n / len(rehearsal.task)) / (problem.task.n_features + 4)
-        found = descents(
+            share = len(rehearsal.task) / len(problem.task)
+            shrinkage = share ** (1 / (problem.task.n_features + 4))
+        best = descend(
             _objective(problem, signs),
-            [np.log(np.abs(start)) for start in starts],
+            [widths.coordinates(1 / np.abs(start)) for start in starts],
             Descent(
-                problem.log_scale_bounds(),
+                widths.bounds,
                 settings.max_iter,
                 settings.tol,
                 problem.task.polish_evaluations,
             ),
             rehearsal=None if rehearsal is None else _objective(rehearsal, signs),
-            shift=shift,
+            carry_over=lambda coordinates: widths.shrunk(coordinates, shrinkage),
             on_step=settings.report,
         )
-        best = best_of(found)[0]
         unit = problem.task.unit
         curve = [loss * unit for loss in best.curve]
         return Trained(
-            w=signs * np.exp(best.x),
+            w=signs / widths.values(best.x),
             loss_curve=curve[: max(best.n_iter, 1)],
             loss=curve[-1],
             objective=best.objective,
@@ -56,13 +56,16 @@ class Lbfgs(Solver):
 
 
 def _objective(problem: TrainingProblem, signs: np.ndarray) -> Objective:
-    device = problem.task.rows.device
+    device, widths = problem.task.rows.device, problem.widths
 
-    def scales(log_scale: Tensor) -> Tensor:
-        return log_scale.exp() * to_tensor(signs, dtype=log_scale.dtype, device=device)
+    def scales(coordinates: Tensor) -> Tensor:
+        sign = to_tensor(signs, dtype=coordinates.dtype, device=device)
+        return sign / widths.at(coordinates)
 
     return Objective(
-        lambda log_scale: problem.loss(scales(log_scale)),
-        penalty=(lambda log_scale: problem.penalty(scales(log_scale))) if problem.alpha else None,
+        lambda coordinates: problem.loss(scales(coordinates)),
+        penalty=(lambda coordinates: problem.penalty(scales(coordinates)))
+        if problem.alpha
+        else None,
         device=device,
     )

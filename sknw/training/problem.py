@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sknw._arrays import to_tensor
 from sknw.leave_one_out import LeaveOneOut
+from sknw.widths import Widths
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,22 @@ class TrainingProblem:
         """Return the penalty in the same units."""
         return self.alpha / self.task.unit * w.square().sum()
 
-    def log_scale_bounds(self) -> list[tuple[float, float]]:
-        """Bounds of log|w|: the bandwidths ``bandwidth/w`` worth trying."""
-        narrow, wide = self.task.bounds
-        lowest, highest = np.log(self.bandwidth / wide), np.log(self.bandwidth / narrow)
-        if self.module.w.ndim == 0:
-            return [(float(lowest.min()), float(highest.max()))]
-        return list(zip(lowest.tolist(), highest.tolist(), strict=True))
+    @property
+    def widths(self) -> Widths:
+        """The range of ``1/|w|``: the bandwidths ``bandwidth/w`` worth trying."""
+        widths, bandwidth = self.task.widths, self.bandwidth
+        lower, upper = widths.lower / bandwidth, widths.upper / bandwidth
+        spread = widths.spread / bandwidth
+        if self.module.w.ndim:
+            return Widths(lower, upper, spread)
+        return Widths(lower.min(keepdims=True), upper.max(keepdims=True), spread.max(keepdims=True))
 
     def scan(self) -> list[np.ndarray]:
-        """Return log-scales from sharp to broad, one common multiple of every spread."""
-        logs = np.log(self.bandwidth / self.task.scan_bandwidths())
+        """Return ``1/w`` (n_scales,) from sharp to broad, one common multiple of every spread."""
+        widths = self.task.scan_bandwidths() / self.bandwidth
         if self.module.w.ndim == 0:
-            logs = logs.mean(axis=1, keepdims=True)
-        return list(np.clip(logs, *np.transpose(self.log_scale_bounds())))
+            widths = np.exp(np.log(widths).mean(axis=1, keepdims=True))
+        return list(widths)
 
     def on(self, task: LeaveOneOut) -> "TrainingProblem":
         """Return the same problem on other rows."""
@@ -86,6 +89,8 @@ class Trained:
         Loss at `w`.
     objective : float
         Loss at `w` with penalty.
+    n_iter : int
+        Number of steps.
     converged : bool
         Whether `tol` ended the training.
     message : str

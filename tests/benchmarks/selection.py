@@ -72,7 +72,8 @@ def select_ours(X, y):
 
 def select_statsmodels(X, y):
     types = "c" * X.shape[1]
-    return KernelReg(y, X, var_type=types, reg_type="lc", bw="cv_ls", rng=0).bw
+    with np.errstate(invalid="ignore"):  # its search tries bandwidths at which all weights are 0
+        return KernelReg(y, X, var_type=types, reg_type="lc", bw="cv_ls", rng=0).bw
 
 
 def leave_one_out_mse(X, y, bandwidth):

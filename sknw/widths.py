@@ -1,0 +1,75 @@
+"""Search coordinates for widths: logarithmic where narrow, bounded where wide.
+
+Relative changes of a narrow width matter alike, so a search should see its logarithm. A very wide
+one (a feature that does not help) has no influence left, and on a logarithmic scale the search
+would crawl along a plateau towards it. The coordinate
+
+    t = −½ log(1/h² + 1/b²)
+
+is log h for ``h ≪ b`` and tends to log b as h grows, with a slope that does not vanish: the loss is
+smooth in ``1/h²``, so an irrelevant feature runs straight into its bound.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw._arrays import to_tensor
+
+_BROAD = 3.0  # b, in spreads
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """The range of each width, and the way to search coordinates and back.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of shape (p,)
+        Smallest and largest width worth trying.
+    spread : ndarray of shape (p,)
+        Scale of the data that a width is compared with.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    spread: np.ndarray
+
+    @property
+    def _floor(self) -> np.ndarray:
+        return 1 / np.square(_BROAD * self.spread)
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        """Bounds of the coordinates."""
+        low, high = self.coordinates(self.lower), self.coordinates(self.upper)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+    def coordinates(self, widths: np.ndarray) -> np.ndarray:
+        """Return the coordinates (p,) of widths (p,), clipped to the range."""
+        widths = np.clip(widths, self.lower, self.upper)
+        return -0.5 * np.log(1 / np.square(widths) + self._floor)
+
+    def at(self, coordinates: Tensor) -> Tensor:
+        """Return the widths (p,) at coordinates (p,), differentiable."""
+        floor, least = (
+            to_tensor(values, dtype=coordinates.dtype, device=coordinates.device)
+            for values in (self._floor, 1 / np.square(self.upper))
+        )
+        precision = torch.exp(-2 * coordinates) - floor
+        # at the bound rounding may leave less than the least precision: keep value and slope
+        return (precision + (least - precision).clamp_min(0).detach()).rsqrt()
+
+    def values(self, coordinates: np.ndarray) -> np.ndarray:
+        """Return the widths as an array; at the bound exactly the largest."""
+        precision = np.exp(-2 * coordinates) - self._floor
+        widths = np.maximum(precision, 1 / np.square(self.upper)) ** -0.5
+        at_bound = coordinates >= self.coordinates(self.upper) - 1e-12
+        return np.where(at_bound, self.upper, np.clip(widths, self.lower, self.upper))
+
+    def shrunk(self, coordinates: np.ndarray, factor: float) -> np.ndarray:
+        """Return the coordinates of widths times `factor`; the largest stay where they are."""
+        widths = self.values(coordinates)
+        return self.coordinates(np.where(widths < self.upper, widths * factor, widths))

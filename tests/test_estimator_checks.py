@@ -1,0 +1,49 @@
+"""scikit-learn's own estimator checks, with no expected failure."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+
+# Between them: every kind of kernel (smooth, with a kink, with a jump, one of the user's own),
+# every way to find a bandwidth, every policy that gives finite predictions.
+NADARAYA_WATSON = [
+    NadarayaWatsonRegressor(),
+    NadarayaWatsonRegressor(bandwidth="scott"),
+    NadarayaWatsonRegressor(bandwidth="silverman", kernel="exponential"),
+    NadarayaWatsonRegressor(bandwidth=1.0, algorithm="dense", device="cpu"),
+    NadarayaWatsonRegressor(bandwidth=1.0, kernel="linear"),
+    NadarayaWatsonRegressor(bandwidth=2.0, kernel="epanechnikov", empty_neighborhood="mean"),
+    NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
+    NadarayaWatsonRegressor(bandwidth="scott", kernel="cosine", empty_neighborhood="nan"),
+    NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
+    NadarayaWatsonRegressor(bandwidth="loo", kernel="biweight", random_state=0),
+]
+
+PARAMETRIC = [
+    ParametricNWRegressor(),
+    ParametricNWRegressor(metric="scalar", bandwidth=1.0, n_starts=1),
+    ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5, w_init=1.0),
+    ParametricNWRegressor(metric="diagonal", solver="sgd", max_iter=10, learning_rate_init=0.1),
+    ParametricNWRegressor(metric="diagonal", alpha=0.1, n_starts=2, max_iter=20, random_state=0),
+    # to the last digit: the checks expect a second fit, which starts at the first's end, to equal it
+    ParametricNWRegressor(metric="scalar", warm_start=True, tol=1e-12),
+    ParametricNWRegressor(kernel="exponential", bandwidth="silverman", max_iter=20),
+    ParametricNWRegressor(kernel="triweight", empty_neighborhood="mean", max_iter=5, n_starts=1),
+    ParametricNWRegressor(metric="scalar", kernel="epanechnikov", max_iter=5, n_starts=1),
+]
+
+
+def parametrized_checks(estimators):
+    """`parametrize_with_checks`, whose generator (scikit-learn 1.6) pytest 9 refuses, as a list."""
+    mark = parametrize_with_checks(estimators).mark
+    names, cases = mark.args
+    return pytest.mark.parametrize(names, list(cases), **mark.kwargs)
+
+
+# Narrow windows on the checks' made-up data, and the small max_iter above, are no failures.
+@pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrized_checks([*NADARAYA_WATSON, *PARAMETRIC])
+def test_estimator_passes_the_check(estimator, check):
+    check(estimator)

@@ -1,0 +1,151 @@
+"""Attention pooling on tensors: the softmax it says it is, in a batch, under autograd."""
+
+import pytest
+import torch
+
+from sknw.functional import attention_pooling
+
+
+def tensors(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def softmax_pooling(queries, keys, values, bandwidth=1.0, mask=None):
+    scores = -(((queries[..., :, None, :] - keys[..., None, :, :]) / bandwidth) ** 2).sum(-1) / 2
+    if mask is not None:
+        scores = scores.masked_fill(mask, -torch.inf)
+    return torch.softmax(scores, dim=-1) @ values
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("bandwidth", [0.7, torch.tensor([0.5, 2.0], dtype=torch.float64)])
+def test_gaussian_pooling_is_the_softmax(batch, bandwidth):
+    queries, keys = tensors(*batch, 5, 2), tensors(*batch, 7, 2, seed=1)
+    values = tensors(*batch, 7, 4, seed=2)
+    pooled = attention_pooling(queries, keys, values, bandwidth=bandwidth)
+    torch.testing.assert_close(pooled, softmax_pooling(queries, keys, values, bandwidth))
+
+
+def test_batch_dimensions_broadcast():
+    queries, keys, values = tensors(4, 1, 5, 2), tensors(3, 7, 2, seed=1), tensors(7, 1, seed=2)
+    pooled = attention_pooling(queries, keys, values)
+    assert pooled.shape == (4, 3, 5, 1)
+    torch.testing.assert_close(pooled, softmax_pooling(queries, keys, values.expand(4, 3, 7, 1)))
+
+
+def test_the_textbooks_batched_leave_one_out_is_the_flag():
+    x, y = tensors(10, 1), tensors(10, 1, seed=1)
+    keep = ~torch.eye(10, dtype=torch.bool)
+    keys = x[:, 0].repeat(10, 1)[keep].reshape(10, 9, 1)  # each row: every x but its own
+    values = y[:, 0].repeat(10, 1)[keep].reshape(10, 9, 1)
+    by_hand = attention_pooling(x[:, None], keys, values)[:, 0]
+    torch.testing.assert_close(attention_pooling(x, x, y, leave_one_out=True), by_hand)
+
+
+def test_every_input_has_its_gradient():
+    inputs = [tensors(2, 4, 3), tensors(2, 5, 3, seed=1), tensors(2, 5, 2, seed=2)]
+    bandwidth = torch.tensor([0.8, 1.0, 1.5], dtype=torch.float64)
+    weights = torch.rand(2, 5, generator=torch.Generator().manual_seed(3)).double() + 0.1
+    inputs = [tensor.requires_grad_() for tensor in (*inputs, bandwidth, weights)]
+
+    def function(queries, keys, values, bandwidth, weights):
+        return attention_pooling(queries, keys, values, bandwidth=bandwidth, weights=weights)
+
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+def test_zero_weights_mask_keys_out_even_the_nearest():
+    queries, keys, values = tensors(3, 1), tensors(6, 1, seed=1), tensors(6, 1, seed=2)
+    mask = torch.tensor([True, False, False, True, False, False])
+    pooled = attention_pooling(1e3 * queries, keys, values, weights=(~mask).double())
+    torch.testing.assert_close(pooled, softmax_pooling(1e3 * queries, keys, values, mask=mask))
+
+
+def test_far_queries_and_offsets_stay_finite():
+    keys, values = tensors(6, 2), tensors(6, 1, seed=1)
+    far = torch.full((1, 2), 1e100, dtype=torch.float64)
+    nearest = values[keys.sum(dim=1).argmax()]
+    torch.testing.assert_close(attention_pooling(far, keys, values)[0], nearest)
+    near = attention_pooling(keys, keys, values)
+    torch.testing.assert_close(
+        attention_pooling(keys + 1e6, keys + 1e6, values), near, rtol=1e-8, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dtype_is_kept(dtype):
+    pooled = attention_pooling(*(tensors(4, 2, seed=seed, dtype=dtype) for seed in range(3)))
+    assert pooled.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("nearest", 3.0), ("mean", 2.0), ("nan", float("nan"))]
+)
+def test_empty_neighborhoods_follow_the_policy(policy, expected):
+    keys = torch.tensor([[0.0], [1.0]])
+    pooled = attention_pooling(
+        torch.tensor([[9.0]]),
+        keys,
+        torch.tensor([[1.0], [3.0]]),
+        kernel="tophat",
+        empty_neighborhood=policy,
+    )
+    torch.testing.assert_close(pooled, torch.tensor([[expected]]), equal_nan=True)
+
+
+def test_gradients_flow_beside_an_empty_neighborhood():
+    queries = torch.tensor([[0.1], [9.0]], requires_grad=True)
+    keys, values = torch.tensor([[0.0], [0.5]]), torch.tensor([[1.0], [3.0]])
+    attention_pooling(queries, keys, values, kernel="epanechnikov").sum().backward()
+    assert queries.grad[0] > 0
+    assert queries.grad[1] == 0
+
+
+def test_a_small_model_learns_through_it():
+    torch.manual_seed(0)
+    x = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    y = torch.sin(12 * x)
+    log_bandwidth = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([log_bandwidth], lr=0.1)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        pooled = attention_pooling(x, x, y, bandwidth=log_bandwidth.exp(), leave_one_out=True)
+        loss = (pooled - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 20
+
+
+Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (([[1.0]], K, V), {}, "queries must be a floating-point tensor of at least 2 dimensions"),
+        ((Q[0], K, V), {}, "queries must be a floating-point tensor of at least 2 dimensions"),
+        ((Q, K.long(), V), {}, "keys must be a floating-point tensor"),
+        ((Q.float(), K, V), {}, "must have one dtype"),
+        ((Q[:, :1], K, V), {}, "queries have 1 features but keys have 2"),
+        ((Q, K, V[:3]), {}, "got 5 keys and 3 values"),
+        ((Q, K[:0], V[:0]), {}, "at least one key"),
+        ((Q, K, V), {"bandwidth": 0.0}, "bandwidth must be positive and finite; got 0.0"),
+        ((Q, K, V), {"bandwidth": torch.ones(3)}, "bandwidth must be a number or have 2 values"),
+        (
+            (Q, K, V),
+            {"weights": torch.ones(4)},
+            "weights must be a tensor with one value per key, 5",
+        ),
+        ((Q, K, V), {"weights": -torch.ones(5)}, "weights must be finite and >= 0"),
+        ((Q, K, V), {"leave_one_out": True}, "leave_one_out needs as many queries as keys"),
+        ((Q, K, V), {"kernel": "gauss"}, "kernel must be one of"),
+        ((Q, K, V), {"empty_neighborhood": "none"}, "empty_neighborhood must be one of"),
+        ((Q, K, V), {"algorithm": "magic"}, "algorithm must be 'auto' or one of"),
+    ],
+)
+def test_bad_input_is_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        attention_pooling(*arguments, **options)

@@ -1,0 +1,80 @@
+"""The rooms import only downward, and numpy meets torch at one door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sknw
+
+ROOT = Path(sknw.__file__).parent
+
+# From the lowest room to the highest; a room may import its own layer's files and lower ones.
+LAYERS = [
+    ["_types", "_compat", "_arrays", "_observations"],
+    ["kernels", "metrics"],
+    ["sums"],
+    ["smoother", "widths", "optimize", "leave_one_out"],
+    ["bandwidth", "training"],
+    ["_attention", "_base"],
+    ["nadaraya_watson", "parametric", "functional", "datasets"],
+    ["__init__"],
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_downward(path):
+    room = room_of(path)
+    assert room in LEVEL, f"{room} is in no layer; add it to LAYERS"
+    for name in imported_modules(path):
+        package, *rest = name.split(".")
+        if package != "sknw":
+            continue
+        target = rest[0] if rest else "__init__"
+        assert LEVEL[target] <= LEVEL[room], f"{path} imports {name}, which is above it"
+
+
+def test_bandwidth_and_training_do_not_know_each_other():
+    for room, other in (("bandwidth", "training"), ("training", "bandwidth")):
+        for path in (ROOT / room).glob("*.py"):
+            assert not any(name.startswith(f"sknw.{other}") for name in imported_modules(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_door_converts_between_numpy_and_torch(path):
+    if path.name == "_arrays.py":
+        return
+    # `functional` makes a tensor of a bandwidth given as a plain number; that is no array
+    allowed = {"as_tensor"} if path.name == "functional.py" else set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            converts = node.attr in {"from_numpy", "numpy", "as_tensor", "tensor"} - allowed
+            assert not converts, f"{path}:{node.lineno} converts with .{node.attr}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_of_scikit_learn_stay_in_compat(path):
+    if path.name == "_compat.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("sklearn"):
+            private = [part for part in node.module.split(".") if part.startswith("_")]
+            private += [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert not private, f"{path}:{node.lineno} imports {private}"
