@@ -151,7 +151,8 @@ class LeaveOneOut:
         """
         n_points, narrowest = _SCAN_POINTS, _SCAN_RANGE[0]
         if self.n_features == 1:
-            n_points = _SCAN_POINTS_ONE_FEATURE
+            smooth_loss = self.kernel.has_smooth_loss
+            n_points = _SCAN_POINTS_ONE_FEATURE if smooth_loss else 3 * _SCAN_POINTS_ONE_FEATURE
             narrowest = min(narrowest, float(self.widths.lower[0] / self.spread[0]))
         multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points) * self.kernel.search_scale
         return np.clip(multiples[:, None] * self.spread, self.widths.lower, self.widths.upper)

@@ -19,6 +19,7 @@ from sknw._arrays import to_numpy, to_tensor
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
 _REHEARSAL_TOL = 1e-6
 _NEARLY = 0.02  # in the logarithm of the objective
+_NEAR, _NEAR_POINTS = 0.4, 81  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
 
 
@@ -193,17 +194,23 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     def value(free_x: np.ndarray) -> float:
         return objective.log_value(_placed(found.x, free, free_x))
 
+    start = found.x[free]
+    if len(start) == 1:  # a line search alone would stay in the kink it starts in
+        (bound,) = (bound for bound, is_free in zip(bounds, free, strict=True) if is_free)
+        around = np.clip(start + np.linspace(-_NEAR, _NEAR, _NEAR_POINTS)[:, None], *bound)
+        start = min([start, *around], key=value)
     result = optimize.minimize(
         value,
-        found.x[free],
+        start,
         method="Powell",
         bounds=[bound for bound, is_free in zip(bounds, free, strict=True) if is_free],
         options={"maxfev": descent.polish_evaluations, "xtol": 1e-6, "ftol": 1e-10},
     )
-    if result.fun >= found.objective:
+    x = _placed(found.x, free, min([start, result.x], key=value))
+    reached = objective.log_value(x)
+    if reached >= found.objective:
         return found
-    x = _placed(found.x, free, result.x)
-    return Minimum(x, float(result.fun), [*found.curve, objective.reported(x)], found.converged)
+    return Minimum(x, reached, [*found.curve, objective.reported(x)], found.converged)
 
 
 def _placed(x: np.ndarray, free: Sequence[bool], values: np.ndarray) -> np.ndarray:

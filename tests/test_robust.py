@@ -399,7 +399,7 @@ def test_ties_on_a_lattice_share_the_prediction(kernel, bandwidth):
     side = np.arange(5.0)
     X = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     y = X[:, 0] ** 2 + 10 * X[:, 1]
-    queries = np.vstack([X + 0.5, X + [0.5, 0.0], X])  # four, two and one nearest rows
+    queries = np.vstack([X + 0.5, X + np.array([0.5, 0.0]), X])  # four, two and one nearest rows
     predictions = NadarayaWatsonRegressor(bandwidth, kernel=kernel).fit(X, y).predict(queries)
     expected = reference.fallback_weights(queries, X, 1.0, None, None, "nearest") @ y
     assert_within(predictions, expected, ROUNDED * np.ptp(y))

@@ -80,7 +80,7 @@ def _pull(points: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
     ``2 Σ_c weights_c (points Σ K' column_c − Σ K' column_c ⊗ others)``, from points (b, n, d),
     weights (b, k, n) and sums (b, k (1 + d), n), to (b, n, d).
     """
-    k = weights.shape[1]
+    k, weights = weights.shape[1], weights.to(sums.dtype)
     moments = sums[:, k:].unflatten(1, (k, -1))  # (b, k, d, n)
     own = (weights * sums[:, :k]).sum(dim=1)[..., None] * points
     return 2 * (own - torch.einsum("bkn,bkdn->bnd", weights, moments))
