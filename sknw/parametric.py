@@ -45,7 +45,7 @@ class ParametricNWRegressor(BaseNadarayaWatson):
         ``"lbfgs"``: bounded quasi-Newton steps on the widths 1/|w|, deterministic. ``"sgd"``:
         gradient descent on w with a fixed step, every row held out in turn in each step.
     learning_rate_init : float, default=None
-        Step of ``"sgd"`` on the mean loss; None: one over the variance of y, which makes steps
+        Step of ``"sgd"`` on the mean loss; None: two over the variance of y, which makes steps
         free of the units of y. Only used by ``"sgd"``.
     max_iter : int, default=200
         Largest number of steps.

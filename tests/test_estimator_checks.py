@@ -26,7 +26,7 @@ PARAMETRIC = [
     ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5, w_init=1.0),
     ParametricNWRegressor(metric="diagonal", solver="sgd", max_iter=10, learning_rate_init=0.1),
     ParametricNWRegressor(metric="diagonal", alpha=0.1, n_starts=2, max_iter=20, random_state=0),
-    # to the last digit: the checks expect a second fit, which starts at the first's end, to equal it
+    # to the last digit: a second fit starts where the first ended, and the checks compare the two
     ParametricNWRegressor(metric="scalar", warm_start=True, tol=1e-12),
     ParametricNWRegressor(kernel="exponential", bandwidth="silverman", max_iter=20),
     ParametricNWRegressor(kernel="triweight", empty_neighborhood="mean", max_iter=5, n_starts=1),

@@ -60,7 +60,9 @@ BRIEF = {name: MODELS[name] for name in ("fixed", "loo", "diagonal")}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
-    pytest.mark.filterwarnings("ignore:Training did not converge:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
+    ),
 ]
 
 
@@ -158,7 +160,7 @@ def test_a_pipeline_equals_its_steps(model, data, queries):
 GRIDS = {
     "nadaraya-watson": (
         NadarayaWatsonRegressor(),
-        {"bandwidth": [0.5, 2.0, "scott", "loo"], "kernel": ["gaussian", "epanechnikov"]},
+        {"bandwidth": [0.5, 2.0, "scott", "loo"], "kernel": ["gaussian", "exponential"]},
     ),
     "parametric": (
         ParametricNWRegressor(n_starts=1, max_iter=20),
@@ -557,11 +559,7 @@ def test_boolean_arrays_are_zeros_and_ones(model, convert):
 @over(LAYOUTS, "layout")
 def test_inputs_are_left_as_they_were(model, layout):
     X, y, weights = (layout(a) for a in whole_numbers())
-    before = copy.deepcopy((X, y, weights)) if not torch.is_tensor(X) else None
     clone(model).fit(X, y, sample_weight=weights).predict(X)
-    if before is not None:
-        for one, other in zip((X, y, weights), before, strict=True):
-            np.testing.assert_array_equal(one, other)
     for found, values in zip((X, y, weights), whole_numbers(), strict=True):
         found = found.detach().to(torch.float64) if torch.is_tensor(found) else found
         np.testing.assert_array_equal(np.asarray(found).astype(float), values)
@@ -795,7 +793,7 @@ def test_asking_does_not_change_the_model(model, data, queries):
 REFITS = {
     "bandwidth": (NadarayaWatsonRegressor(), {"bandwidth": 1.0}),
     "bandwidth-back": (NadarayaWatsonRegressor(1.0), {"bandwidth": "loo"}),
-    "kernel": (NadarayaWatsonRegressor(), {"kernel": "epanechnikov"}),
+    "kernel": (NadarayaWatsonRegressor(), {"kernel": "exponential"}),
     "metric": (ParametricNWRegressor(n_starts=1), {"metric": "scalar"}),
     "solver": (ParametricNWRegressor(n_starts=1), {"solver": "sgd", "max_iter": 3}),
     "start": (ParametricNWRegressor(n_starts=1), {"bandwidth": 1.0, "w_init": 1.0}),
@@ -1000,7 +998,6 @@ WARNINGS = {
 }
 
 
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(("category", "call"), WARNINGS.values(), ids=WARNINGS.keys())
 def test_a_warning_points_at_the_line_that_called(category, call):
     if category is DeviceWarning and torch.cuda.is_available():

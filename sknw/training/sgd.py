@@ -8,7 +8,7 @@ import torch
 from sknw._arrays import to_numpy, to_tensor
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 
-_STEP_PER_VARIANCE = 1.0
+_STEP_PER_VARIANCE = 2.0
 
 
 class Sgd(Solver):
