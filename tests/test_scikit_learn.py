@@ -400,8 +400,12 @@ FRAMES = {
 }
 
 
-def reordered(frame):
-    return frame[NAMES[::-1]]
+def frame_with_names(container, X):
+    """A frame whose names this scikit-learn reads (1.6 no longer can from polars 2)."""
+    frame = FRAMES[container][0](X)
+    if not hasattr(StandardScaler().fit(frame), "feature_names_in_"):
+        pytest.skip(f"this scikit-learn does not read the names of {container}")
+    return frame
 
 
 @over(BRIEF)
@@ -411,20 +415,26 @@ def test_frames_equal_arrays(model, container, data, queries):
     X, y = data
     weights = np.arange(len(X)) % 3
     fitted = clone(model).fit(frame(X), series(y), sample_weight=series(weights.astype(float)))
-    assert list(fitted.feature_names_in_) == NAMES
     plain = clone(model).fit(X, y, sample_weight=weights)
     np.testing.assert_array_equal(fitted.predict(frame(queries)), plain.predict(queries))
     assert fitted.score(frame(X), series(y)) == plain.score(X, y)
 
 
 @over(BRIEF)
+@pytest.mark.parametrize("container", FRAMES)
+def test_names_of_columns_are_kept(model, container, data):
+    fitted = clone(model).fit(frame_with_names(container, data[0]), data[1])
+    assert list(fitted.feature_names_in_) == NAMES
+
+
+@over(BRIEF)
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_columns_in_another_order_are_refused(model, container, data, queries):
-    frame, series = FRAMES[container]
-    fitted = clone(model).fit(frame(data[0]), series(data[1]))
+    fitted = clone(model).fit(frame_with_names(container, data[0]), data[1])
+    reordered = frame_with_names(container, queries)[NAMES[::-1]]
     for method in ("predict", "effective_neighbors", "attention_weights"):
         with pytest.raises(ValueError, match="must be in the same order as they were in fit"):
-            getattr(fitted, method)(reordered(frame(queries)))
+            getattr(fitted, method)(reordered)
 
 
 @over(BRIEF)
@@ -731,9 +741,9 @@ def test_any_model_can_be_looked_at(model, look, data):
 
 @over(BRIEF)
 def test_html_names_the_model_and_its_parameters(model, data):
-    html = clone(model).fit(*data)._repr_html_()
+    html = clone(model).set_params(bandwidth="silverman").fit(*data)._repr_html_()
     assert type(model).__name__ in html
-    assert "bandwidth" in html
+    assert "silverman" in html
 
 
 def test_a_large_model_has_no_attention_weights_and_says_what_to_use(large, no_matrix):
