@@ -61,7 +61,7 @@ def attention_pooling(
     >>> from sknw.functional import attention_pooling
     >>> keys = torch.tensor([[0.0], [1.0], [2.0]])
     >>> attention_pooling(keys[:1], keys, 10 * keys, bandwidth=0.5)
-    tensor([[1.1970]])
+    tensor([[1.1976]])
     """
     _check(queries, keys, values, weights, leave_one_out, empty_neighborhood)
     bandwidth = _checked_bandwidth(bandwidth, queries)

@@ -89,7 +89,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 4.0, 9.0]
     >>> model = NadarayaWatsonRegressor(bandwidth=0.5).fit(X, y)
     >>> model.predict([[1.0], [1.5]]).round(3)
-    array([1.23 , 2.537])
+    array([1.215, 2.536])
     >>> model.attention_weights([[1.0]]).round(3)
     array([[0.106, 0.787, 0.106, 0.   ]])
     """

@@ -469,7 +469,7 @@ extremes = st.builds(
 @every_kernel
 @every_policy
 @given(sample=samples(min_rows=2), extreme=extremes)
-@some(20)
+@some(15)
 def test_extreme_units_give_finite_predictions_within_range(kernel, policy, sample, extreme):
     unit = 10.0**extreme.feature
     sample = Sample(
@@ -553,7 +553,7 @@ def test_bandwidth_rules_survive_hard_data(rule, kernel, data):
 
 
 # Where a search has nothing to hold on to, it is tried with every kernel.
-DEGENERATE = [name for name in HARD_DATA if any(word in name for word in ("row", "constant"))]
+DEGENERATE = [name for name in HARD_DATA if name.startswith(("one", "two", "all", "constant y"))]
 FEW_KERNELS = ["gaussian", "exponential", "epanechnikov"]
 
 every_search = pytest.mark.parametrize(
@@ -589,9 +589,8 @@ def test_training_survives_hard_data(metric, kernel, data):
 
 
 @every_hard_data
-@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
-def test_gradient_descent_survives_hard_data(kernel, data):
-    model = ParametricNWRegressor(kernel=kernel, solver="sgd", max_iter=20)
+def test_gradient_descent_survives_hard_data(data):
+    model = ParametricNWRegressor(solver="sgd", max_iter=10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         assert_survives(model, data)
@@ -701,7 +700,7 @@ def test_a_remote_row_leaves_the_others_alone(kernel, dtype):
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
-@pytest.mark.parametrize("distance", [1e3, 1e6, 1e9])
+@pytest.mark.parametrize("distance", [1e3, 1e9])
 def test_a_remote_row_does_not_hide_the_best_bandwidth(kernel, distance):
     X, y = curve(n=40)
     alone = NadarayaWatsonRegressor(kernel=kernel).fit(X, y)
@@ -903,9 +902,9 @@ def test_float32_stays_float32_and_close_to_float64(kernel, unit, n_features):
         assert_within(actual, expected, 2e-5 * np.ptp(y))
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "biweight"])
+@pytest.mark.parametrize("kernel", ["gaussian", "biweight"])
 def test_float32_search_and_training_are_close_to_float64(kernel):
-    X, y, _ = single_precision()
+    X, y, _ = single_precision(n_features=1)
     for make in (NadarayaWatsonRegressor, lambda **kernel: ParametricNWRegressor(**kernel)):
         single, double = make(kernel=kernel).fit(X, y), make(kernel=kernel).fit(X.astype(float), y)
         assert single.predict(X).dtype == np.float32
