@@ -4,7 +4,6 @@ Arrays that torch refuses (negative strides, foreign byte order) or warns about 
 copied here. Everything a fitted estimator keeps is numpy; tensors live for the length of a call.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import sklearn
 import torch
 from torch import Tensor
 
-from sknw._types import DeviceWarning
+from sknw._types import DeviceWarning, warn_user
 
 
 def to_tensor(array: np.ndarray, *, dtype: torch.dtype, device: str | torch.device) -> Tensor:
@@ -31,7 +30,10 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 def input_array(X: Any) -> Any:
     """Return a torch tensor as numpy, and anything else untouched."""
-    return to_numpy(X) if isinstance(X, Tensor) else X
+    if not isinstance(X, Tensor):
+        return X
+    has_numpy_dtype = X.dtype in (torch.float16, torch.float32, torch.float64)
+    return to_numpy(X.double() if X.is_floating_point() and not has_numpy_dtype else X)
 
 
 def torch_dtype(*dtypes: np.dtype) -> torch.dtype:
@@ -91,10 +93,9 @@ def predict_device(fitted: str) -> str:
     """Return the device a model was fitted on or, with a warning, the CPU where it is absent."""
     if _is_present(fitted):
         return fitted
-    warnings.warn(
+    warn_user(
         f"The model was fitted on {fitted!r}, which is not present here; using the CPU.",
         DeviceWarning,
-        stacklevel=4,
     )
     return "cpu"
 

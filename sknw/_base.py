@@ -32,7 +32,7 @@ from sknw._compat import (
     validate_data,
 )
 from sknw._observations import Observations
-from sknw._types import EmptyNeighborhoodWarning
+from sknw._types import EmptyNeighborhoodWarning, warn_user
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
@@ -84,7 +84,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         ValueError
             If the data or a parameter is not as described; the estimator is then as it was.
         """
-        with _unchanged_on_error(self):
+        with _unchanged_on_error(self), torch.inference_mode(False):
             device = fit_device(self.device, X)
             X, y, sample_weight = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, X.shape[1])
@@ -154,6 +154,25 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         means, n_empty = smoother.predict(self._queries(X, smoother))
         _warn_if_empty(self.empty_neighborhood, n_empty, len(X))
         return self._targets(means, smoother.keys.dtype)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the coefficient of determination R² of the predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,) or (n_queries, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_queries,), default=None
+            Weights of the queries.
+
+        Returns
+        -------
+        score : float
+            1 is perfect, 0 is as good as the mean of y; several outputs are averaged.
+        """
+        return super().score(X, input_array(y), input_array(sample_weight))
 
     def predict_loo(self):
         """Predict each training row from all the others.
@@ -302,11 +321,10 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
 def _warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:
     if n_empty:
-        warnings.warn(
+        warn_user(
             f"{n_empty} of {n_queries} queries have no training row in reach; "
             f"empty_neighborhood={policy!r} decides what they get.",
             EmptyNeighborhoodWarning,
-            stacklevel=3,
         )
 
 

@@ -58,7 +58,7 @@ class Observations:
         first, group = _merge_twins(np.column_stack([X, y]))
         sample_weight = sample_weight / sample_weight.max()
         totals = np.bincount(group, weights=sample_weight, minlength=len(first))
-        order = np.argsort(totals == 0, kind="stable")  # keys first, in order of appearance
+        order = np.argsort(totals == 0, kind="stable")  # keys first
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         first, group, totals = first[order], rank[group], totals[order]
@@ -133,29 +133,16 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _merge_twins(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first row of each distinct one (in order of appearance) and each row's group."""
+    """Return a row of each distinct kind, and each row's kind.
+
+    The order depends on the values alone, so that no result depends on the order of the rows.
+    """
     rows = rows + 0.0  # -0.0 equals 0.0
-    codes = _row_codes(rows)
-    _, first, group, counts = np.unique(
-        codes, return_index=True, return_inverse=True, return_counts=True
-    )
-    suspects = counts[group] > 1
-    if suspects.any():  # equal codes are verified, never trusted
-        group = _exact_groups(rows, suspects)
-        _, first, group = np.unique(group, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[group]
-
-
-def _exact_groups(rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
-    """Give rows numbers that equal rows share; only suspects can be equal."""
-    group = np.arange(len(rows))
-    where = np.flatnonzero(suspects)
-    _, inverse = np.unique(rows[where], axis=0, return_inverse=True)
-    group[where] = len(rows) + inverse.reshape(-1)
-    return group
+    _, first, kind = np.unique(_row_codes(rows), return_index=True, return_inverse=True)
+    if len(first) < len(rows) and not np.array_equal(rows[first[kind]], rows):
+        # different rows share a code: sort the rows themselves
+        _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, kind.reshape(-1)
 
 
 def _row_codes(rows: np.ndarray) -> np.ndarray:

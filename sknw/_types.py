@@ -1,5 +1,8 @@
 """Warnings that the public methods emit, and nothing that computes."""
 
+import sys
+import warnings
+
 
 class EmptyNeighborhoodWarning(UserWarning):
     """Some queries have no training row in reach; `empty_neighborhood` says what they get."""
@@ -7,3 +10,15 @@ class EmptyNeighborhoodWarning(UserWarning):
 
 class DeviceWarning(UserWarning):
     """The device a model was fitted on is absent here, and the CPU is used instead."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's that led here: the first outside sknw and scikit-learn."""
+    level, frame = 1, sys._getframe(0)
+    while frame is not None and _package(frame) in ("sknw", "sklearn"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _package(frame) -> str:
+    return frame.f_globals.get("__name__", "").split(".")[0]

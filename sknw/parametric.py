@@ -1,24 +1,24 @@
 """Parametric Nadaraya-Watson regression: the scale inside the softmax is learned."""
 
-import warnings
 from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sknw._arrays import to_numpy
 from sknw._base import BaseNadarayaWatson
 from sknw._compat import Interval, StrOptions
+from sknw._types import warn_user
 from sknw.bandwidth import resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, ScaleMetric
 from sknw.training import SOLVERS, Settings, Trained, TrainingProblem, train
 
 
-class ParametricNWRegressor(BaseNadarayaWatson):
+class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson):
     """Nadaraya-Watson regression with learned attention (parametric attention pooling).
 
     Predicts ``f(x) = Σ_i softmax_i(log K(‖w ∘ (x − x_i)/h‖)) y_i``; for the Gaussian kernel the
@@ -199,16 +199,16 @@ class ParametricNWRegressor(BaseNadarayaWatson):
         self.best_loss_ = trained.loss
         self.n_iter_ = trained.n_iter
         if not trained.converged:
-            warnings.warn(
-                f"Training did not converge: {trained.message}.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         module = self.metric_.load(self.n_features_in_, dtype=scaled.dtype, device=scaled.device)
         with torch.no_grad():
             return module(scaled)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_in_
 
     def transform(self, X):
         """Return the learned embedding of rows, in which the bandwidth is 1.

@@ -553,8 +553,10 @@ def test_bandwidth_rules_survive_hard_data(rule, kernel, data):
 
 
 # Where a search has nothing to hold on to, it is tried with every kernel.
-DEGENERATE = [name for name in HARD_DATA if name.startswith(("one", "two", "all", "constant y"))]
-FEW_KERNELS = ["gaussian", "exponential", "epanechnikov"]
+DEGENERATE = [
+    name for name in HARD_DATA if name.startswith(("one row", "two", "all", "constant y"))
+]
+FEW_KERNELS = ["gaussian", "biweight"]
 
 every_search = pytest.mark.parametrize(
     ("kernel", "data"),
@@ -577,7 +579,7 @@ def test_bandwidth_search_survives_hard_data(kernel, data):
 @every_hard_data
 @pytest.mark.parametrize(
     ("metric", "kernel"),
-    [("scalar", "gaussian"), ("diagonal", "exponential"), ("diagonal", "tophat")],
+    [("scalar", "gaussian"), ("diagonal", "tophat")],
 )
 def test_training_survives_hard_data(metric, kernel, data):
     model = ParametricNWRegressor(metric, kernel=kernel, max_iter=50)

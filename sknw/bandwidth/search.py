@@ -8,7 +8,6 @@ a random subsample rehearses; its bandwidths, rescaled by ``(n_s/n)^(1/(d+4))``,
 on all rows, and only the latter count.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from sknw._arrays import to_tensor
 from sknw._observations import Observations
+from sknw._types import warn_user
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.leave_one_out import LeaveOneOut
@@ -49,10 +49,9 @@ class LeaveOneOutSearch(Selector):
             return _by_rule(observations, task, random_state)
         best = _search(task, random_state)
         if not best.converged:
-            warnings.warn(
+            warn_user(
                 f"The bandwidth search stopped after {_MAX_ITER} steps without converging.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return _selection(task, task.widths.values(best.x))
 

@@ -40,7 +40,7 @@ class ScaleMetric(Metric):
         """Return unit scales in float64."""
         n_scales = self.n_scales(n_features)
         shape = () if n_scales is None else (n_scales,)
-        return Scales(torch.ones(shape, dtype=torch.float64))
+        return Scales(torch.ones(shape, dtype=torch.float64, device="cpu"))
 
     def describe(self, module: Scales) -> float | np.ndarray:
         """Return the scales: a float, or an array of shape (n_features,)."""

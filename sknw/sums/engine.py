@@ -54,7 +54,8 @@ class PreparedSums:
 
     def plain(self, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
         """Return the plain sums (b, k, m), underflow and all."""
-        return self.algorithm.sums(self.state, queries, exclude)
+        with torch.autocast(self.keys.device.type, enabled=False):  # no half precision inside
+            return self.algorithm.sums(self.state, queries, exclude)
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
         """Return the sums of queries (b, m, d); None: of the keys, each leaving itself out."""

@@ -46,10 +46,10 @@ class Lbfgs(Solver):
         curve = [loss * unit for loss in best.curve]
         return Trained(
             w=signs / widths.values(best.x),
-            loss_curve=curve[: max(best.n_iter, 1)],
+            loss_curve=curve[: max(best.n_iter, 1)],  # a start at the minimum is one step
             loss=curve[-1],
             objective=best.objective,
-            n_iter=best.n_iter,
+            n_iter=max(best.n_iter, 1),
             converged=best.converged,
             message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
         )
