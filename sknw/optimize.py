@@ -15,9 +15,10 @@ from scipy import optimize
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+from sknw._threads import one_blas_thread
 
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
-_REHEARSAL_TOL = 1e-6
+_ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
 _NEARLY = 0.02  # in the logarithm of the objective
 _NEAR, _NEAR_POINTS = 0.4, 81  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
@@ -138,22 +139,33 @@ def descend(
 ) -> Minimum:
     """Return the lowest minimum reached from the starts.
 
-    With a rehearsal (the same loss on a subsample) all starts descend there. The objective itself
-    then ranks the distinct minima where `carry_over` puts them; it descends from the lowest, and
-    from any that is nearly as low.
+    Several starts descend roughly at first, on the rehearsal (the same loss on a subsample) if
+    there is one. The objective itself then ranks the distinct minima where `carry_over` puts them;
+    it descends to the end from the lowest, and from any that is nearly as low.
     """
-    if rehearsal is not None:
-        rough = replace(descent, tol=max(descent.tol, _REHEARSAL_TOL))
-        rehearsed = [_lbfgs(rehearsal, start, rough, None) for start in starts]
-        carried = [carry_over(minimum.x) for minimum in _lowest(rehearsed, keep=4)]
-        values = [objective.log_value(start) for start in carried]
-        starts = [
-            start
-            for start, value in zip(carried, values, strict=True)
-            if value < min(values) + _NEARLY
-        ]
+    with one_blas_thread():
+        return _descend(objective, starts, descent, rehearsal, carry_over, on_step)
+
+
+def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Minimum:
+    if len(starts) > 1 or rehearsal is not None:
+        rough = replace(
+            descent,
+            tol=max(descent.tol, _ROUGH_TOL),
+            max_iter=min(descent.max_iter, _ROUGH_MAX_ITER),
+        )
+        rehearsed = [_lbfgs(rehearsal or objective, start, rough, None) for start in starts]
+        starts = _promising(objective, [carry_over(end.x) for end in _lowest(rehearsed, keep=4)])
     found = _lowest([_lbfgs(objective, start, descent, on_step) for start in starts], keep=1)[0]
     return _polish(objective, found, descent) if descent.polish_evaluations else found
+
+
+def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the lowest point and those that are nearly as low."""
+    values = [objective.log_value(point) for point in points]
+    return [
+        point for point, value in zip(points, values, strict=True) if value < min(values) + _NEARLY
+    ]
 
 
 def _lbfgs(
@@ -172,6 +184,7 @@ def _lbfgs(
         if on_step is not None:
             on_step(len(curve) - 1, curve[-1])
 
+    options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10}
     result = optimize.minimize(
         objective.log_value_and_gradient,
         start,
@@ -179,7 +192,7 @@ def _lbfgs(
         method="L-BFGS-B",
         bounds=bounds,
         callback=record,
-        options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10},
+        options=options,
     )
     return Minimum(result.x, float(result.fun), curve, converged=result.nit < max_iter)
 

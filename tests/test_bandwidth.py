@@ -1,9 +1,12 @@
 """Bandwidths: rules against their formulas, the search against brute force and against itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import reference
 from sklearn.datasets import load_diabetes
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
@@ -170,3 +173,33 @@ def test_policies_without_a_value_are_searched_as_the_mean(policy):
     model = NadarayaWatsonRegressor(kernel="tophat", empty_neighborhood="mean").fit(X, y)
     other = NadarayaWatsonRegressor(kernel="tophat", empty_neighborhood=policy).fit(X, y)
     np.testing.assert_array_equal(other.bandwidth_, model.bandwidth_)
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_blas_pools_are_as_before_even_after_concurrent_searches():
+    X, y = curve(60, 2)
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        with ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(lambda seed: NadarayaWatsonRegressor().fit(*curve(60, 2, seed)), range(8))
+            )
+        with pytest.raises(ZeroDivisionError):
+            NadarayaWatsonRegressor(kernel=_Failing(after=30)).fit(X, y)
+        assert blas_threads() == before
+
+
+class _Failing:
+    """A kernel that fails in the middle of a search."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def __call__(self, u):
+        self.after -= 1
+        if self.after < 0:
+            raise ZeroDivisionError
+        return (-u).exp()
