@@ -8,10 +8,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -107,6 +109,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return self
 
     def _validate_training(self, X, y, sample_weight):
+        if sparse.issparse(y):
+            raise TypeError(
+                "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
+                "convert it."
+            )
         X, y = validate_data(
             self,
             input_array(X),
@@ -116,6 +123,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             y_numeric=True,
         )
         y = np.asarray(y, dtype=np.float64)
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(len(X), float(sample_weight))
         sample_weight = check_sample_weight(
             input_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
         )
@@ -290,9 +299,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
         bandwidth = to_tensor(np.asarray(self.bandwidth_), dtype=dtype, device=device)
-        limit = _LARGEST_COORDINATE[dtype]
-        scaled = (rows / bandwidth).clamp(-limit, limit)
-        return self._embed(scaled).clamp(-limit, limit)
+        embedded = self._embed(_pulled_in(rows / bandwidth, rows, bandwidth))
+        return _pulled_in(embedded, embedded, torch.ones_like(bandwidth))
 
     def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
         centred = X - self._observations.centre
@@ -317,6 +325,17 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         y = np.clip(y, observations.y_min, observations.y_max)
         y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
         return y[:, 0] if self._y_is_flat else y
+
+
+def _pulled_in(scaled: torch.Tensor, rows: torch.Tensor, bandwidth: torch.Tensor) -> torch.Tensor:
+    """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
+    limit = _LARGEST_COORDINATE[scaled.dtype]
+    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
+    if not remote.any():
+        return scaled
+    direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
+    moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
+    return torch.where(remote, moved, scaled)
 
 
 def _warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:

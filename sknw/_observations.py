@@ -109,6 +109,11 @@ class Observations:
         return np.where((self.extent > 0) & (variance > 0), np.sqrt(variance), 1.0)
 
     @cached_property
+    def typical_deviation(self) -> np.ndarray:
+        """Median distance from the median of each feature, which no remote row moves."""
+        return np.median(np.abs(self.keys.astype(np.float64)), axis=0)
+
+    @cached_property
     def extent(self) -> np.ndarray:
         """Range of each feature."""
         return np.ptp(self.keys.astype(np.float64), axis=0)

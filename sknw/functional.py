@@ -1,5 +1,7 @@
 """Attention pooling on tensors, for use inside torch models."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -65,11 +67,8 @@ def attention_pooling(
     """
     _check(queries, keys, values, weights, leave_one_out, empty_neighborhood)
     bandwidth = _checked_bandwidth(bandwidth, queries)
-    batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2])
-    if weights is None:
-        weights = torch.ones_like(values[..., 0])
-    if not bool(torch.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError("weights must be finite and >= 0.")
+    weights = torch.ones_like(values[..., 0]) if weights is None else weights
+    batch = _batch_shape(queries, keys, values, weights)
     # shifting all points alike changes no distance and keeps squares small
     centre = keys.detach().mean(dim=-2, keepdim=True)
     pooled = smooth(
@@ -91,7 +90,23 @@ def _flat(tensor: Tensor, batch: torch.Size) -> Tensor:
     return tensor.expand(*batch, rows, columns).reshape(-1, rows, columns)
 
 
+def _batch_shape(queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor) -> torch.Size:
+    shapes = [tensor.shape[:-2] for tensor in (queries, keys, values)] + [weights.shape[:-1]]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(
+            "The batch dimensions of queries, keys, values and weights must broadcast; got "
+            f"{', '.join(str(tuple(shape)) for shape in shapes)}."
+        ) from None
+
+
 def _checked_bandwidth(bandwidth: float | Tensor, queries: Tensor) -> Tensor:
+    if isinstance(bandwidth, bool) or not isinstance(bandwidth, (Real, Tensor)):
+        raise ValueError(
+            "bandwidth must be a positive number or a tensor with one per feature; got "
+            f"{bandwidth!r}."
+        )
     bandwidth = torch.as_tensor(bandwidth, dtype=queries.dtype, device=queries.device)
     if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and len(bandwidth) != queries.shape[-1]):
         raise ValueError(
@@ -106,11 +121,7 @@ def _checked_bandwidth(bandwidth: float | Tensor, queries: Tensor) -> Tensor:
 def _check(queries, keys, values, weights, leave_one_out, empty_neighborhood) -> None:
     named = {"queries": queries, "keys": keys, "values": values}
     for name, tensor in named.items():
-        if not isinstance(tensor, Tensor) or tensor.ndim < 2 or not tensor.is_floating_point():
-            got = getattr(tensor, "dtype", type(tensor).__name__), getattr(tensor, "shape", "")
-            raise ValueError(
-                f"{name} must be a floating-point tensor of at least 2 dimensions; got {got}."
-            )
+        _check_points(name, tensor)
     if len({tensor.dtype for tensor in named.values()}) > 1:
         raise ValueError(
             "queries, keys and values must have one dtype; got "
@@ -121,13 +132,13 @@ def _check(queries, keys, values, weights, leave_one_out, empty_neighborhood) ->
             f"queries have {queries.shape[-1]} features but keys have {keys.shape[-1]}."
         )
     n_keys = keys.shape[-2]
-    if n_keys == 0 or values.shape[-2] != n_keys:
+    if values.shape[-2] != n_keys:
         raise ValueError(
-            f"There must be at least one key and as many values; got {n_keys} keys and "
-            f"{values.shape[-2]} values."
+            f"There must be as many values as keys; got {values.shape[-2]} values and "
+            f"{n_keys} keys."
         )
-    if weights is not None and (not isinstance(weights, Tensor) or weights.shape[-1] != n_keys):
-        raise ValueError(f"weights must be a tensor with one value per key, {n_keys}.")
+    if weights is not None:
+        _check_weights(weights, n_keys, values.dtype)
     if leave_one_out and queries.shape[-2] != n_keys:
         raise ValueError(
             f"leave_one_out needs as many queries as keys; got {queries.shape[-2]} and {n_keys}."
@@ -136,3 +147,30 @@ def _check(queries, keys, values, weights, leave_one_out, empty_neighborhood) ->
         raise ValueError(
             f"empty_neighborhood must be one of {EMPTY_NEIGHBORHOODS}; got {empty_neighborhood!r}."
         )
+
+
+def _check_points(name: str, tensor: Tensor) -> None:
+    expected = f"{name} must be a float32 or float64 tensor of shape (..., rows, columns)"
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{expected}; got {type(tensor).__name__}.")
+    if tensor.ndim < 2 or tensor.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{expected}; got {tensor.dtype} of shape {tuple(tensor.shape)}.")
+    if 0 in tensor.shape:
+        raise ValueError(f"{expected}, none of them 0; got shape {tuple(tensor.shape)}.")
+
+
+def _check_weights(weights: Tensor, n_keys: int, dtype: torch.dtype) -> None:
+    if not isinstance(weights, Tensor) or weights.ndim < 1 or weights.shape[-1] != n_keys:
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(f"weights must be a tensor with one value per key, {n_keys}; got {got}.")
+    if weights.dtype != dtype:
+        raise ValueError(
+            f"weights must have the dtype of the values, {dtype}; got {weights.dtype}."
+        )
+    if not bool(torch.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(
+            "weights must be finite and >= 0; got values from "
+            f"{weights.min():g} to {weights.max():g}."
+        )
+    if bool((weights.sum(dim=-1) == 0).any()):
+        raise ValueError("weights must have a positive value in every batch; got all zeros in one.")

@@ -292,7 +292,7 @@ def as_kernel(kernel: str | Callable[[Tensor], Tensor] | Kernel) -> Kernel:
             partial(_callable_slope, kernel),
             support=math.inf,
         )
-    if kernel not in KERNELS:
+    if not isinstance(kernel, str) or kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {sorted(KERNELS)} or a callable; got {kernel!r}.")
     return KERNELS[kernel]
 
@@ -304,7 +304,7 @@ def _callable_profile(function: Callable, sq: Tensor) -> Tensor:
 def _callable_slope(function: Callable, sq: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         distance = sq.sqrt().requires_grad_()
-        weights = function(distance)
+        weights = function(distance.clone())  # which it may overwrite
         if not weights.requires_grad:  # a step: flat wherever it has a slope
             return torch.zeros_like(sq)
         (slope,) = torch.autograd.grad(weights.sum(), distance)
@@ -322,11 +322,17 @@ def _check_callable(function: Callable) -> None:
             "A callable kernel must return a torch tensor of weights of the shape of the distances "
             f"it is given, here {tuple(probe.shape)}; got {got}."
         )
-    if not torch.isfinite(weights).all() or (weights < 0).any():
+    if weights.is_complex() or not torch.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
-            "A callable kernel must return finite weights >= 0; got values from "
-            f"{weights.min():g} to {weights.max():g} on distances 0 to 1000."
+            "A callable kernel must return finite weights >= 0; got "
+            f"{_range_of(weights)} on distances 0 to 1000."
         )
+
+
+def _range_of(weights: Tensor) -> str:
+    if weights.is_complex():
+        return "complex values"
+    return f"values from {weights.min():g} to {weights.max():g}"
 
 
 def _integrated_moments(kernel: Kernel) -> tuple[float, float]:

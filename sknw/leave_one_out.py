@@ -21,6 +21,7 @@ from sknw.widths import Widths
 # A bandwidth is searched between a fraction of the smallest gap and many times the range, where
 # the feature's influence on any weight is below rounding of the criterion.
 _GAP_FRACTION = 0.1
+REHEARSAL_SIZE = 400  # rows of the subsample on which starts are compared
 _SPREAD_FRACTION = 1e-7
 _EXTENT_MULTIPLE = 1e4
 _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
@@ -131,7 +132,8 @@ class LeaveOneOut:
         """The range of bandwidths worth trying for each feature."""
         spread, extent = self.spread, self.observations.extent
         gap = self.observations.smallest_gap
-        lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * spread)
+        typical = np.minimum(spread, self.observations.typical_deviation)
+        lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * typical)
         upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
         return Widths(np.where(extent > 0, lower, upper), upper, spread * self.kernel.search_scale)
 

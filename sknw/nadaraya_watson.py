@@ -44,7 +44,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         best accelerator; else as named.
     random_state : int, RandomState instance or None, default=None
         Draws the subsample on which ``bandwidth="loo"`` tries its starts when there are more than
-        500 rows. None is a fixed seed: fitting is deterministic.
+        400 rows. None is a fixed seed: fitting is deterministic.
     verbose : int, default=0
         Above 0, print what a bandwidth search found.
 

@@ -194,7 +194,7 @@ def _lbfgs(
         callback=record,
         options=options,
     )
-    return Minimum(result.x, float(result.fun), curve, converged=result.nit < max_iter)
+    return Minimum(result.x, float(result.fun), curve, converged=result.get("nit", 0) < max_iter)
 
 
 def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:

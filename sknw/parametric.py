@@ -57,7 +57,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     n_starts : int or "auto", default="auto"
         How many starts are tried: `w_init` if given, then the minima of the scan, then random
         multiples of the first start. ``"auto"``: `w_init` alone if given, else 3 for
-        ``"lbfgs"`` and 1 for ``"sgd"``. Above 500 rows the starts of ``"lbfgs"`` are compared on a
+        ``"lbfgs"`` and 1 for ``"sgd"``. Above 400 rows the starts of ``"lbfgs"`` are compared on a
         subsample.
     warm_start : bool, default=False
         Start from the last fit's `w_` instead of `w_init`.
@@ -188,6 +188,11 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _first_start(self, metric: ScaleMetric, n_features: int) -> np.ndarray | None:
         previous = getattr(self, "w_", None) if self.warm_start else None
+        if np.ndim(previous) == 1 and len(previous) != n_features:
+            raise ValueError(
+                f"warm_start=True goes on from w_, which has {len(previous)} values, but X has "
+                f"{n_features} features; use warm_start=False."
+            )
         w_init = self.w_init if previous is None else previous
         return None if w_init is None else metric.initial(w_init, n_features)
 

@@ -211,6 +211,8 @@ class Smoother:
         self, queries: Tensor, exclude: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, int]]:
         """Yield blocks of queries, their attention weights (m_b, n), and how many are empty."""
+        if self.empty_neighborhood == "raise":
+            self.predict(queries, exclude)  # refuses with the count over all queries
         size = max(1, tile_elements(self.keys.device, self.keys.dtype) // len(self.keys))
         for start in range(0, len(queries), size):
             block = slice(start, min(start + size, len(queries)))

@@ -725,7 +725,7 @@ def pooling_case(id, message, error=ValueError, **arguments):
     return Case(id, arguments, error, message)
 
 
-NOT_FLOATING = r" must be a floating-point tensor of at least 2 dimensions; got "
+NOT_FLOATING = r" must be a float32 or float64 tensor of shape \(..., rows, columns\); got "
 ONE_WEIGHT_PER_KEY = r"^weights must be .*4.*"
 
 POOLING = [
@@ -746,9 +746,19 @@ POOLING = [
     pooling_case(
         "features-differ", "queries have 1 features but keys have 2", queries=QUERY[:, :1]
     ),
-    pooling_case("too-few-values", r"got 4 keys and 3 values\.$", values=VALUE[:3]),
-    pooling_case("no-keys", r"at least one key", keys=KEY[:0], values=VALUE[:0]),
-    pooling_case("no-features", r"feature", queries=QUERY[:, :0], keys=KEY[:, :0]),
+    pooling_case("too-few-values", r"got 3 values and 4 keys\.$", values=VALUE[:3]),
+    pooling_case(
+        "no-keys",
+        r"^keys must be .*none of them 0; got shape \(0, ",
+        keys=KEY[:0],
+        values=VALUE[:0],
+    ),
+    pooling_case(
+        "no-features",
+        r"^queries must be .*none of them 0; got shape",
+        queries=QUERY[:, :0],
+        keys=KEY[:, :0],
+    ),
     pooling_case(
         "batches-differ",
         r"batch",
@@ -758,7 +768,13 @@ POOLING = [
     pooling_case("weights-too-short", ONE_WEIGHT_PER_KEY, weights=torch.ones(3)),
     pooling_case("weights-numpy", ONE_WEIGHT_PER_KEY, weights=np.ones(4)),
     pooling_case("weights-number", ONE_WEIGHT_PER_KEY, weights=torch.tensor(1.0)),
-    pooling_case("weights-of-another-batch", r"^weights must ", weights=torch.ones(2, 4)),
+    pooling_case(
+        "weights-of-another-batch",
+        r"^The batch dimensions of queries, keys, values and weights must broadcast; got .*\(3,\)",
+        queries=QUERY.expand(2, -1, -1),
+        weights=torch.ones(3, 4),
+    ),
+    pooling_case("weights-all-zero", r"^weights must have a positive", weights=torch.zeros(4)),
     pooling_case("weights-negative", r"^weights must be finite and >= 0", weights=-torch.ones(4)),
     pooling_case(
         "weights-nan", r"^weights must be finite and >= 0", weights=torch.full((4,), torch.nan)

@@ -125,13 +125,21 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([[1.0]], K, V), {}, "queries must be a floating-point tensor of at least 2 dimensions"),
-        ((Q[0], K, V), {}, "queries must be a floating-point tensor of at least 2 dimensions"),
-        ((Q, K.long(), V), {}, "keys must be a floating-point tensor"),
+        (
+            ([[1.0]], K, V),
+            {},
+            r"queries must be a float32 or float64 tensor of shape .*; got list",
+        ),
+        (
+            (Q[0], K, V),
+            {},
+            r"queries must be a float32 or float64 tensor .* got torch.float64 of shape \(2,\)",
+        ),
+        ((Q, K.long(), V), {}, "keys must be a float32 or float64 tensor.*got torch.int64"),
         ((Q.float(), K, V), {}, "must have one dtype"),
         ((Q[:, :1], K, V), {}, "queries have 1 features but keys have 2"),
-        ((Q, K, V[:3]), {}, "got 5 keys and 3 values"),
-        ((Q, K[:0], V[:0]), {}, "at least one key"),
+        ((Q, K, V[:3]), {}, "got 3 values and 5 keys"),
+        ((Q, K[:0], V[:0]), {}, "none of them 0"),
         ((Q, K, V), {"bandwidth": 0.0}, "bandwidth must be positive and finite; got 0.0"),
         ((Q, K, V), {"bandwidth": torch.ones(3)}, "bandwidth must be a number or have 2 values"),
         (
@@ -139,7 +147,7 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
             {"weights": torch.ones(4)},
             "weights must be a tensor with one value per key, 5",
         ),
-        ((Q, K, V), {"weights": -torch.ones(5)}, "weights must be finite and >= 0"),
+        ((Q, K, V), {"weights": -torch.ones(5).double()}, "weights must be finite and >= 0"),
         ((Q, K, V), {"leave_one_out": True}, "leave_one_out needs as many queries as keys"),
         ((Q, K, V), {"kernel": "gauss"}, "kernel must be one of"),
         ((Q, K, V), {"empty_neighborhood": "none"}, "empty_neighborhood must be one of"),

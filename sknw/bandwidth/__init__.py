@@ -17,6 +17,7 @@ from sknw.leave_one_out import LeaveOneOut
 SELECTORS: dict[str, Selector] = {
     selector.name: selector for selector in (LeaveOneOutSearch(), Scott(), Silverman())
 }
+_ACCEPTED = f"a positive number, an array with one per feature, or one of {list(SELECTORS)}"
 
 
 def check_bandwidth(bandwidth, n_features: int) -> None:
@@ -28,10 +29,7 @@ def check_bandwidth(bandwidth, n_features: int) -> None:
     """
     if isinstance(bandwidth, str):
         if bandwidth not in SELECTORS:
-            raise ValueError(
-                "bandwidth must be a positive number, an array with one per feature, or one of "
-                f"{list(SELECTORS)}; got {bandwidth!r}."
-            )
+            raise ValueError(f"bandwidth must be {_ACCEPTED}; got {bandwidth!r}.")
         return
     values = _as_numbers(bandwidth)
     if values.ndim > 1:
@@ -46,9 +44,12 @@ def check_bandwidth(bandwidth, n_features: int) -> None:
 
 
 def _as_numbers(bandwidth) -> np.ndarray:
-    values = np.asarray(bandwidth)
+    try:
+        values = np.asarray(bandwidth)
+    except ValueError:  # a ragged list
+        values = np.asarray(None)
     if values.dtype.kind not in "iuf":
-        raise ValueError(f"bandwidth must be numeric; got {bandwidth!r}.")
+        raise ValueError(f"bandwidth must be {_ACCEPTED}; got {bandwidth!r}.")
     return values.astype(np.float64)
 
 

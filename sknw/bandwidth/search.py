@@ -21,15 +21,14 @@ from sknw._observations import Observations
 from sknw._types import warn_user
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
-from sknw.leave_one_out import LeaveOneOut
+from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
 from sknw.optimize import Descent, Minimum, Objective, coordinate_scan, descend, scan_minima
 from sknw.widths import Widths
 
-_REHEARSAL_SIZE = 500
 _MAX_ITER = 200
 _TOL = 1e-12
 _EXPLORATIONS, _STRIDE = 3, 1.25
-_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 24, 1000  # multiples of the spreads
+_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 24, 600  # multiples of the spreads
 _MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
@@ -82,7 +81,7 @@ def _objective(task: LeaveOneOut) -> Objective:
 
 
 def _search(task: LeaveOneOut, random_state: np.random.RandomState) -> Minimum:
-    small = task.subsample(_REHEARSAL_SIZE, random_state)
+    small = task.subsample(REHEARSAL_SIZE, random_state)
     shrinkage = (len(small) / len(task)) ** (1 / (task.n_features + 4))
     descent = Descent(task.widths.bounds, _MAX_ITER, _TOL, task.polish_evaluations)
     best = descend(

@@ -63,7 +63,7 @@ class ScaleMetric(Metric):
         if values.ndim and values.shape != (n_scales,):
             raise ValueError(
                 f"w_init must be a number or an array of shape ({n_scales},), one value per "
-                f"scale of metric={type(self).__name__}; got shape {values.shape}."
+                f"scale that {type(self).__name__} learns; got shape {values.shape}."
             )
         if not (np.isfinite(values).all() and (values != 0).all()):
             raise ValueError(f"w_init must be finite and not zero; got {w_init}.")

@@ -14,7 +14,8 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
     ValueError
         If none of the candidates can; the message gives every reason of every candidate.
     """
-    candidates = list(ALGORITHMS.values()) if algorithm == "auto" else [_named(algorithm)]
+    automatic = isinstance(algorithm, str) and algorithm == "auto"
+    candidates = list(ALGORITHMS.values()) if automatic else [_named(algorithm)]
     refusals = []
     for candidate in candidates:
         reasons = candidate.unsupported_reasons(problem)
@@ -27,7 +28,7 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
 
 
 def _named(algorithm: str) -> Algorithm:
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(
             f"algorithm must be 'auto' or one of {list(ALGORITHMS)}; got {algorithm!r}."
         )

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sknw.leave_one_out import REHEARSAL_SIZE
 from sknw.optimize import Objective, scan_minima
 from sknw.training.lbfgs import Lbfgs
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.sgd import Sgd
 
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Lbfgs(), Sgd())}
-_REHEARSAL_SIZE = 500
 _RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts
 
 
@@ -48,7 +48,7 @@ def train(
     if len(task) < 2:
         w = np.ones(problem.module.w.numel()) if w_init is None else w_init
         return Trained(w, [np.nan], np.nan, np.nan, n_iter=0, converged=True)
-    small = task.subsample(_REHEARSAL_SIZE, random_state)
+    small = task.subsample(REHEARSAL_SIZE, random_state)
     rehearsal = problem.on(small) if len(small) < len(task) else None
     if n_starts == "auto":
         n_starts = SOLVERS[solver].n_starts if w_init is None else 1

@@ -68,7 +68,7 @@ def _has_stalled(curve: list[float], settings: Settings) -> bool:
     patience = settings.n_iter_no_change
     if len(curve) <= patience:
         return False
-    return min(curve[-patience:]) > min(curve[:-patience]) * (1 - settings.tol)
+    return min(curve[-patience:]) >= min(curve[:-patience]) * (1 - settings.tol)
 
 
 def _fallback(problem: TrainingProblem, visited: list[torch.Tensor], curve: list[float]) -> Trained:
