@@ -25,7 +25,7 @@ REHEARSAL_SIZE = 400  # rows of the subsample on which starts are compared
 _SPREAD_FRACTION = 1e-7
 _EXTENT_MULTIPLE = 1e4
 _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
-_SCAN_POINTS = 24
+_SCAN_POINTS = 16
 _POLISH_PAIRS = 2e9
 _SCAN_POINTS_ONE_FEATURE = 60
 

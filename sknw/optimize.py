@@ -19,7 +19,7 @@ from sknw._threads import one_blas_thread
 
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
 _ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
-_NEARLY = 0.02  # in the logarithm of the objective
+_NEARLY, _HOPELESS = 0.02, 0.5  # in the logarithm of the objective
 _NEAR, _NEAR_POINTS = 0.4, 81  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
 
@@ -162,6 +162,8 @@ def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Mini
 
 def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the lowest point and those that are nearly as low."""
+    if len(points) == 1:
+        return list(points)
     values = [objective.log_value(point) for point in points]
     return [
         point for point, value in zip(points, values, strict=True) if value < min(values) + _NEARLY
@@ -177,12 +179,12 @@ def _lbfgs(
     """Minimise by bounded L-BFGS."""
     bounds, max_iter = descent.bounds, descent.max_iter
     start = np.clip(np.asarray(start, dtype=np.float64), *np.transpose(bounds))
-    curve = [objective.reported(start)]
+    curve: list[float] = []
 
     def record(x: np.ndarray) -> None:
         curve.append(objective.reported(x))
         if on_step is not None:
-            on_step(len(curve) - 1, curve[-1])
+            on_step(len(curve), curve[-1])
 
     options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10}
     result = optimize.minimize(
@@ -194,6 +196,7 @@ def _lbfgs(
         callback=record,
         options=options,
     )
+    curve.insert(0, objective.reported(start))  # evaluated by the search
     return Minimum(result.x, float(result.fun), curve, converged=result.get("nit", 0) < max_iter)
 
 
@@ -242,10 +245,14 @@ def _lowest(minima: Iterable[Minimum], keep: int, apart: float = 0.05) -> list[M
 
 
 def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the local minima of the objective along a line of points, the lowest first."""
+    """Return the local minima of the objective along a line of points, the lowest first.
+
+    Minima much higher than the lowest are left out, among them the plateau of saturated windows.
+    """
     values = np.array([objective.log_value(point) for point in points])
     padded = np.concatenate([[np.inf], values, [np.inf]])
     found = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
+    found = found[values[found] <= values.min() + _HOPELESS]
     return [points[index] for index in sorted(found, key=lambda index: values[index])]
 
 

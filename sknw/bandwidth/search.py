@@ -26,9 +26,9 @@ from sknw.optimize import Descent, Minimum, Objective, coordinate_scan, descend,
 from sknw.widths import Widths
 
 _MAX_ITER = 200
-_TOL = 1e-12
-_EXPLORATIONS, _STRIDE = 3, 1.25
-_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 24, 600  # multiples of the spreads
+_TOL = 1e-11
+_EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
+_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
 _MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
@@ -46,13 +46,14 @@ class LeaveOneOutSearch(Selector):
         """Search; take Scott's rule where leave-one-out cannot tell bandwidths apart."""
         if not _is_informative(observations):
             return _by_rule(observations, task, random_state)
-        best = _search(task, random_state)
+        objective = _objective(task)
+        best = _search(task, objective, random_state)
         if not best.converged:
             warn_user(
                 f"The bandwidth search stopped after {_MAX_ITER} steps without converging.",
                 ConvergenceWarning,
             )
-        return _selection(task, task.widths.values(best.x))
+        return Selection(task.widths.values(best.x), objective.reported(best.x) * task.unit)
 
 
 def _is_informative(observations: Observations) -> bool:
@@ -63,11 +64,7 @@ def _is_informative(observations: Observations) -> bool:
 def _by_rule(
     observations: Observations, task: LeaveOneOut, random_state: np.random.RandomState
 ) -> Selection:
-    return _selection(task, Scott().select(observations, task, random_state).bandwidth)
-
-
-def _selection(task: LeaveOneOut, bandwidth: np.ndarray) -> Selection:
-    rows = task.rows
+    bandwidth, rows = Scott().select(observations, task, random_state).bandwidth, task.rows
     with torch.no_grad():
         scale = to_tensor(bandwidth, dtype=rows.dtype, device=rows.device)
         return Selection(bandwidth, task.loss(rows / scale).item() * task.unit)
@@ -80,18 +77,20 @@ def _objective(task: LeaveOneOut) -> Objective:
     return Objective(loss, device=task.rows.device)
 
 
-def _search(task: LeaveOneOut, random_state: np.random.RandomState) -> Minimum:
+def _search(
+    task: LeaveOneOut, objective: Objective, random_state: np.random.RandomState
+) -> Minimum:
     small = task.subsample(REHEARSAL_SIZE, random_state)
     shrinkage = (len(small) / len(task)) ** (1 / (task.n_features + 4))
     descent = Descent(task.widths.bounds, _MAX_ITER, _TOL, task.polish_evaluations)
     best = descend(
-        _objective(task),
+        objective,
         _starts(small, random_state),
         descent,
         rehearsal=_objective(small) if len(small) < len(task) else None,
         carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
     )
-    return _explored(task, best, descent)
+    return _explored(task, objective, best, descent)
 
 
 def _starts(task: LeaveOneOut, random_state: np.random.RandomState) -> list[np.ndarray]:
@@ -115,9 +114,8 @@ def _drawn_starts(task: LeaveOneOut, random_state: np.random.RandomState) -> lis
     return points[: int(np.clip(_ROWS_PER_START / len(task), 1, 6))]
 
 
-def _explored(task: LeaveOneOut, best: Minimum, descent: Descent) -> Minimum:
+def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
     """Look around a minimum and descend again, as long as something lower lies close by."""
-    objective = _objective(task)
     for _ in range(_EXPLORATIONS):
         lower = _lower_neighbor(objective, task, best)
         if lower is None:
@@ -131,7 +129,8 @@ def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> M
     """Return the best of the moves of one width, if it is lower (or wider and no higher)."""
     widths = task.widths.values(best.x)
     found = None
-    for feature, moved in _moves(widths, task.widths):
+    strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
+    for feature, moved in _moves(widths, task.widths, strides):
         x = best.x.copy()
         x[feature] = task.widths.coordinates(np.where(np.arange(len(x)) == feature, moved, widths))[
             feature
@@ -143,7 +142,9 @@ def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> M
     return found
 
 
-def _moves(widths: np.ndarray, ranges: Widths) -> Iterator[tuple[int, float]]:
+def _moves(
+    widths: np.ndarray, ranges: Widths, strides: tuple[float, ...]
+) -> Iterator[tuple[int, float]]:
     """Yield moves (feature, width): a broad one out of the way, a narrow one up and down."""
     for feature, width in enumerate(widths):
         if width >= ranges.upper[feature]:
@@ -151,5 +152,4 @@ def _moves(widths: np.ndarray, ranges: Widths) -> Iterator[tuple[int, float]]:
         if width > ranges.spread[feature]:
             yield feature, np.inf
         else:
-            yield feature, width * _STRIDE
-            yield feature, width / _STRIDE
+            yield from ((feature, width * stride) for stride in strides)

@@ -4,12 +4,12 @@ Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is se
 than its transpose. Leave-one-out sums of a set over itself visit each unordered pair once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sknw._arrays import accumulator_dtype, working_memory_bytes
+from sknw._arrays import accumulator_dtype
 from sknw.kernels import Kernel
 from sknw.sums.problem import Algorithm, Problem
 from sknw.sums.tiles import (
@@ -23,38 +23,15 @@ from sknw.sums.tiles import (
 
 _KEYS_PER_TILE = 2048
 _SQUARE_TILE = 512
-_KEPT_ELEMENTS = 2**21
 
 
 @dataclass(frozen=True)
 class DenseState:
-    """Keys ready for tiles.
-
-    Parameters
-    ----------
-    kernel : Kernel
-        The window.
-    keys : Points
-        The keys (b, n, d).
-    columns : Tensor of shape (b, k, n)
-        Value columns.
-    kept : dict
-        Weights of the keys on one another, tile by tile, where they are few enough to keep for a
-        second pass over the same keys.
-    """
+    """Keys ready for tiles, with their value columns (b, k, n)."""
 
     kernel: Kernel
     keys: Points
     columns: Tensor
-    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    @property
-    def may_keep(self) -> bool:
-        """Whether all weights of the keys on one another are few."""
-        b, n, _ = self.keys.rows.shape
-        elements = b * n * n
-        bytes_needed = elements * self.keys.rows.dtype.itemsize
-        return elements <= _KEPT_ELEMENTS and bytes_needed <= working_memory_bytes() // 4
 
 
 class Dense(Algorithm):
@@ -69,11 +46,9 @@ class Dense(Algorithm):
     def prepare(
         self, kernel: Kernel, keys: Tensor, columns: Tensor, like: DenseState | None = None
     ) -> DenseState:
-        """Lift the keys once, and keep what another state of the same keys found out."""
-        if like is not None and like.keys.rows is keys:
-            kept = like.kept if like.kernel is kernel else {}
-            return DenseState(kernel, like.keys, columns, kept)
-        return DenseState(kernel, Points.of(keys), columns)
+        """Lift the keys once."""
+        shares = like is not None and like.keys.rows is keys
+        return DenseState(kernel, like.keys if shares else Points.of(keys), columns)
 
     def sums(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
@@ -148,15 +123,11 @@ def _self_sums(state: DenseState, _queries: None, _exclude: None, shape: tuple[i
     for a, i in enumerate(tiles):
         for b in range(a, len(tiles)):
             j = tiles[b]
-            weights = state.kept.get((a, b))
-            if weights is None:
-                product = may_use_product(state.kernel, keys, reach[a], reach[b])
-                weights = state.kernel.profile(squared_distances(keys, keys, i, j, product=product))
-                if a == b:
-                    weights.diagonal(dim1=-2, dim2=-1).zero_()
-                if state.may_keep:
-                    state.kept[a, b] = weights
-            if a != b:
+            product = may_use_product(state.kernel, keys, reach[a], reach[b])
+            weights = state.kernel.profile(squared_distances(keys, keys, i, j, product=product))
+            if a == b:
+                weights.diagonal(dim1=-2, dim2=-1).zero_()
+            else:
                 total[:, :, j] += columns[:, :, i] @ weights
             total[:, :, i] += columns[:, :, j] @ weights.mT
     return total

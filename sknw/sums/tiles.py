@@ -6,6 +6,8 @@ the product only where the kernel is smooth in the squared distance and the bloc
 error negligible, so one remote row costs only its own block.
 """
 
+import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ _FEW_FEATURES = 4
 # Elements of a tile: small enough for a CPU's cache, large enough to fill an accelerator.
 _TILE_ELEMENTS = {"cpu": 2**19, "accelerator": 2**25}
 _BUFFERS_PER_TILE = 4
+_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def squared_distances(
     if product:
         lifted = queries.lifted[:, query_block]
         left = torch.cat([-2 * lifted[..., :-2], lifted[..., -1:], lifted[..., -2:-1]], dim=-1)
-        return left @ keys.lifted[:, key_block].mT  # (b, m_t, d + 2) @ (b, d + 2, n_t)
+        right = keys.lifted[:, key_block]
+        out = _scratch(0, left, right)
+        return torch.bmm(left, right.mT, out=out)  # (b, m_t, d + 2) @ (b, d + 2, n_t)
     return differences_squared(queries.rows[:, query_block], keys.rows[:, key_block])
 
 
@@ -87,11 +92,30 @@ def differences_squared(queries: Tensor, keys: Tensor) -> Tensor:
     if queries.shape[-1] > _FEW_FEATURES:
         distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.square_()
-    total: Tensor | None = None
+    total = _scratch(0, queries, keys)
     for feature in range(queries.shape[-1]):
-        step = queries[..., :, None, feature] - keys[..., None, :, feature]
-        total = step.square_() if total is None else total.addcmul_(step, step)
+        step = _scratch(1, queries, keys) if feature else total
+        torch.sub(queries[..., :, None, feature], keys[..., None, :, feature], out=step)
+        total = total.addcmul_(step, step) if feature else total.square_()
     return total
+
+
+def _scratch(slot: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """Return an uninitialised tensor (..., m, n) for one tile.
+
+    On a CPU each thread keeps its memory for the next tile, since fresh pages cost more than the
+    arithmetic on them; what a slot holds is gone with the next tile that takes the slot.
+    """
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    n_elements = math.prod(shape)
+    if queries.device.type != "cpu" or n_elements > _TILE_ELEMENTS["cpu"]:
+        return queries.new_empty(shape)
+    kept = _thread.__dict__.setdefault("kept", {})
+    key = slot, queries.dtype
+    if key not in kept or len(kept[key]) < n_elements:
+        with torch.inference_mode(False):  # it outlives the mode it is first asked for in
+            kept[key] = torch.empty(n_elements, dtype=queries.dtype, device=queries.device)
+    return kept[key][:n_elements].view(shape)
 
 
 def exclude_keys(weights: Tensor, exclude: Tensor | None, key_block: slice, value: float) -> None:
