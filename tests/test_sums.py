@@ -1,6 +1,7 @@
 """The engine against the explicit matrix: values, gradients, merge, tiles, memory."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -291,13 +292,26 @@ def test_an_algorithm_reuses_the_state_of_the_same_keys():
     dense = ALGORITHMS["dense"]
     keys, columns = points(50, 2, seed=1), columns_of(50, 2, seed=2)
     first = PreparedSums.of(KERNELS["gaussian"], keys, columns, dense)
-    first.sums(None)
-    assert first.state.kept
     again = PreparedSums.of(KERNELS["gaussian"], keys, 2 * columns, dense, like=first.state)
-    assert again.state.kept is first.state.kept
+    assert again.state.keys is first.state.keys
     torch.testing.assert_close(again.sums(None).sums, 2 * first.sums(None).sums)
-    other = PreparedSums.of(KERNELS["tophat"], keys, columns, dense, like=first.state)
-    assert other.state.kept is not first.state.kept
+    others = PreparedSums.of(KERNELS["gaussian"], keys.clone(), columns, dense, like=first.state)
+    assert others.state.keys is not first.state.keys
+
+
+def test_memory_kept_for_tiles_outlives_inference_mode_and_serves_several_threads():
+    keys, queries = points(400, 6, seed=1), points(300, 6, seed=2)
+    columns = columns_of(400, 2, seed=3)
+
+    def ratio():
+        return kernel_sums(KERNELS["gaussian"], queries, keys, columns).sums
+
+    with ThreadPoolExecutor(1) as fresh_thread, torch.inference_mode():
+        fresh_thread.submit(torch.inference_mode()(ratio)).result()
+        expected = ratio()
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: ratio(), range(16)):
+            torch.testing.assert_close(result, expected.clone(), rtol=0, atol=0)
 
 
 class Picky(Algorithm):
