@@ -38,14 +38,13 @@ from sknw._types import EmptyNeighborhoodWarning, warn_user
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
+from sknw.metrics import pulled_in
 from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother
 from sknw.sums import ALGORITHMS
 
 _FLOATS = [np.float64, np.float32]
 _LARGEST_PROPERTY = 2000
 _SEED = 0  # random_state=None means deterministic, and never the global generator
-# Coordinates beyond this are pulled in: their squares must not overflow.
-_LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 
 
 class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
@@ -299,8 +298,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
         bandwidth = to_tensor(np.asarray(self.bandwidth_), dtype=dtype, device=device)
-        embedded = self._embed(_pulled_in(rows / bandwidth, rows, bandwidth))
-        return _pulled_in(embedded, embedded, torch.ones_like(bandwidth))
+        embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
+        return pulled_in(embedded, embedded, torch.ones_like(bandwidth))
 
     def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
         centred = X - self._observations.centre
@@ -325,17 +324,6 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         y = np.clip(y, observations.y_min, observations.y_max)
         y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
         return y[:, 0] if self._y_is_flat else y
-
-
-def _pulled_in(scaled: torch.Tensor, rows: torch.Tensor, bandwidth: torch.Tensor) -> torch.Tensor:
-    """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
-    limit = _LARGEST_COORDINATE[scaled.dtype]
-    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
-    if not remote.any():
-        return scaled
-    direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
-    moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
-    return torch.where(remote, moved, scaled)
 
 
 def _warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:

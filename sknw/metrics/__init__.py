@@ -3,9 +3,9 @@
 `METRICS` holds them by the name that the ``metric`` parameter takes.
 """
 
-from sknw.metrics._base import Metric
+from sknw.metrics._base import Metric, pulled_in
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
 
 METRICS: dict[str, type[Metric]] = {"scalar": ScalarMetric, "diagonal": DiagonalMetric}
 
-__all__ = ["METRICS", "DiagonalMetric", "Metric", "ScalarMetric", "ScaleMetric"]
+__all__ = ["METRICS", "DiagonalMetric", "Metric", "ScalarMetric", "ScaleMetric", "pulled_in"]

@@ -5,8 +5,12 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+
+# Coordinates beyond this are pulled in: their squares must not overflow.
+_LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 
 
 class Metric(ABC, BaseEstimator):
@@ -42,3 +46,14 @@ class Metric(ABC, BaseEstimator):
         }
         module.load_state_dict(state)
         return module
+
+
+def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
+    """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
+    limit = _LARGEST_COORDINATE[scaled.dtype]
+    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
+    if not remote.any():
+        return scaled
+    direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
+    moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
+    return torch.where(remote, moved, scaled)

@@ -1,0 +1,73 @@
+"""Kernels that a user writes: a function of the distance becomes a record."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sknw.kernels.named import KERNELS
+from sknw.kernels.record import Kernel, half_inverse_root
+
+
+def as_kernel(kernel: str | Callable[[Tensor], Tensor] | Kernel) -> Kernel:
+    """Return the record of a kernel's name or of a user's function of the distance.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the function's weights are not a tensor of the shape it was
+        given, finite and not negative.
+    """
+    if isinstance(kernel, Kernel):
+        return kernel
+    if callable(kernel):
+        _check_callable(kernel)
+        return Kernel(
+            getattr(kernel, "__name__", type(kernel).__name__),
+            partial(_callable_profile, kernel),
+            partial(_callable_slope, kernel),
+            support=math.inf,
+        )
+    if not isinstance(kernel, str) or kernel not in KERNELS:
+        raise ValueError(f"kernel must be one of {sorted(KERNELS)} or a callable; got {kernel!r}.")
+    return KERNELS[kernel]
+
+
+def _callable_profile(function: Callable, sq: Tensor) -> Tensor:
+    return function(sq.sqrt_()).to(sq.dtype)
+
+
+def _callable_slope(function: Callable, sq: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        distance = sq.sqrt().requires_grad_()
+        weights = function(distance.clone())  # which it may overwrite
+        if not weights.requires_grad:  # a step: flat wherever it has a slope
+            return torch.zeros_like(sq)
+        (slope,) = torch.autograd.grad(weights.sum(), distance)
+    return slope * half_inverse_root(sq)
+
+
+def _check_callable(function: Callable) -> None:
+    probe = torch.cat([torch.zeros(1), torch.logspace(-3, 3, 23)]).double().reshape(4, 6)
+    weights = function(probe.clone())
+    if not isinstance(weights, Tensor) or weights.shape != probe.shape:
+        got = (
+            f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else repr(type(weights))
+        )
+        raise ValueError(
+            "A callable kernel must return a torch tensor of weights of the shape of the distances "
+            f"it is given, here {tuple(probe.shape)}; got {got}."
+        )
+    if weights.is_complex() or not torch.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            "A callable kernel must return finite weights >= 0; got "
+            f"{_range_of(weights)} on distances 0 to 1000."
+        )
+
+
+def _range_of(weights: Tensor) -> str:
+    if weights.is_complex():
+        return "complex values"
+    return f"values from {weights.min():g} to {weights.max():g}"

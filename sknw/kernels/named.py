@@ -1,0 +1,156 @@
+"""The kernels that have a name: a new one is one more record here."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sknw.kernels.record import Kernel, half_inverse_root
+
+
+def exp_(exponent: Tensor) -> Tensor:
+    """Exponentiate in place, never into denormal numbers (they are several times slower)."""
+    floor = -87.0 if exponent.dtype == torch.float32 else -700.0
+    return exponent.clamp_min_(floor).exp_()
+
+
+def _gaussian(sq: Tensor) -> Tensor:
+    return exp_(sq.mul_(-0.5))
+
+
+def _gaussian_slope(sq: Tensor) -> Tensor:
+    return _gaussian(sq).mul_(-0.5)
+
+
+def _gaussian_log(sq: Tensor) -> Tensor:
+    return -0.5 * sq
+
+
+def _gaussian_log_slope(sq: Tensor) -> Tensor:
+    return torch.full_like(sq, -0.5)
+
+
+def _gaussian_tail(excess: Tensor, nearest: Tensor) -> Tensor:
+    return exp_(-0.5 * excess)
+
+
+def _exponential(sq: Tensor) -> Tensor:
+    return exp_(sq.sqrt_().neg_())
+
+
+def _exponential_slope(sq: Tensor) -> Tensor:
+    return -half_inverse_root(sq) * _exponential(sq.clone())
+
+
+def _exponential_log(sq: Tensor) -> Tensor:
+    return -sq.sqrt()
+
+
+def _exponential_log_slope(sq: Tensor) -> Tensor:
+    return -half_inverse_root(sq)
+
+
+def _exponential_tail(excess: Tensor, nearest: Tensor) -> Tensor:
+    # √(a + e) − √a = e / (√(a + e) + √a): no cancellation far away
+    root_sum = (nearest + excess).sqrt() + nearest.sqrt()
+    return exp_(torch.where(excess > 0, -excess / root_sum, 0.0))
+
+
+def _cosine(sq: Tensor) -> Tensor:
+    # cos(πu/2) = sin(π(1 − u)/2): exactly zero at the edge of the support
+    return sq.clamp_max_(1).sqrt_().neg_().add_(1).mul_(math.pi / 2).sin_()
+
+
+def _cosine_slope(sq: Tensor) -> Tensor:
+    return torch.where(sq < 1, -(math.pi**2) / 8 * torch.sinc(sq.sqrt() / 2), 0.0)
+
+
+def _epanechnikov(sq: Tensor) -> Tensor:
+    return sq.neg_().add_(1).clamp_min_(0)
+
+
+def _epanechnikov_slope(sq: Tensor) -> Tensor:
+    return -(sq < 1).to(sq.dtype)
+
+
+def _tophat(sq: Tensor) -> Tensor:
+    return (sq < 1).to(sq.dtype)
+
+
+def _linear(sq: Tensor) -> Tensor:
+    return sq.sqrt_().neg_().add_(1).clamp_min_(0)
+
+
+def _linear_slope(sq: Tensor) -> Tensor:
+    return torch.where(sq < 1, -half_inverse_root(sq), 0.0)
+
+
+def _biweight(sq: Tensor) -> Tensor:
+    return _epanechnikov(sq).square_()
+
+
+def _biweight_slope(sq: Tensor) -> Tensor:
+    return _epanechnikov(sq).mul_(-2)
+
+
+def _triweight(sq: Tensor) -> Tensor:
+    base = _epanechnikov(sq)
+    return base.square().mul_(base)
+
+
+def _triweight_slope(sq: Tensor) -> Tensor:
+    return _epanechnikov(sq).square_().mul_(-3)
+
+
+def _tricube_base(sq: Tensor) -> Tensor:
+    return (1 - sq * sq.sqrt()).clamp_min_(0)
+
+
+def _tricube(sq: Tensor) -> Tensor:
+    base = _tricube_base(sq.clamp_max_(1))
+    return base.square().mul_(base)
+
+
+def _tricube_slope(sq: Tensor) -> Tensor:
+    sq = sq.clamp_max_(1)
+    return _tricube_base(sq).square_().mul_(sq.sqrt()).mul_(-4.5)
+
+
+_ROOT_PI = math.sqrt(math.pi)
+
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel(
+            "gaussian",
+            _gaussian,
+            _gaussian_slope,
+            support=math.inf,
+            roughness=1 / (2 * _ROOT_PI),
+            second_moment=1.0,
+            smooth=True,
+            tail=_gaussian_tail,
+            log_profile=_gaussian_log,
+            log_slope=_gaussian_log_slope,
+            slope_factor=-0.5,
+        ),
+        Kernel(
+            "exponential",
+            _exponential,
+            _exponential_slope,
+            support=math.inf,
+            roughness=1 / 4,
+            second_moment=2.0,
+            tail=_exponential_tail,
+            log_profile=_exponential_log,
+            log_slope=_exponential_log_slope,
+        ),
+        Kernel("cosine", _cosine, _cosine_slope, 1.0, math.pi**2 / 16, 1 - 8 / math.pi**2),
+        Kernel("epanechnikov", _epanechnikov, _epanechnikov_slope, 1.0, 3 / 5, 1 / 5, smooth=True),
+        Kernel("tophat", _tophat, torch.zeros_like, 1.0, 1 / 2, 1 / 3),
+        Kernel("linear", _linear, _linear_slope, 1.0, 2 / 3, 1 / 6),
+        Kernel("biweight", _biweight, _biweight_slope, 1.0, 5 / 7, 1 / 7, smooth=True),
+        Kernel("triweight", _triweight, _triweight_slope, 1.0, 350 / 429, 1 / 9, smooth=True),
+        Kernel("tricube", _tricube, _tricube_slope, 1.0, 175 / 247, 35 / 243),
+    )
+}

@@ -1,0 +1,138 @@
+"""The record of a kernel, and the records that follow from one."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from scipy.integrate import IntegrationWarning, quad
+from torch import Tensor
+
+GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One window function.
+
+    Parameters
+    ----------
+    name : str
+        The public name.
+    profile : callable
+        Weights from squared distances, any shape. It owns its argument and may overwrite it.
+    slope : callable
+        Derivative of `profile` with respect to the squared distance; it owns its argument too.
+    support : float
+        The weight is zero from this distance on: 1.0, or infinity.
+    roughness, second_moment : float or None, default=None
+        ``∫K²`` and ``∫u²K`` of the kernel normalised in one dimension; None: by quadrature.
+    smooth : bool, default=False
+        Whether the profile is Lipschitz in the squared distance, so that distances may come from
+        the faster ``|q|² + |z|² − 2qz``, whose error is absolute.
+    tail : callable or None, default=None
+        For kernels that underflow: ``(excess, nearest) -> K(√(nearest + excess)) / K(√nearest)``.
+    log_profile, log_slope : callable or None, default=None
+        ``log K`` and ``d log K / ds`` at a squared distance, where there is a tail.
+    slope_factor : float or None, default=None
+        ``c`` where ``dK/ds = c K`` (the Gaussian's −½): gradients then reuse the forward sums.
+    """
+
+    name: str
+    profile: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    support: float
+    roughness: float | None = None
+    second_moment: float | None = None
+    smooth: bool = False
+    tail: Callable[[Tensor, Tensor], Tensor] | None = None
+    log_profile: Callable[[Tensor], Tensor] | None = None
+    log_slope: Callable[[Tensor], Tensor] | None = None
+    slope_factor: float | None = None
+
+    @property
+    def canonical_factor(self) -> float:
+        """Bandwidth that smooths as much as a Gaussian of bandwidth 1 (Marron & Nolan 1988)."""
+        roughness, second_moment = self.roughness, self.second_moment
+        if roughness is None or second_moment is None:
+            roughness, second_moment = _integrated_moments(self)
+        return (roughness / second_moment**2) ** 0.2 / GAUSSIAN_CANONICAL
+
+    @property
+    def search_scale(self) -> float:
+        """The canonical factor where it is known in closed form, else 1."""
+        return self.canonical_factor if self.roughness is not None else 1.0
+
+    @property
+    def has_smooth_loss(self) -> bool:
+        """Whether losses are smooth in the bandwidth, so that gradients suffice to minimise."""
+        return self.tail is not None
+
+    def derivative(self) -> "Kernel":
+        """Return the kernel whose profile is the slope of this one."""
+        tail = self.tail and partial(_derivative_tail, self.tail, self.log_slope)
+        return replace(
+            self,
+            name=f"slope of {self.name}",
+            profile=self.slope,
+            smooth=self.smooth and self.name != "epanechnikov",
+            tail=tail,
+        )
+
+    def squared(self) -> "Kernel":
+        """Return the kernel whose weights are the squares of this one's."""
+        return replace(
+            self,
+            name=f"square of {self.name}",
+            profile=partial(_squared_profile, self.profile),
+            tail=self.tail and partial(_squared_tail, self.tail),
+            log_profile=self.log_profile and partial(_doubled, self.log_profile),
+        )
+
+
+def _squared_profile(profile: Callable, sq: Tensor) -> Tensor:
+    return profile(sq).square()
+
+
+def _squared_tail(tail: Callable, excess: Tensor, nearest: Tensor) -> Tensor:
+    return tail(excess, nearest).square()
+
+
+def _doubled(function: Callable, sq: Tensor) -> Tensor:
+    return 2 * function(sq)
+
+
+def _derivative_tail(
+    tail: Callable, log_slope: Callable, excess: Tensor, nearest: Tensor
+) -> Tensor:
+    return log_slope(nearest + excess) * tail(excess, nearest)
+
+
+def _integrated_moments(kernel: Kernel) -> tuple[float, float]:
+    """Roughness and second moment by quadrature, for kernels that come without them."""
+
+    def weight(u: float) -> float:
+        return float(kernel.profile(torch.full((1,), u * u, dtype=torch.float64)))
+
+    def moment(integrand: Callable[[float], float]) -> float:
+        near, far = quad(integrand, 0, 1, limit=200), quad(integrand, 1, math.inf, limit=200)
+        return 2 * (near[0] + far[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", IntegrationWarning)
+        try:
+            mass = moment(weight)
+            roughness = moment(lambda u: weight(u) ** 2) / mass**2
+            return roughness, moment(lambda u: u * u * weight(u)) / mass
+        except (IntegrationWarning, ZeroDivisionError):
+            raise ValueError(
+                f"The kernel {kernel.name!r} has no finite second moment, so the bandwidth rules "
+                "do not apply to it; give the bandwidth as a number or as 'loo'."
+            ) from None
+
+
+def half_inverse_root(sq: Tensor) -> Tensor:
+    """``1 / (2u)``, the derivative of u in s; 0 at u = 0, where no pair can pull."""
+    return torch.where(sq > 0, 0.5 * sq.rsqrt(), 0.0)
