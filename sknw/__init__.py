@@ -1,8 +1,14 @@
 """Nadaraya-Watson kernel regression (attention pooling) as scikit-learn estimators on torch."""
 
+from sknw._types import DeviceWarning, EmptyNeighborhoodWarning
 from sknw.nadaraya_watson import NadarayaWatsonRegressor
 from sknw.parametric import ParametricNWRegressor
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["NadarayaWatsonRegressor", "ParametricNWRegressor"]
+__all__ = [
+    "DeviceWarning",
+    "EmptyNeighborhoodWarning",
+    "NadarayaWatsonRegressor",
+    "ParametricNWRegressor",
+]

@@ -6,8 +6,7 @@ import reference
 import sklearn
 from scipy import sparse
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
-from sknw._types import EmptyNeighborhoodWarning
+from sknw import EmptyNeighborhoodWarning, NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.datasets import make_attention_curve
 from sknw.kernels import KERNELS
 
