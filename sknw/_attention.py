@@ -61,7 +61,7 @@ def _blocks(
     group, n_keys = observations.group, observations.n_keys
     rows_are_keys = len(group) == n_keys and np.array_equal(group, np.arange(n_keys))
     key_of_row = np.minimum(group, n_keys - 1)  # a weightless row has no key, and no share
-    for block, weights, empty in smoother.attention(queries, exclude):
+    for block, weights, empty in smoother.attention(queries, exclude, width=len(group)):
         rows = to_numpy(weights)
         if not rows_are_keys:
             rows = (rows[:, key_of_row] * observations.share).astype(rows.dtype, copy=False)

@@ -38,7 +38,7 @@ from sknw._types import EmptyNeighborhoodWarning, warn_user
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import pulled_in
+from sknw.metrics import pulled_in, representable_bandwidth
 from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother
 from sknw.sums import ALGORITHMS
 
@@ -297,7 +297,10 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _embedded(self, centred: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
-        bandwidth = to_tensor(np.asarray(self.bandwidth_), dtype=dtype, device=device)
+        bandwidth = representable_bandwidth(
+            self.bandwidth_, self._observations.keys, torch.finfo(dtype).max
+        )
+        bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
         return pulled_in(embedded, embedded, torch.ones_like(bandwidth))
 

@@ -37,7 +37,7 @@ def attention_pooling(
     bandwidth : float or Tensor of shape () or (n_features,), default=1.0
         Width of the window, > 0.
     kernel : str or callable, default="gaussian"
-        As in `NadarayaWatsonRegressor`.
+        As in `NadarayaWatsonRegressor`. Parameters inside a callable get no gradient.
     weights : Tensor of shape (..., n_keys), default=None
         Weights of the keys, >= 0; zero masks a key out.
     leave_one_out : bool, default=False
@@ -45,7 +45,7 @@ def attention_pooling(
     algorithm : str, default="auto"
         As in `NadarayaWatsonRegressor`.
     empty_neighborhood : {"nearest", "mean", "nan", "raise"}, default="nearest"
-        What a query without a key in reach gets; no gradient flows there.
+        What a query without a key in reach gets; gradients flow to values alone there.
 
     Returns
     -------
@@ -69,8 +69,12 @@ def attention_pooling(
     bandwidth = _checked_bandwidth(bandwidth, queries)
     weights = torch.ones_like(values[..., 0]) if weights is None else weights
     batch = _batch_shape(queries, keys, values, weights)
+    in_use = (weights > 0)[..., None]
     # shifting all points alike changes no distance and keeps squares small
-    centre = keys.detach().mean(dim=-2, keepdim=True)
+    centre = torch.where(in_use, keys.detach(), 0.0).sum(dim=-2, keepdim=True)
+    centre = centre / in_use.sum(dim=-2, keepdim=True)
+    keys = torch.where(in_use, keys, centre)  # a masked key has no say, not even in rounding
+    values = torch.where(in_use, values, 0.0)
     pooled = smooth(
         as_kernel(kernel),
         _flat((queries - centre) / bandwidth, batch),

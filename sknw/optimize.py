@@ -148,26 +148,35 @@ def descend(
 
 
 def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Minimum:
+    began: list[list[float]] = [[] for _ in starts]
     if len(starts) > 1 or rehearsal is not None:
         rough = replace(
             descent,
             tol=max(descent.tol, _ROUGH_TOL),
             max_iter=min(descent.max_iter, _ROUGH_MAX_ITER),
         )
-        rehearsed = [_lbfgs(rehearsal or objective, start, rough, None) for start in starts]
-        starts = _promising(objective, [carry_over(end.x) for end in _lowest(rehearsed, keep=4)])
-    found = _lowest([_lbfgs(objective, start, descent, on_step) for start in starts], keep=1)[0]
-    return _polish(objective, found, descent) if descent.polish_evaluations else found
-
-
-def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the lowest point and those that are nearly as low."""
-    if len(points) == 1:
-        return list(points)
-    values = [objective.log_value(point) for point in points]
-    return [
-        point for point, value in zip(points, values, strict=True) if value < min(values) + _NEARLY
+        on_rough = on_step if rehearsal is None else None
+        ends = [_lbfgs(rehearsal or objective, start, rough, on_rough) for start in starts]
+        ends = _lowest(ends, keep=4)
+        promising = _promising(objective, [carry_over(end.x) for end in ends])
+        starts = [carry_over(ends[index].x) for index in promising]
+        began = [ends[index].curve[:-1] if rehearsal is None else [] for index in promising]
+        if rehearsal is None and ends[promising[0]].n_iter >= descent.max_iter:
+            return ends[0]  # there are no steps left
+    found = [
+        _lbfgs(objective, start, descent, on_step, curve)
+        for start, curve in zip(starts, began, strict=True)
     ]
+    best = _lowest(found, keep=1)[0]
+    return _polish(objective, best, descent) if descent.polish_evaluations else best
+
+
+def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[int]:
+    """Return the indices of the lowest point and of those that are nearly as low."""
+    if len(points) == 1:
+        return [0]
+    values = [objective.log_value(point) for point in points]
+    return [index for index, value in enumerate(values) if value < min(values) + _NEARLY]
 
 
 def _lbfgs(
@@ -175,14 +184,19 @@ def _lbfgs(
     start: np.ndarray,
     descent: Descent,
     on_step: Callable[[int, float], None] | None,
+    began: Sequence[float] = (),
 ) -> Minimum:
-    """Minimise by bounded L-BFGS."""
-    bounds, max_iter = descent.bounds, descent.max_iter
+    """Minimise by bounded L-BFGS, going on after steps whose losses `began` holds."""
+    bounds = descent.bounds
+    max_iter = max(1, descent.max_iter - len(began))
     start = np.clip(np.asarray(start, dtype=np.float64), *np.transpose(bounds))
-    curve: list[float] = []
+    curve = list(began)  # the loss before each step
+    latest = start
 
     def record(x: np.ndarray) -> None:
-        curve.append(objective.reported(x))
+        nonlocal latest
+        curve.append(objective.reported(latest))
+        latest = x.copy()
         if on_step is not None:
             on_step(len(curve), curve[-1])
 
@@ -196,8 +210,9 @@ def _lbfgs(
         callback=record,
         options=options,
     )
-    curve.insert(0, objective.reported(start))  # evaluated by the search
-    return Minimum(result.x, float(result.fun), curve, converged=result.get("nit", 0) < max_iter)
+    curve.append(objective.reported(result.x))
+    stopped = result.get("status") == 1  # by the number of steps; SciPy omits it if none is free
+    return Minimum(result.x, float(result.fun), curve, converged=not stopped)
 
 
 def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
@@ -226,7 +241,8 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     reached = objective.log_value(x)
     if reached >= found.objective:
         return found
-    return Minimum(x, reached, [*found.curve, objective.reported(x)], found.converged)
+    steps = found.curve[:-1] or found.curve  # part of the last step, or the first
+    return Minimum(x, reached, [*steps, objective.reported(x)], found.converged)
 
 
 def _placed(x: np.ndarray, free: Sequence[bool], values: np.ndarray) -> np.ndarray:

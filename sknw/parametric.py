@@ -8,7 +8,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 
-from sknw._arrays import to_numpy
+from sknw._arrays import to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
 from sknw._compat import Interval, StrOptions
 from sknw._types import warn_user
@@ -48,7 +48,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Step of ``"sgd"`` on the mean loss; None: two over the variance of y, which makes steps
         free of the units of y. Only used by ``"sgd"``.
     max_iter : int, default=200
-        Largest number of steps.
+        Largest number of steps on all rows.
     tol : float, default=1e-6
         ``"lbfgs"`` ends when a step gains less than this, relatively; ``"sgd"`` when
         `n_iter_no_change` steps do.
@@ -60,7 +60,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``"lbfgs"`` and 1 for ``"sgd"``. Above 400 rows the starts of ``"lbfgs"`` are compared on a
         subsample.
     warm_start : bool, default=False
-        Start from the last fit's `w_` instead of `w_init`.
+        Start from the last fit's `w_` instead of `w_init`, whatever its bandwidth was.
     algorithm, empty_neighborhood, device
         As in `NadarayaWatsonRegressor`.
     random_state : int, RandomState instance or None, default=None
@@ -80,7 +80,8 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     loss_curve_ : list of float
         Entry t is the leave-one-out loss at the w before step t + 1, without penalty: the weighted
         mean squared error; with several outputs, the mean over outputs of each one's error over its
-        weighted variance. Of the best start.
+        weighted variance. Of the best start; where a subsample compared the starts (above 400
+        rows), of the descent on all rows that followed.
     best_loss_ : float
         The loss at `w_`.
     n_iter_ : int
@@ -188,10 +189,11 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _first_start(self, metric: ScaleMetric, n_features: int) -> np.ndarray | None:
         previous = getattr(self, "w_", None) if self.warm_start else None
-        if np.ndim(previous) == 1 and len(previous) != n_features:
+        n_scales = metric.n_scales(n_features) or 1
+        if previous is not None and np.size(previous) != n_scales:
             raise ValueError(
-                f"warm_start=True goes on from w_, which has {len(previous)} values, but X has "
-                f"{n_features} features; use warm_start=False."
+                f"warm_start=True goes on from w_, which has {np.size(previous)} values, but "
+                f"{n_scales} are learned now; use warm_start=False."
             )
         w_init = self.w_init if previous is None else previous
         return None if w_init is None else metric.initial(w_init, n_features)
@@ -231,7 +233,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Z : ndarray of shape (n_queries, n_components)
         """
         X = self._validate_queries(X)
-        dtype = self._smoother(X.dtype).keys.dtype
+        dtype = torch_dtype(self._observations.X.dtype, X.dtype)
         embedded = [self._embedded(rows, dtype, "cpu") for rows in (X, np.zeros_like(X[:1]))]
         return to_numpy(embedded[0] - embedded[1])
 

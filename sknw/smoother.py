@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums import Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.sums.engine import full_precision
 from sknw.sums.exact import nearest_kernel, shifted_groups, weak_rows
 from sknw.sums.tiles import differences_squared, tile_elements
 
@@ -65,7 +66,7 @@ def smooth(
         return means
     filled = []
     for b in range(len(keys)):
-        fallback = _Fallback(kernel, keys[b].detach(), columns[b].detach(), empty_neighborhood)
+        fallback = _Fallback(kernel, keys[b].detach(), columns[b], empty_neighborhood)
         filled.append(
             fallback.fill(
                 means[b], empty[b], None if queries is None else queries[b].detach(), exclude
@@ -107,7 +108,8 @@ class _Fallback:
         if queries is None:
             queries, exclude = self.keys, torch.arange(len(self.keys), device=self.keys.device)
         filled = means.clone()
-        filled[rows] = self._means(queries, exclude, rows).to(means.dtype)
+        with full_precision(self.keys):
+            filled[rows] = self._means(queries, exclude, rows).to(means.dtype)
         return filled
 
     def _means(self, queries: Tensor, exclude: Tensor | None, rows: Tensor) -> Tensor:
@@ -201,25 +203,41 @@ class Smoother:
         second = self._sums(self.kernel.squared(), weights.square(), queries, exclude)
         log_ratio = 2 * (first.mass.log() + first.log_scale)
         log_ratio = log_ratio - (second.mass.log() + second.log_scale)
-        return torch.where(first.mass > 0, log_ratio.exp(), 0.0)[0]
+        neighbors = torch.where(first.mass > 0, log_ratio.exp(), 0.0)[0]
+        rows = neighbors.isinf().nonzero().squeeze(1)  # the squares underflow: normalise first
+        for block in rows.split(self._rows_per_block(len(self.keys))):
+            left_out = None if exclude is None else exclude[block]
+            weights, _ = self._attention_block(queries[block], left_out)
+            neighbors[block] = 1 / weights.to(neighbors.dtype).square().sum(dim=1)
+        return neighbors
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
         prepared = PreparedSums.of(kernel, self.keys[None], columns[None], self.algorithm)
         return prepared.sums(None if queries is None else queries[None], exclude)
 
+    def _rows_per_block(self, width: int) -> int:
+        return max(1, tile_elements(self.keys.device, self.keys.dtype) // width)
+
     def attention(
-        self, queries: Tensor, exclude: Tensor | None = None
+        self, queries: Tensor, exclude: Tensor | None = None, width: int = 1
     ) -> Iterator[tuple[slice, Tensor, int]]:
-        """Yield blocks of queries, their attention weights (m_b, n), and how many are empty."""
+        """Yield blocks of queries, their attention weights (m_b, n), and how many are empty.
+
+        Blocks are small enough for matrices of `width` columns, where the caller makes such.
+        """
         if self.empty_neighborhood == "raise":
             self.predict(queries, exclude)  # refuses with the count over all queries
-        size = max(1, tile_elements(self.keys.device, self.keys.dtype) // len(self.keys))
+        size = self._rows_per_block(max(len(self.keys), width))
         for start in range(0, len(queries), size):
             block = slice(start, min(start + size, len(queries)))
             left_out = None if exclude is None else exclude[block]
             yield block, *self._attention_block(queries[block], left_out)
 
     def _attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
+        with full_precision(self.keys):
+            return self._full_attention_block(queries, exclude)
+
+    def _full_attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
         key_weights = self.columns[0]
         weights = self.kernel.profile(differences_squared(queries, self.keys)) * key_weights
         _drop(weights, exclude)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import reference
 import sklearn
+import torch
 from scipy import sparse
 
 from sknw import EmptyNeighborhoodWarning, NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw import _attention as attention_module
 from sknw.datasets import make_attention_curve
 from sknw.kernels import KERNELS
 
@@ -176,3 +178,34 @@ def test_attention_sharpens_as_training_raises_the_scale():
     assert (
         learned.attention_weights(X_test).max(axis=1) > plain.attention_weights(X_test).max(axis=1)
     ).all()
+
+
+def test_effective_neighbors_of_a_kernel_whose_squares_underflow():
+    X, y = np.linspace(0, 1, 9)[:, None], np.arange(9.0)
+    gaussian = NadarayaWatsonRegressor(0.05).fit(X, y)
+    written = NadarayaWatsonRegressor(0.05, kernel=lambda u: torch.exp(-u * u / 2)).fit(X, y)
+    queries = [[0.5], [2.4], [2.7]]
+    np.testing.assert_allclose(
+        written.effective_neighbors(queries), gaussian.effective_neighbors(queries), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("bandwidth", [1e-12, 1e-25, 1e-30])
+def test_float32_rows_stay_apart_at_any_bandwidth(bandwidth):
+    rng = np.random.default_rng(0)
+    X, y = (1e7 * rng.random((20, 1))).astype(np.float32), rng.normal(size=20)
+    model = NadarayaWatsonRegressor(bandwidth).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), y, rtol=1e-6)
+
+
+def test_top_k_is_made_in_blocks_that_fit_repeated_rows_too(monkeypatch):
+    X, y = np.tile(np.arange(4.0), 500)[:, None], np.tile(np.arange(4.0), 500)
+    model = NadarayaWatsonRegressor(1.0).fit(X, y)
+    sizes = []
+    largest = attention_module._largest
+    monkeypatch.setattr(
+        attention_module, "_largest", lambda w, k: sizes.append(w.size) or largest(w, k)
+    )
+    with sklearn.config_context(working_memory=1):
+        model.attention_weights(X, top_k=3)
+    assert max(sizes) * 8 <= 2**20

@@ -157,3 +157,64 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
 def test_bad_input_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         attention_pooling(*arguments, **options)
+
+
+def test_a_masked_key_has_no_say_not_even_in_rounding():
+    queries, keys = tensors(20, 3, dtype=torch.float32), tensors(30, 3, seed=1, dtype=torch.float32)
+    values = tensors(30, 1, seed=2, dtype=torch.float32)
+    alone = attention_pooling(queries, keys, values, bandwidth=0.1)
+    for far in (1e6, 1e30, float("nan")):
+        more_keys = torch.cat([keys, torch.full((1, 3), far)])
+        more_values = torch.cat([values, torch.full((1, 1), far)])
+        weights = torch.cat([torch.ones(30), torch.zeros(1)])
+        pooled = attention_pooling(queries, more_keys, more_values, bandwidth=0.1, weights=weights)
+        torch.testing.assert_close(pooled, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mean"])
+@pytest.mark.parametrize("kernel", ["tricube", "tophat", "epanechnikov"])
+def test_values_have_a_gradient_at_empty_neighborhoods_too(policy, kernel):
+    keys = tensors(6, 4)
+    values = tensors(6, 2, seed=1).requires_grad_()
+
+    def function(values):
+        return attention_pooling(
+            keys,
+            keys,
+            values,
+            bandwidth=0.1,
+            kernel=kernel,
+            leave_one_out=True,
+            empty_neighborhood=policy,
+        )
+
+    assert torch.autograd.gradcheck(function, values)
+    (gradient,) = torch.autograd.grad(function(values).sum(), values)
+    assert gradient.sum().item() == pytest.approx(12)
+
+
+def test_automatic_half_precision_stays_outside():
+    queries = 30 * tensors(50, 6, dtype=torch.float32)
+    keys, values = tensors(400, 6, seed=1, dtype=torch.float32), tensors(400, 1, seed=2).float()
+    for inputs in ((queries, keys, values), (keys, keys, values)):
+        expected = attention_pooling(*inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(attention_pooling(*inputs), expected)
+
+
+def test_a_module_as_kernel_is_evaluated_without_its_graph():
+    class Window(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, u):
+            return torch.exp(-self.rate * u * u)
+
+    queries = tensors(5, 2).requires_grad_()
+    keys, values, window = tensors(7, 2, seed=1), tensors(7, 1, seed=2), Window()
+    pooled = attention_pooling(queries, keys, values, kernel=window)
+    torch.testing.assert_close(pooled, softmax_pooling(queries, keys, values))
+    pooled.sum().backward()
+    assert window.rate.grad is None
+    assert torch.isfinite(queries.grad).all()

@@ -267,3 +267,60 @@ def test_float32_trains_in_float32():
 def test_one_row_trains_nothing():
     model = ParametricNWRegressor().fit([[1.0]], [2.0])
     assert model.predict([[5.0]]) == 2.0
+
+
+def test_the_loss_curve_begins_at_the_start_of_the_best_descent(textbook):
+    X, y, *_ = textbook
+    model = ParametricNWRegressor("scalar", bandwidth=1.0, tol=1e-12).fit(X, y)
+    assert len(model.loss_curve_) == model.n_iter_ > 2
+    assert model.loss_curve_[0] > model.best_loss_ * (1 + 1e-4)
+    assert np.all(np.diff([*model.loss_curve_, model.best_loss_]) <= 1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "tricube", "tophat"])
+def test_no_solver_takes_more_steps_than_it_may(kernel):
+    X, y = table(60, 2)
+    for solver in SOLVERS:
+        for n_starts in (1, 3):
+            model = ParametricNWRegressor(
+                kernel=kernel, solver=solver, max_iter=2, n_starts=n_starts
+            )
+            quiet_fit(model, X, y)
+            assert len(model.loss_curve_) == model.n_iter_ <= 2
+
+
+def test_verbose_prints_the_loss_curve(textbook, capsys):
+    X, y, *_ = textbook
+    for solver in SOLVERS:
+        model = ParametricNWRegressor("scalar", solver=solver, w_init=0.5, max_iter=4, verbose=1)
+        quiet_fit(model, X, 10 * y)
+        printed = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+        np.testing.assert_allclose(printed, model.loss_curve_, rtol=1e-6)
+
+
+def test_a_step_that_is_too_long_is_not_called_converged(textbook):
+    X, y, *_ = textbook
+    model = ParametricNWRegressor("scalar", bandwidth=1.0, solver="sgd", learning_rate_init=1e4)
+    with pytest.warns(ConvergenceWarning, match="diverged.*Lower learning_rate_init"):
+        model.fit(X, y)
+    assert model.best_loss_ <= model.loss_curve_[0]
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 100.0])
+def test_the_default_step_bears_the_penalty(textbook, alpha):
+    X, y, *_ = textbook
+    options = {"bandwidth": 1.0, "alpha": alpha, "max_iter": 3000, "tol": 1e-10}
+    sgd = quiet_fit(ParametricNWRegressor("scalar", solver="sgd", **options), X, y)
+    lbfgs = ParametricNWRegressor("scalar", **options).fit(X, y)
+
+    def objective(model):
+        return model.best_loss_ + alpha * model.w_**2
+
+    assert objective(sgd) == pytest.approx(objective(lbfgs), rel=5e-3)
+
+
+def test_warm_start_with_another_number_of_scales_is_refused():
+    X, y = table(60, 3)
+    model = ParametricNWRegressor(warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="warm_start=True goes on from w_, which has 3 values"):
+        model.set_params(metric="scalar").fit(X, y)

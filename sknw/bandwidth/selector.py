@@ -20,13 +20,10 @@ class Selection:
         In the units of X.
     criterion : float or None, default=None
         Value that a search reached, in squared units of y for one output.
-    converged : bool, default=True
-        Whether a search ended by itself.
     """
 
     bandwidth: float | np.ndarray
     criterion: float | None = None
-    converged: bool = True
 
 
 class Selector(ABC):

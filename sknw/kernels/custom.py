@@ -36,7 +36,8 @@ def as_kernel(kernel: str | Callable[[Tensor], Tensor] | Kernel) -> Kernel:
 
 
 def _callable_profile(function: Callable, sq: Tensor) -> Tensor:
-    return function(sq.sqrt_()).to(sq.dtype)
+    with torch.no_grad():  # a module's parameters are no inputs of the sums
+        return function(sq.sqrt_()).to(sq.dtype)
 
 
 def _callable_slope(function: Callable, sq: Tensor) -> Tensor:

@@ -10,8 +10,17 @@ from sknw.kernels.record import Kernel, half_inverse_root
 
 def exp_(exponent: Tensor) -> Tensor:
     """Exponentiate in place, never into denormal numbers (they are several times slower)."""
-    floor = -87.0 if exponent.dtype == torch.float32 else -700.0
-    return exponent.clamp_min_(floor).exp_()
+    return exponent.clamp_min_(_exponent_floor(exponent.dtype)).exp_()
+
+
+def _vanishing_exp(exponent: Tensor) -> Tensor:
+    """Exponentiate; what would be denormal is zero, however small the nearest key's weight."""
+    vanishes = exponent < _exponent_floor(exponent.dtype)
+    return exp_(exponent).masked_fill_(vanishes, 0.0)
+
+
+def _exponent_floor(dtype: torch.dtype) -> float:
+    return -87.0 if dtype == torch.float32 else -700.0
 
 
 def _gaussian(sq: Tensor) -> Tensor:
@@ -31,7 +40,7 @@ def _gaussian_log_slope(sq: Tensor) -> Tensor:
 
 
 def _gaussian_tail(excess: Tensor, nearest: Tensor) -> Tensor:
-    return exp_(-0.5 * excess)
+    return _vanishing_exp(-0.5 * excess)
 
 
 def _exponential(sq: Tensor) -> Tensor:
@@ -53,7 +62,7 @@ def _exponential_log_slope(sq: Tensor) -> Tensor:
 def _exponential_tail(excess: Tensor, nearest: Tensor) -> Tensor:
     # √(a + e) − √a = e / (√(a + e) + √a): no cancellation far away
     root_sum = (nearest + excess).sqrt() + nearest.sqrt()
-    return exp_(torch.where(excess > 0, -excess / root_sum, 0.0))
+    return _vanishing_exp(torch.where(excess > 0, -excess / root_sum, 0.0))
 
 
 def _cosine(sq: Tensor) -> Tensor:

@@ -3,9 +3,17 @@
 `METRICS` holds them by the name that the ``metric`` parameter takes.
 """
 
-from sknw.metrics._base import Metric, pulled_in
+from sknw.metrics._base import Metric, pulled_in, representable_bandwidth
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
 
 METRICS: dict[str, type[Metric]] = {"scalar": ScalarMetric, "diagonal": DiagonalMetric}
 
-__all__ = ["METRICS", "DiagonalMetric", "Metric", "ScalarMetric", "ScaleMetric", "pulled_in"]
+__all__ = [
+    "METRICS",
+    "DiagonalMetric",
+    "Metric",
+    "ScalarMetric",
+    "ScaleMetric",
+    "pulled_in",
+    "representable_bandwidth",
+]

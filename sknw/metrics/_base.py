@@ -10,6 +10,7 @@ from torch import Tensor
 from sknw._arrays import to_numpy, to_tensor
 
 # Coordinates beyond this are pulled in: their squares must not overflow.
+_LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
 _LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 
 
@@ -46,6 +47,20 @@ class Metric(ABC, BaseEstimator):
         }
         module.load_state_dict(state)
         return module
+
+
+def representable_bandwidth(
+    bandwidth: float | np.ndarray, keys: np.ndarray, largest: float
+) -> np.ndarray:
+    """Return the bandwidth, widened by one factor where scaled keys would not fit the dtype.
+
+    Keys (n, d) that far apart in bandwidths are alone either way, and keep their geometry.
+    """
+    bandwidth = np.asarray(bandwidth, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        log_reach = np.log(np.abs(keys).max(axis=0).astype(np.float64)) - np.log(bandwidth)
+    excess = np.max(log_reach) - _LARGEST_KEY * np.log(largest)
+    return bandwidth * np.exp(max(excess, 0.0))
 
 
 def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:

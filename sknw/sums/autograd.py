@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sknw.kernels import Kernel
-from sknw.sums.engine import PreparedSums, choose_for, identified
+from sknw.sums.engine import PreparedSums, choose_for, full_precision, identified
 from sknw.sums.exact import shifted_groups
 from sknw.sums.problem import Algorithm, KernelSums
 
@@ -105,10 +105,11 @@ class _KernelSums(torch.autograd.Function):
     def backward(ctx, _log_scale_grad, sums_grad):
         passes = _Backward(ctx, sums_grad.mT)
         queries_grad, keys_grad, columns_grad = None, None, None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            queries_grad, keys_grad = passes.points()
-        if ctx.needs_input_grad[2]:
-            columns_grad = passes.columns()
+        with full_precision(passes.keys):
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+                queries_grad, keys_grad = passes.points()
+            if ctx.needs_input_grad[2]:
+                columns_grad = passes.columns()
         return queries_grad, keys_grad, columns_grad, None, None, None
 
 

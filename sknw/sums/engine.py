@@ -54,7 +54,7 @@ class PreparedSums:
 
     def plain(self, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
         """Return the plain sums (b, k, m), underflow and all."""
-        with torch.autocast(self.keys.device.type, enabled=False):  # no half precision inside
+        with full_precision(self.keys):
             return self.algorithm.sums(self.state, queries, exclude)
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
@@ -76,6 +76,10 @@ class PreparedSums:
     ) -> None:
         """Overwrite the weak rows (b, m) of plain sums by shifted ones, in place."""
         queries, exclude = identified(queries, exclude, self.keys)
+        with full_precision(self.keys):
+            self._redo(plain, log_scale, weak, queries, exclude)
+
+    def _redo(self, plain, log_scale, weak, queries: Tensor, exclude: Tensor | None) -> None:
         for b in weak.any(dim=1).nonzero().squeeze(1).tolist():
             columns = self.columns[b]
             rows = weak[b].nonzero().squeeze(1)
@@ -83,6 +87,11 @@ class PreparedSums:
             for group, shifted in groups:
                 plain[b, :, group] = shifted.sums(self.kernel, columns)
                 log_scale[b, group] = shifted.log_scale(self.kernel).to(log_scale.dtype)
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Return a context in which automatic casting to half precision is off."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def identified(

@@ -76,7 +76,11 @@ def _starts(
 def _scanned_starts(problem: TrainingProblem) -> list[np.ndarray]:
     """Return the scan's best common scales: sharper ones may have saturated the softmax."""
     device, widths = problem.task.rows.device, problem.widths
-    objective = Objective(lambda t: problem.loss(1 / widths.at(t)), device=device)
+    objective = Objective(
+        lambda t: problem.loss(1 / widths.at(t)),
+        penalty=lambda t: problem.penalty(1 / widths.at(t)),
+        device=device,
+    )
     minima = scan_minima(objective, [widths.coordinates(width) for width in problem.scan()])
     return [1 / widths.values(coordinates) for coordinates in minima]
 

@@ -24,6 +24,12 @@ class Lbfgs(Solver):
         rehearsal: TrainingProblem | None,
     ) -> Trained:
         """Return the lowest minimum that the descents reach."""
+        unit, report = problem.task.unit, None
+        if settings.report is not None:
+
+            def report(step: int, loss: float) -> None:
+                settings.report(step, loss * unit)
+
         signs, widths = np.sign(starts[0]), problem.widths
         shrinkage = 1.0
         if rehearsal is not None:
@@ -40,9 +46,8 @@ class Lbfgs(Solver):
             ),
             rehearsal=None if rehearsal is None else _objective(rehearsal, signs),
             carry_over=lambda coordinates: widths.shrunk(coordinates, shrinkage),
-            on_step=settings.report,
+            on_step=report,
         )
-        unit = problem.task.unit
         curve = [loss * unit for loss in best.curve]
         return Trained(
             w=signs / widths.values(best.x),

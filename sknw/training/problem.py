@@ -51,6 +51,8 @@ class TrainingProblem:
 
     def penalty(self, w: Tensor) -> Tensor:
         """Return the penalty in the same units."""
+        if not self.alpha:
+            return w.new_zeros(())
         return self.alpha / self.task.unit * w.square().sum()
 
     @property

@@ -1,6 +1,7 @@
 """Full-batch gradient descent on w itself: the textbook's training loop."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,65 +30,80 @@ class Sgd(Solver):
         return min(ends, key=lambda end: end.objective)
 
 
+@dataclass
+class _Path:
+    """The scales visited, and the loss and the objective (in units of variance) at each."""
+
+    scales: list[torch.Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+
+    def add(self, w: torch.Tensor, loss: float, objective: float) -> None:
+        self.scales.append(w)
+        self.losses.append(loss)
+        self.objectives.append(objective)
+
+
 def _descend(problem: TrainingProblem, start: np.ndarray, settings: Settings) -> Trained:
     w = to_tensor(start, dtype=torch.float64, device=problem.task.rows.device)
-    unit = problem.task.unit
-    rate = settings.learning_rate_init
-    step = _STEP_PER_VARIANCE if rate is None else rate * unit
-    curve: list[float] = []
-    visited = [w]
-    while len(curve) < settings.max_iter:
-        loss, gradient = _loss_and_gradient(problem, w)
-        if not np.isfinite(loss):
-            return _fallback(problem, visited, curve)
-        curve.append(loss * unit)
-        if settings.report is not None:
-            settings.report(len(curve), curve[-1])
-        w = w - step * gradient
-        visited.append(w)
-        if _has_stalled(curve, settings):
+    unit, step, path = problem.task.unit, _step(problem, settings), _Path()
+    for t in range(settings.max_iter + 1):  # the last one only looks at where the steps ended
+        loss, objective, gradient = _evaluated(problem, w)
+        if not np.isfinite(objective):
             break
-    loss, _ = _loss_and_gradient(problem, w)
-    if not np.isfinite(loss):
-        return _fallback(problem, visited, curve)
-    converged = _has_stalled(curve, settings)
-    message = f"max_iter={settings.max_iter} steps ended it before the loss settled"
-    return _end(problem, w, curve, loss * unit, converged, message)
+        path.add(w, loss, objective)
+        if t == settings.max_iter or _has_stalled(path.objectives, settings):
+            break
+        if settings.report is not None:
+            settings.report(t + 1, loss * unit)
+        w = w - step * gradient
+    return _end(problem, path, np.isfinite(objective), settings)
 
 
-def _loss_and_gradient(problem: TrainingProblem, w: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _step(problem: TrainingProblem, settings: Settings) -> float:
+    """Return the step in units of variance; by default safe for the penalty's curvature too."""
+    if settings.learning_rate_init is not None:
+        return settings.learning_rate_init * problem.task.unit
+    curvature = 2 * problem.alpha / problem.task.unit if problem.alpha else 0.0
+    return _STEP_PER_VARIANCE / (1 + curvature)
+
+
+def _evaluated(problem: TrainingProblem, w: torch.Tensor) -> tuple[float, float, torch.Tensor]:
+    """Return loss, objective and the objective's gradient at w."""
     with torch.inference_mode(False), torch.enable_grad():
         w = w.detach().clone().requires_grad_()
         loss = problem.loss(w)
-        (gradient,) = torch.autograd.grad(loss + problem.penalty(w), w)
-    return loss.item(), gradient
+        objective = loss + problem.penalty(w)
+        (gradient,) = torch.autograd.grad(objective, w)
+    return loss.item(), objective.item(), gradient
 
 
-def _has_stalled(curve: list[float], settings: Settings) -> bool:
+def _has_stalled(objectives: list[float], settings: Settings) -> bool:
     """Whether the last `n_iter_no_change` steps brought no relative gain of `tol`."""
     patience = settings.n_iter_no_change
-    if len(curve) <= patience:
+    if len(objectives) <= patience:
         return False
-    return min(curve[-patience:]) >= min(curve[:-patience]) * (1 - settings.tol)
+    return min(objectives[-patience:]) >= min(objectives[:-patience]) * (1 - settings.tol)
 
 
-def _fallback(problem: TrainingProblem, visited: list[torch.Tensor], curve: list[float]) -> Trained:
-    """Return the best w visited by a descent that diverged."""
-    best = int(np.argmin(curve)) if curve else 0
-    loss = curve[best] if curve else np.nan
-    message = "the loss is no longer finite; the best w seen is kept. Lower learning_rate_init"
-    return _end(problem, visited[best], curve or [loss], loss, False, message)
-
-
-def _end(problem, w, curve, loss, converged, message) -> Trained:
-    with torch.no_grad():
-        penalty = problem.penalty(w).item() * problem.task.unit
+def _end(problem: TrainingProblem, path: _Path, is_finite: bool, settings: Settings) -> Trained:
+    """Return the last scales visited or, after a divergence, the best."""
+    unit, last = problem.task.unit, len(path.scales) - 1
+    if last < 0:  # not even the start can be evaluated
+        raise ValueError("The leave-one-out loss is not finite at w_init; use a smaller w_init.")
+    stalled = _has_stalled(path.objectives, settings)
+    diverged = not is_finite or (stalled and path.objectives[last] > path.objectives[0])
+    kept = int(np.argmin(path.objectives)) if diverged else last
+    message = f"max_iter={settings.max_iter} steps ended it before the loss settled"
+    if diverged:
+        message = "the loss diverged; the best w seen is kept. Lower learning_rate_init"
+    losses = [loss * unit for loss in path.losses]
     return Trained(
-        w=to_numpy(w),
-        loss_curve=curve,
-        loss=loss,
-        objective=loss + penalty,
-        n_iter=len(curve),
-        converged=converged,
+        w=to_numpy(path.scales[kept]),
+        loss_curve=losses[: max(last, 1)],
+        loss=losses[kept],
+        objective=path.objectives[kept],
+        n_iter=max(last, 1),
+        converged=stalled and not diverged,
         message=message,
     )
