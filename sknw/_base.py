@@ -34,7 +34,7 @@ from sknw._compat import (
     validate_data,
 )
 from sknw._observations import Observations
-from sknw._types import EmptyNeighborhoodWarning, warn_user
+from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
@@ -160,7 +160,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         X = self._validate_queries(X)
         smoother = self._smoother(X.dtype)
         means, n_empty = smoother.predict(self._queries(X, smoother))
-        _warn_if_empty(self.empty_neighborhood, n_empty, len(X))
+        warn_if_empty(self.empty_neighborhood, n_empty, len(X))
         return self._targets(means, smoother.keys.dtype)
 
     def score(self, X, y, sample_weight=None):
@@ -200,7 +200,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         if len(weightless):
             others, n_more = smoother.predict(weightless)
             means, n_empty = torch.cat([means, others]), n_empty + n_more
-        _warn_if_empty(self.empty_neighborhood, n_empty, len(means))
+        warn_if_empty(self.empty_neighborhood, n_empty, len(means))
         return self._targets(means, dtype)[observations.group]
 
     def attention_weights(self, X=None, *, top_k=None):
@@ -233,7 +233,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             weights, n_empty = attention_matrix(smoother, self._observations, queries, exclude)
         else:
             weights, n_empty = top_attention(smoother, self._observations, queries, exclude, top_k)
-        _warn_if_empty(self.empty_neighborhood, n_empty, len(queries))
+        warn_if_empty(self.empty_neighborhood, n_empty, len(queries))
         return weights
 
     @property
@@ -327,15 +327,6 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         y = np.clip(y, observations.y_min, observations.y_max)
         y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
         return y[:, 0] if self._y_is_flat else y
-
-
-def _warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:
-    if n_empty:
-        warn_user(
-            f"{n_empty} of {n_queries} queries have no training row in reach; "
-            f"empty_neighborhood={policy!r} decides what they get.",
-            EmptyNeighborhoodWarning,
-        )
 
 
 @contextmanager

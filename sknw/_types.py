@@ -22,3 +22,13 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 def _package(frame) -> str:
     return frame.f_globals.get("__name__", "").split(".")[0]
+
+
+def warn_if_empty(policy: str, n_empty: int, n_queries: int) -> None:
+    """Warn once, with the number of queries that have no training row in reach."""
+    if n_empty:
+        warn_user(
+            f"{n_empty} of {n_queries} queries have no training row in reach; "
+            f"empty_neighborhood={policy!r} decides what they get.",
+            EmptyNeighborhoodWarning,
+        )

@@ -77,7 +77,7 @@ class Kernel:
             self,
             name=f"slope of {self.name}",
             profile=self.slope,
-            smooth=self.smooth and self.name != "epanechnikov",
+            smooth=self.slope_factor is not None,
             tail=tail,
         )
 
