@@ -8,7 +8,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 
-from sknw._arrays import to_numpy, torch_dtype
+from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
 from sknw._compat import Interval, StrOptions
 from sknw._types import warn_user
@@ -234,7 +234,8 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         X = self._validate_queries(X)
         dtype = torch_dtype(self._observations.X.dtype, X.dtype)
-        embedded = [self._embedded(rows, dtype, "cpu") for rows in (X, np.zeros_like(X[:1]))]
+        device = predict_device(self.device_)
+        embedded = [self._embedded(rows, dtype, device) for rows in (X, np.zeros_like(X[:1]))]
         return to_numpy(embedded[0] - embedded[1])
 
 

@@ -17,7 +17,6 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="cosine", empty_neighborhood="nan"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
-    NadarayaWatsonRegressor(bandwidth="loo", kernel="biweight", random_state=0),
 ]
 
 PARAMETRIC = [
