@@ -132,9 +132,9 @@ def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> M
     strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
     for feature, moved in _moves(widths, task.widths, strides):
         x = best.x.copy()
-        x[feature] = task.widths.coordinates(np.where(np.arange(len(x)) == feature, moved, widths))[
-            feature
-        ]
+        tried = widths.copy()
+        tried[feature] = moved
+        x[feature] = task.widths.coordinates(tried)[feature]
         value = objective.log_value(x)
         if value < best.objective or (np.isinf(moved) and value <= best.objective):
             best = found = replace(best, x=x, objective=value)

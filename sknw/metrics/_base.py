@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
 
-# Coordinates beyond this are pulled in: their squares must not overflow.
 _LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
+# Coordinates beyond this are pulled in: their squares must not overflow.
 _LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 
 

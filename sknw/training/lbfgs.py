@@ -69,8 +69,6 @@ def _objective(problem: TrainingProblem, signs: np.ndarray) -> Objective:
 
     return Objective(
         lambda coordinates: problem.loss(scales(coordinates)),
-        penalty=(lambda coordinates: problem.penalty(scales(coordinates)))
-        if problem.alpha
-        else None,
+        penalty=lambda coordinates: problem.penalty(scales(coordinates)),
         device=device,
     )
