@@ -21,6 +21,15 @@ MODELS = {
 BRIEF = {name: MODELS[name] for name in ("fixed", "loo", "diagonal")}
 
 
+# Compact kernels meet far queries here, and short trainings their last step.
+EXPECTED_WARNINGS = [
+    pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
+
+
 def over(table, argument="model"):
     return pytest.mark.parametrize(argument, table.values(), ids=table.keys())
 

@@ -7,9 +7,8 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from contract import BRIEF, MODELS, NAMES, make_data, over
+from contract import BRIEF, EXPECTED_WARNINGS, MODELS, NAMES, make_data, over
 from sklearn.base import clone
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     cross_val_score,
 )
@@ -17,12 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
-    ),
-]
+pytestmark = EXPECTED_WARNINGS
 
 
 # --- frames --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import skops.io
 import torch
 from contract import (
     BRIEF,
+    EXPECTED_WARNINGS,
     METHODS_OF,
     MODELS,
     NAMES,
@@ -27,19 +28,13 @@ from sklearn.base import clone
 from sklearn.exceptions import (
     NotFittedError,
 )
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_html_repr
 
 from sknw import NadarayaWatsonRegressor
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
-    ),
-]
+pytestmark = EXPECTED_WARNINGS
 
 
 # --- copies on disk and in memory ----------------------------------------------------------------

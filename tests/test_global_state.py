@@ -12,6 +12,7 @@ import pytest
 import torch
 from contract import (
     BRIEF,
+    EXPECTED_WARNINGS,
     METHODS_OF,
     MODELS,
     NAMES,
@@ -25,7 +26,6 @@ from sklearn.base import clone
 from sklearn.exceptions import (
     ConvergenceWarning,
 )
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
 from sknw import (
     DeviceWarning,
@@ -34,12 +34,7 @@ from sknw import (
     ParametricNWRegressor,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
-    ),
-]
+pytestmark = EXPECTED_WARNINGS
 
 
 # --- state ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from contract import BRIEF, MODELS, assert_same_answers, make_data, over
+from contract import BRIEF, EXPECTED_WARNINGS, MODELS, assert_same_answers, make_data, over
 from sklearn import config_context
 from sklearn.base import clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
@@ -34,12 +34,7 @@ from sklearn.utils import get_tags
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.metrics import ScalarMetric
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
-    ),
-]
+pytestmark = EXPECTED_WARNINGS
 
 
 # --- scikit-learn's tools ------------------------------------------------------------------------
