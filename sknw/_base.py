@@ -28,12 +28,14 @@ from sknw._arrays import (
 )
 from sknw._attention import attention_matrix, top_attention
 from sknw._compat import (
+    Interval,
     StrOptions,
     check_sample_weight,
     fit_context,
     validate_data,
 )
 from sknw._observations import Observations
+from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
@@ -54,6 +56,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         "bandwidth": "no_validation",
         "kernel": [StrOptions(set(KERNELS)), callable],
         "algorithm": [StrOptions({"auto", *ALGORITHMS})],
+        "rtol": [Interval(Real, 0, 1, closed="neither")],
         "empty_neighborhood": [StrOptions(set(EMPTY_NEIGHBORHOODS))],
         "device": [None, str, torch.device],
         "random_state": ["random_state"],
@@ -97,6 +100,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 self._observations,
                 as_kernel(self.kernel),
                 algorithm=self.algorithm,
+                rtol=self.rtol,
                 empty_neighborhood=self.empty_neighborhood,
                 dtype=torch_dtype(X.dtype),
                 device=device,
@@ -104,7 +108,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             self._fit_metric(
                 task, check_random_state(_SEED if self.random_state is None else self.random_state)
             )
-            self.algorithm_ = self._smoother().algorithm.name
+            self.algorithm_ = self._smoother().choose().name
         return self
 
     def _validate_training(self, X, y, sample_weight):
@@ -159,9 +163,10 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         X = self._validate_queries(X)
         smoother = self._smoother(X.dtype)
-        means, n_empty = smoother.predict(self._queries(X, smoother))
-        warn_if_empty(self.empty_neighborhood, n_empty, len(X))
-        return self._targets(means, smoother.keys.dtype)
+        prediction = smoother.predict(self._queries(X, smoother))
+        remember_report(self, prediction.report)
+        warn_if_empty(self.empty_neighborhood, prediction.n_empty, len(X))
+        return self._targets(prediction.means, smoother.keys.dtype)
 
     def score(self, X, y, sample_weight=None):
         """Return the coefficient of determination R² of the predictions.
@@ -195,11 +200,13 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         observations, smoother = self._observations, self._smoother()
         dtype, device = smoother.keys.dtype, smoother.keys.device
-        means, n_empty = smoother.predict(None)
+        prediction = smoother.predict(None)
+        remember_report(self, prediction.report)
+        means, n_empty = prediction.means, prediction.n_empty
         weightless = self._embedded(observations.X[observations.n_keys :], dtype, device)
         if len(weightless):
-            others, n_more = smoother.predict(weightless)
-            means, n_empty = torch.cat([means, others]), n_empty + n_more
+            others = smoother.predict(weightless)
+            means, n_empty = torch.cat([means, others.means]), n_empty + others.n_empty
         warn_if_empty(self.empty_neighborhood, n_empty, len(means))
         return self._targets(means, dtype)[observations.group]
 
@@ -281,9 +288,18 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _smoother(self, *dtypes: np.dtype) -> Smoother:
         """Return the fitted keys, ready for queries of these dtypes."""
-        observations = self._observations
-        dtype = torch_dtype(observations.X.dtype, *dtypes)
+        dtype = torch_dtype(self._observations.X.dtype, *dtypes)
         device = predict_device(self.device_)
+        settings = (
+            *(dtype, device, self.kernel, self.algorithm, self.rtol, self.empty_neighborhood),
+            self._embedding_state(),
+        )
+        return prepared_smoother(
+            self, self._observations, settings, lambda: self._new_smoother(dtype, device)
+        )
+
+    def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother:
+        observations = self._observations
         n_keys = observations.n_keys
         return Smoother.of(
             as_kernel(self.kernel),
@@ -291,8 +307,31 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             to_tensor(observations.y[:n_keys], dtype=dtype, device=device),
             to_tensor(observations.weights, dtype=dtype, device=device),
             algorithm=self.algorithm,
+            rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )
+
+    def _embedding_state(self) -> bytes:
+        """Return a code of what the embedding depends on."""
+        return np.asarray(self.bandwidth_).tobytes()
+
+    @property
+    def sums_report_(self):
+        """How the latest prediction's kernel sums were done.
+
+        A dict with ``algorithm`` and ``evaluator`` (what ran), ``n_queries``, ``n_keys``,
+        ``share_of_pairs`` (share of all pairs of a query and a training row that were evaluated
+        one by one), ``rows_redone`` (queries done again exactly) and ``audited_error`` (for an
+        algorithm with absolute error, the error found on exact sums times its safety factor,
+        relative to the total weight of the training rows; else 0). It belongs to this object in
+        this process: copies and pickles start without. AttributeError before the first prediction.
+        """
+        report = latest_report(self)
+        if report is None:
+            raise AttributeError(
+                "sums_report_ is there after a prediction by this object; call predict first."
+            )
+        return report
 
     def _embedded(self, centred: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
         """Return the embedding of centred rows, kept where squares do not overflow."""

@@ -19,6 +19,7 @@ def attention_pooling(
     weights: Tensor | None = None,
     leave_one_out: bool = False,
     algorithm: str = "auto",
+    rtol: float = 1e-8,
     empty_neighborhood: str = "nearest",
 ) -> Tensor:
     """Pool values by kernel attention, ``Σ_i softmax_i(log K(‖(q − k_i)/h‖)) v_i``.
@@ -44,6 +45,8 @@ def attention_pooling(
         Whether query i leaves out key i; there must be as many queries as keys.
     algorithm : str, default="auto"
         As in `NadarayaWatsonRegressor`.
+    rtol : float, default=1e-8
+        As in `NadarayaWatsonRegressor`.
     empty_neighborhood : {"nearest", "mean", "nan", "raise"}, default="nearest"
         What a query without a key in reach gets; gradients flow to values alone there.
 
@@ -67,6 +70,8 @@ def attention_pooling(
     """
     _check(queries, keys, values, weights, leave_one_out, empty_neighborhood)
     bandwidth = _checked_bandwidth(bandwidth, queries)
+    if not isinstance(rtol, Real) or not 0 < rtol < 1:
+        raise ValueError(f"rtol must be a number between 0 and 1; got {rtol!r}.")
     weights = torch.ones_like(values[..., 0]) if weights is None else weights
     batch = _batch_shape(queries, keys, values, weights)
     in_use = (weights > 0)[..., None]
@@ -83,6 +88,7 @@ def attention_pooling(
         _flat(weights[..., None], batch)[..., 0],
         exclude=torch.arange(keys.shape[-2], device=keys.device) if leave_one_out else None,
         algorithm=algorithm,
+        rtol=rtol,
         empty_neighborhood=empty_neighborhood,
     )
     return pooled.to(values.dtype).reshape(*batch, *pooled.shape[-2:])

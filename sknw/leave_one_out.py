@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
+from sknw._arrays import to_numpy, to_tensor
 from sknw._observations import Observations
 from sknw.kernels import Kernel
 from sknw.smoother import smooth
+from sknw.sums import Layout, choose_for
 from sknw.widths import Widths
 
 # A bandwidth is searched between a fraction of the smallest gap and many times the range, where
@@ -28,6 +29,7 @@ _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
 _SCAN_POINTS = 16
 _POLISH_PAIRS = 2e9
 _SCAN_POINTS_ONE_FEATURE = 60
+_WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +48,12 @@ class LeaveOneOut:
         Weighted variance of each scaled output over all keys.
     unit : float
         Squared units of y in one unit of loss; 1 for several outputs.
-    kernel, algorithm, empty_neighborhood
+    kernel, algorithm, rtol, empty_neighborhood
         How to smooth.
     observations : Observations
         Where the keys come from.
+    held_out : Tensor of shape (m,) or None, default=None
+        Rows that are predicted; None: all. Their neighbours are always all other rows.
     """
 
     rows: Tensor
@@ -59,8 +63,10 @@ class LeaveOneOut:
     unit: float
     kernel: Kernel
     algorithm: str
+    rtol: float
     empty_neighborhood: str
     observations: Observations
+    held_out: Tensor | None = None
 
     @classmethod
     def of(
@@ -69,6 +75,7 @@ class LeaveOneOut:
         kernel: Kernel,
         *,
         algorithm: str,
+        rtol: float,
         empty_neighborhood: str,
         dtype: torch.dtype,
         device: str,
@@ -79,18 +86,20 @@ class LeaveOneOut:
         policy has none (``"nan"``, ``"raise"``), with the error of the mean of the others.
         """
         n = observations.n_keys
+        order = _compact_order(observations)
         single = observations.y.shape[1] == 1
         has_value = empty_neighborhood in ("nearest", "mean")
         return cls(
-            rows=to_tensor(observations.keys, dtype=dtype, device=device),
-            values=to_tensor(observations.y[:n], dtype=dtype, device=device),
-            weights=to_tensor(observations.weights, dtype=dtype, device=device),
+            rows=to_tensor(observations.keys[order], dtype=dtype, device=device),
+            values=to_tensor(observations.y[:n][order], dtype=dtype, device=device),
+            weights=to_tensor(observations.weights[order], dtype=dtype, device=device),
             variance=to_tensor(observations.y_variance, dtype=dtype, device=device),
             unit=float(observations.y_variance[0] * observations.y_scale[0] ** 2)
             if single
             else 1.0,
             kernel=kernel,
             algorithm=algorithm,
+            rtol=rtol,
             empty_neighborhood=empty_neighborhood if has_value else "mean",
             observations=observations,
         )
@@ -104,23 +113,41 @@ class LeaveOneOut:
         return self.rows.shape[1]
 
     def predictions(self, embedded: Tensor) -> Tensor:
-        """Return the leave-one-out predictions (n, k) of embedded keys (n, q)."""
+        """Return the leave-one-out predictions (n, k), of embedded keys (n, q)."""
+        queries = None if self.held_out is None else embedded[self.held_out][None]
         return smooth(
             self.kernel,
-            None,
+            queries,
             embedded[None],
             self.values[None],
             self.weights[None],
+            exclude=self.held_out,
             algorithm=self.algorithm,
+            rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )[0]
 
     def loss(self, embedded: Tensor) -> Tensor:
         """Return the loss of embedded keys (n, q), a scalar in units of variance."""
-        errors = self.predictions(embedded) - self.values
-        weights = self.weights.to(errors.dtype)
+        held_out = slice(None) if self.held_out is None else self.held_out
+        errors = self.predictions(embedded) - self.values[held_out]
+        weights = self.weights[held_out].to(errors.dtype)
         per_output = (weights @ errors.square()) / weights.sum()  # (n) @ (n, k) -> (k)
         return (per_output / self.variance).mean()
+
+    def algorithm_at(self, embedded: Tensor, *, needs_grad: bool) -> str:
+        """Return the name of the algorithm that does the sums of embedded keys (n, q)."""
+        queries = None if self.held_out is None else embedded[self.held_out][None]
+        return choose_for(
+            self.algorithm,
+            self.kernel,
+            queries,
+            embedded[None],
+            n_columns=1 + self.values.shape[1],
+            leave_one_out=True,
+            needs_grad=needs_grad,
+            rtol=self.rtol,
+        ).name
 
     @property
     def spread(self) -> np.ndarray:
@@ -163,8 +190,25 @@ class LeaveOneOut:
         """Return the problem of a random subset of the keys; itself if it is no larger."""
         if size >= len(self):
             return self
-        chosen = np.sort(random_state.choice(len(self), size, replace=False))
-        index = to_tensor(chosen, dtype=torch.int64, device=self.rows.device)
+        index = self._draw(size, random_state)
         return replace(
             self, rows=self.rows[index], values=self.values[index], weights=self.weights[index]
         )
+
+    def holding_out(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
+        """Return the problem with the loss of a random subset of the rows, all keys kept."""
+        if size >= len(self):
+            return self
+        return replace(self, held_out=self._draw(size, random_state))
+
+    def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
+        chosen = np.sort(random_state.choice(len(self), size, replace=False))
+        return to_tensor(chosen, dtype=torch.int64, device=self.rows.device)
+
+
+def _compact_order(observations: Observations) -> np.ndarray | slice:
+    """Return an order in which near keys stand together, where many keys make that worthwhile."""
+    if observations.n_keys < _WORTH_SORTING:
+        return slice(None)
+    scaled = to_tensor(observations.keys / observations.spread, dtype=torch.float64, device="cpu")
+    return to_numpy(Layout.of(scaled, _SORTED_TO).order)

@@ -21,6 +21,7 @@ _FLOOR = 1e-30  # loss of an exact fit, in units of variance
 _ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
 _NEARLY, _HOPELESS = 0.02, 0.5  # in the logarithm of the objective
 _NEAR, _NEAR_POINTS = 0.4, 81  # in the logarithm of a width
+_WINDOW, _WINDOWS, _LINE_TOL = 0.7, 8, 1e-4  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
 
 
@@ -69,6 +70,11 @@ class Objective:
     penalty: Callable[[Tensor], Tensor] | None = None
     device: torch.device | str = "cpu"
     _seen: dict[bytes, float] = field(default_factory=dict)
+
+    @property
+    def n_evaluations(self) -> int:
+        """Number of distinct parameters at which the loss was computed."""
+        return len(self._seen)
 
     def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
         parameters = to_tensor(x, dtype=torch.float64, device=self.device).clone()
@@ -243,6 +249,31 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
         return found
     steps = found.curve[:-1] or found.curve  # part of the last step, or the first
     return Minimum(x, reached, [*steps, objective.reported(x)], found.converged)
+
+
+def line_search(objective: Objective, start: float, bounds: tuple[float, float]) -> Minimum:
+    """Minimise over one parameter without gradients, from a start near the minimum.
+
+    Brent's method within a window around the start, which moves as long as its end is the lowest.
+    """
+    low, high = bounds
+    centre, curve = float(np.clip(start, low, high)), []
+    for _ in range(_WINDOWS):
+        window = max(low, centre - _WINDOW), min(high, centre + _WINDOW)
+        result = optimize.minimize_scalar(
+            lambda x: objective.log_value(np.array([x])),
+            bounds=window,
+            method="bounded",
+            options={"xatol": _LINE_TOL},
+        )
+        best = np.array([result.x])
+        curve.append(objective.reported(best))
+        moved = abs(result.x - centre)
+        at_bound = min(result.x - low, high - result.x) < 2 * _LINE_TOL
+        centre = result.x
+        if at_bound or moved < _WINDOW - 4 * _LINE_TOL:
+            return Minimum(best, float(result.fun), curve, converged=True)
+    return Minimum(best, float(result.fun), curve, converged=False)
 
 
 def _placed(x: np.ndarray, free: Sequence[bool], values: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         subsample.
     warm_start : bool, default=False
         Start from the last fit's `w_` instead of `w_init`, whatever its bandwidth was.
-    algorithm, empty_neighborhood, device
+    algorithm, rtol, empty_neighborhood, device
         As in `NadarayaWatsonRegressor`.
     random_state : int, RandomState instance or None, default=None
         Draws the subsample and the random restarts. None is a fixed seed: fitting is
@@ -141,6 +141,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n_starts="auto",
         warm_start=False,
         algorithm="auto",
+        rtol=1e-8,
         empty_neighborhood="nearest",
         device=None,
         random_state=None,
@@ -159,6 +160,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.n_starts = n_starts
         self.warm_start = warm_start
         self.algorithm = algorithm
+        self.rtol = rtol
         self.empty_neighborhood = empty_neighborhood
         self.device = device
         self.random_state = random_state
@@ -212,6 +214,12 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         module = self.metric_.load(self.n_features_in_, dtype=scaled.dtype, device=scaled.device)
         with torch.no_grad():
             return module(scaled)
+
+    def _embedding_state(self) -> bytes:
+        learned = self.metric_.parameters_
+        return super()._embedding_state() + b"".join(
+            np.asarray(learned[name]).tobytes() for name in sorted(learned)
+        )
 
     @property
     def _n_features_out(self) -> int:

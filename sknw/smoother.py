@@ -9,15 +9,15 @@ that a Gaussian has as its bandwidth vanishes: the nearest key's value, ties ave
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums import Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
-from sknw.sums.exact import nearest_kernel, shifted_groups, weak_rows
+from sknw.sums.exact import KeySet, nearest_kernel, weak_rows
 from sknw.sums.tiles import differences_squared, tile_elements
 
 EMPTY_NEIGHBORHOODS = ("nearest", "mean", "nan", "raise")
@@ -32,6 +32,7 @@ def smooth(
     *,
     exclude: Tensor | None = None,
     algorithm: str = "auto",
+    rtol: float = DEFAULT_RTOL,
     empty_neighborhood: str = "nearest",
 ) -> Tensor:
     """Return locally weighted means, differentiable in every tensor.
@@ -52,6 +53,8 @@ def smooth(
         Index of the key that a query leaves out, or -1.
     algorithm : str, default="auto"
         Name of the algorithm of the sums.
+    rtol : float, default=1e-8
+        Largest error, relative to the range of the values.
     empty_neighborhood : str, default="nearest"
         Policy for queries without a key in reach.
 
@@ -60,7 +63,9 @@ def smooth(
     Tensor of shape (b, m, k)
     """
     columns = value_columns(values, weights)
-    sums = kernel_sums(kernel, queries, keys, columns, exclude=exclude, algorithm=algorithm)
+    sums = kernel_sums(
+        kernel, queries, keys, columns, exclude=exclude, algorithm=algorithm, rtol=rtol
+    )
     means, empty = _ratio(sums)
     if not empty.any():
         return means
@@ -118,10 +123,11 @@ class _Fallback:
         if self.policy == "mean":
             return self._overall(exclude, rows)
         result = self.columns.new_empty((len(queries), len(self.columns) - 1))
-        for group, shifted in shifted_groups(
-            queries, self.keys, self.columns[0] > 0, exclude, rows
-        ):
-            sums = shifted.sums(nearest_kernel(self.kernel), self.columns)
+        key_set, nearest = KeySet(self.keys, self.columns[0].detach()), nearest_kernel(self.kernel)
+        differentiable = self.columns.requires_grad and torch.is_grad_enabled()
+        groups = key_set.shifted_groups(nearest, queries, exclude, rows, tiles=differentiable)
+        for group, shifted in groups:
+            sums = shifted.sums(nearest, self.columns)
             result[group] = (sums[1:] / sums[0]).mT.to(result.dtype)  # no key at all: 0/0, NaN
         return result[rows]
 
@@ -145,8 +151,29 @@ def _refuse(policy: str, n_empty: int, n_queries: int) -> None:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What comes of queries.
+
+    Parameters
+    ----------
+    means : Tensor of shape (m, k)
+        Locally weighted means.
+    n_empty : int
+        Number of queries without a key in reach.
+    report : dict
+        How the sums were done: see `sknw.sums.engine`.
+    """
+
+    means: Tensor
+    n_empty: int
+    report: dict
+
+
+@dataclass(frozen=True, eq=False)
 class Smoother:
     """Keys, values and weights ready for queries; one set, no batch.
+
+    What an algorithm prepares for the keys is kept for the next queries.
 
     Parameters
     ----------
@@ -156,17 +183,21 @@ class Smoother:
         Keys in bandwidth units.
     columns : Tensor of shape (1 + k, n)
         Weights, and weights times values.
+    algorithm : str
+        Name of the algorithm of the sums, or ``"auto"``.
+    rtol : float
+        Largest error, relative to the range of the values.
     empty_neighborhood : str
         Policy for queries without a key in reach.
-    algorithm : Algorithm
-        What does the sums.
     """
 
     kernel: Kernel
     keys: Tensor
     columns: Tensor
+    algorithm: str
+    rtol: float
     empty_neighborhood: str
-    algorithm: Algorithm
+    _prepared: dict[str, PreparedSums] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -177,24 +208,39 @@ class Smoother:
         weights: Tensor,
         *,
         algorithm: str,
+        rtol: float,
         empty_neighborhood: str,
     ) -> "Smoother":
-        """Choose the algorithm for predictions at about as many queries as keys."""
+        """Make the value columns."""
         columns = value_columns(values[None], weights[None])[0]
-        chosen = choose_for(
-            algorithm, kernel, None, keys[None], leave_one_out=True, needs_grad=False
+        return cls(kernel, keys, columns, algorithm, rtol, empty_neighborhood)
+
+    def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
+        """Return the algorithm for these queries (m, d); None: for the keys themselves."""
+        return choose_for(
+            self.algorithm,
+            self.kernel,
+            None if queries is None else queries[None],
+            self.keys[None],
+            n_columns=len(self.columns),
+            leave_one_out=queries is None or exclude is not None,
+            needs_grad=False,
+            rtol=self.rtol,
+            prepared=tuple(self._prepared),
         )
-        return cls(kernel, keys, columns, empty_neighborhood, chosen)
 
-    def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> tuple[Tensor, int]:
-        """Return the means (m, k) of queries (m, d), and how many queries were empty.
-
-        Queries None are the keys themselves, each leaving itself out.
-        """
-        sums = self._sums(self.kernel, self.columns, queries, exclude)
+    def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> Prediction:
+        """Return the means (m, k) of queries (m, d); None: of the keys, each leaving itself out."""
+        algorithm = self.choose(queries, exclude)
+        prepared = self._prepared.get(algorithm.name)
+        if prepared is None:
+            prepared = PreparedSums.of(self.kernel, self.keys[None], self.columns[None], algorithm)
+            self._prepared[algorithm.name] = prepared
+        sums = prepared.sums(None if queries is None else queries[None], exclude)
         means, empty = _ratio(sums)
         fallback = _Fallback(self.kernel, self.keys, self.columns, self.empty_neighborhood)
-        return fallback.fill(means[0], empty[0], queries, exclude), int(empty.sum())
+        means = fallback.fill(means[0], empty[0], queries, exclude)
+        return Prediction(means, int(empty.sum()), sums.report)
 
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
@@ -212,8 +258,11 @@ class Smoother:
         return neighbors
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
-        prepared = PreparedSums.of(kernel, self.keys[None], columns[None], self.algorithm)
-        return prepared.sums(None if queries is None else queries[None], exclude)
+        algorithm = "dense" if self.algorithm == "dense" else "auto"
+        return kernel_sums(
+            kernel, queries[None], self.keys[None], columns[None],
+            exclude=exclude, algorithm=algorithm, rtol=self.rtol,
+        )  # fmt: skip
 
     def _rows_per_block(self, width: int) -> int:
         return max(1, tile_elements(self.keys.device, self.keys.dtype) // width)
@@ -256,8 +305,8 @@ class Smoother:
     def _redo(self, weights, kernel, queries, exclude, rows_mask) -> None:
         """Overwrite rows of unnormalised weights by shifted ones, in place."""
         rows = rows_mask.nonzero().squeeze(1)
-        usable = self.columns[0] > 0
-        for group, shifted in shifted_groups(queries, self.keys, usable, exclude, rows):
+        key_set = KeySet(self.keys, self.columns[0])
+        for group, shifted in key_set.shifted_groups(kernel, queries, exclude, rows, tiles=True):
             for block, tile in shifted.tiles(kernel):
                 weights[group, block] = tile * self.columns[0, block]
 

@@ -220,6 +220,9 @@ COMMON_PARAMETERS = [
     ],
     parameter_case("algorithm", "fast", r"'auto'.*'dense'|'dense'.*'auto'"),
     parameter_case("algorithm", None, "a str among"),
+    parameter_case("rtol", 0.0, r"float in the range \(0.0, 1.0\)"),
+    parameter_case("rtol", 1, r"float in the range \(0.0, 1.0\)"),
+    parameter_case("rtol", "tight", r"float in the range \(0.0, 1.0\)"),
     parameter_case("empty_neighborhood", "closest", r"'nearest'"),
     parameter_case("empty_neighborhood", None, "a str among"),
     parameter_case("device", 7, "None, an instance of 'str' or"),
@@ -795,6 +798,7 @@ POOLING = [
     pooling_case("kernel-of-wrong-shape", CALLABLE_KERNEL, kernel=kernel_of_wrong_shape),
     pooling_case("kernel-below-zero", CALLABLE_KERNEL, kernel=kernel_below_zero),
     pooling_case("algorithm-unknown", r"^algorithm must be 'auto' or .*'fast'", algorithm="fast"),
+    pooling_case("rtol-zero", r"^rtol must be a number between 0 and 1; got 0", rtol=0),
     pooling_case("algorithm-list", r"^algorithm must be 'auto' or ", algorithm=["dense"]),
     pooling_case(
         "policy-unknown", r"^empty_neighborhood must be one of", empty_neighborhood="closest"

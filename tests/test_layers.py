@@ -16,7 +16,7 @@ LAYERS = [
     ["sums"],
     ["smoother", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
-    ["_attention", "_base"],
+    ["_attention", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
     ["__init__"],
 ]

@@ -6,10 +6,14 @@ feature's own. From the best of both, bounded quasi-Newton descents start (in th
 `sknw.widths`), and last every feature is asked whether the loss is lower without it. On larger data
 a random subsample rehearses; its bandwidths, rescaled by ``(n_s/n)^(1/(d+4))``, start the descents
 on all rows, and only the latter count.
+
+Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
+random, an unbiased sample of the criterion; their neighbours are always all the others. A single
+feature with a fast transform needs no sample.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,13 +26,25 @@ from sknw._types import warn_user
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
-from sknw.optimize import Descent, Minimum, Objective, coordinate_scan, descend, scan_minima
+from sknw.optimize import (
+    Descent,
+    Minimum,
+    Objective,
+    coordinate_scan,
+    descend,
+    line_search,
+    scan_minima,
+)
 from sknw.widths import Widths
 
 _MAX_ITER = 200
 _TOL = 1e-11
 _EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
 _DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
+# More rows than this are held out in part, and rehearsed on a part of them first.
+_LARGE, _PART = 20_000, 4000
+_FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
+_TOL_OF_LARGE = 1e-7
 _MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
@@ -46,14 +62,69 @@ class LeaveOneOutSearch(Selector):
         """Search; take Scott's rule where leave-one-out cannot tell bandwidths apart."""
         if not _is_informative(observations):
             return _by_rule(observations, task, random_state)
-        objective = _objective(task)
-        best = _search(task, objective, random_state)
-        if not best.converged:
+        found = (_search_large if len(task) > _LARGE else _search_all)(task, random_state)
+        if not found.minimum.converged:
             warn_user(
                 f"The bandwidth search stopped after {_MAX_ITER} steps without converging.",
                 ConvergenceWarning,
             )
-        return Selection(task.widths.values(best.x), objective.reported(best.x) * task.unit)
+        return Selection(task.widths.values(found.minimum.x), found.criterion, found.report)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The end of a search: on which problem, and after what."""
+
+    task: LeaveOneOut
+    objective: Objective
+    minimum: Minimum
+
+    @property
+    def criterion(self) -> float:
+        """Criterion reached, in squared units of y for one output."""
+        return self.objective.reported(self.minimum.x) * self.task.unit
+
+    @property
+    def report(self) -> dict:
+        """What the search looked at."""
+        task = self.task
+        bandwidth = task.widths.values(self.minimum.x)
+        scale = to_tensor(bandwidth, dtype=task.rows.dtype, device=task.rows.device)
+        return {
+            "n_rows": len(task),
+            "n_held_out": len(task) if task.held_out is None else len(task.held_out),
+            "n_evaluations": self.objective.n_evaluations,
+            "algorithm": task.algorithm_at(task.rows / scale, needs_grad=False),
+        }
+
+
+def _search_all(task: LeaveOneOut, random_state: np.random.RandomState) -> _Found:
+    """Search on all rows."""
+    objective = _objective(task)
+    return _Found(task, objective, _search(task, objective, random_state))
+
+
+def _search_large(task: LeaveOneOut, random_state: np.random.RandomState) -> _Found:
+    """Search on a subset of the rows, then go on from there with all of them as neighbours."""
+    part = task.subsample(_PART, random_state)
+    rough = _search_all(part, random_state).minimum
+    shrinkage = (len(part) / len(task)) ** (1 / (task.n_features + 4))
+    start = task.widths.shrunk(rough.x, shrinkage)
+    if task.n_features > 1 or not _has_cheap_values(task, start):
+        task = task.holding_out(max(_FEWEST_HELD_OUT, int(_PAIRS / len(task))), random_state)
+    objective = _objective(task)
+    if task.n_features == 1:
+        return _Found(task, objective, line_search(objective, start[0], task.widths.bounds[0]))
+    descent = Descent(task.widths.bounds, _MAX_ITER, _TOL_OF_LARGE)
+    minimum = descend(objective, [start], descent)
+    return _Found(task, objective, _explored(task, objective, minimum, descent))
+
+
+def _has_cheap_values(task: LeaveOneOut, coordinates: np.ndarray) -> bool:
+    """Whether the sums over all rows take time linear in their number."""
+    scale = task.widths.at(to_tensor(coordinates, dtype=torch.float64, device=task.rows.device))
+    embedded = task.rows / scale.to(task.rows.dtype)
+    return task.algorithm_at(embedded, needs_grad=False) == "nufft"
 
 
 def _is_informative(observations: Observations) -> bool:
@@ -67,7 +138,10 @@ def _by_rule(
     bandwidth, rows = Scott().select(observations, task, random_state).bandwidth, task.rows
     with torch.no_grad():
         scale = to_tensor(bandwidth, dtype=rows.dtype, device=rows.device)
-        return Selection(bandwidth, task.loss(rows / scale).item() * task.unit)
+        report = {"n_rows": len(task), "n_held_out": len(task), "n_evaluations": 1}
+        loss = task.loss(rows / scale).item() * task.unit
+        algorithm = task.algorithm_at(rows / scale, needs_grad=False)
+        return Selection(bandwidth, loss, {**report, "algorithm": algorithm})
 
 
 def _objective(task: LeaveOneOut) -> Objective:

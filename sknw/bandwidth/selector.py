@@ -20,10 +20,13 @@ class Selection:
         In the units of X.
     criterion : float or None, default=None
         Value that a search reached, in squared units of y for one output.
+    report : dict or None, default=None
+        What a search looked at.
     """
 
     bandwidth: float | np.ndarray
     criterion: float | None = None
+    report: dict | None = None
 
 
 class Selector(ABC):

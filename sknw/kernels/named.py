@@ -1,6 +1,7 @@
 """The kernels that have a name: a new one is one more record here."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ def _gaussian_log(sq: Tensor) -> Tensor:
     return -0.5 * sq
 
 
+def _gaussian_reach(log_weight: Tensor) -> Tensor:
+    return -2 * log_weight.clamp_max(0)
+
+
 def _gaussian_log_slope(sq: Tensor) -> Tensor:
     return torch.full_like(sq, -0.5)
 
@@ -53,6 +58,10 @@ def _exponential_slope(sq: Tensor) -> Tensor:
 
 def _exponential_log(sq: Tensor) -> Tensor:
     return -sq.sqrt()
+
+
+def _exponential_reach(log_weight: Tensor) -> Tensor:
+    return log_weight.clamp_max(0).square()
 
 
 def _exponential_log_slope(sq: Tensor) -> Tensor:
@@ -128,7 +137,7 @@ def _tricube_slope(sq: Tensor) -> Tensor:
 _ROOT_PI = math.sqrt(math.pi)
 
 KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel
+    kernel.name: replace(kernel, formula=(kernel.name, "profile"))
     for kernel in (
         Kernel(
             "gaussian",
@@ -141,6 +150,7 @@ KERNELS: dict[str, Kernel] = {
             tail=_gaussian_tail,
             log_profile=_gaussian_log,
             log_slope=_gaussian_log_slope,
+            reach=_gaussian_reach,
             slope_factor=-0.5,
         ),
         Kernel(
@@ -153,6 +163,7 @@ KERNELS: dict[str, Kernel] = {
             tail=_exponential_tail,
             log_profile=_exponential_log,
             log_slope=_exponential_log_slope,
+            reach=_exponential_reach,
         ),
         Kernel("cosine", _cosine, _cosine_slope, 1.0, math.pi**2 / 16, 1 - 8 / math.pi**2),
         Kernel("epanechnikov", _epanechnikov, _epanechnikov_slope, 1.0, 3 / 5, 1 / 5, smooth=True),

@@ -36,8 +36,12 @@ class Kernel:
         For kernels that underflow: ``(excess, nearest) -> K(√(nearest + excess)) / K(√nearest)``.
     log_profile, log_slope : callable or None, default=None
         ``log K`` and ``d log K / ds`` at a squared distance, where there is a tail.
+    reach : callable or None, default=None
+        The squared distance at which ``log K`` (<= 0) takes a value, where there is a tail.
     slope_factor : float or None, default=None
-        ``c`` where ``dK/ds = c K`` (the Gaussian's −½): gradients then reuse the forward sums.
+        ``c`` where ``dK/ds = c K`` (the Gaussian's −½).
+    formula : (str, str) or None, default=None
+        Family and form (profile, slope or square) under which compiled loops know the kernel.
     """
 
     name: str
@@ -50,7 +54,9 @@ class Kernel:
     tail: Callable[[Tensor, Tensor], Tensor] | None = None
     log_profile: Callable[[Tensor], Tensor] | None = None
     log_slope: Callable[[Tensor], Tensor] | None = None
+    reach: Callable[[Tensor], Tensor] | None = None
     slope_factor: float | None = None
+    formula: tuple[str, str] | None = None
 
     @property
     def canonical_factor(self) -> float:
@@ -79,6 +85,7 @@ class Kernel:
             profile=self.slope,
             smooth=self.slope_factor is not None,
             tail=tail,
+            formula=self._formula("slope"),
         )
 
     def squared(self) -> "Kernel":
@@ -89,7 +96,12 @@ class Kernel:
             profile=partial(_squared_profile, self.profile),
             tail=self.tail and partial(_squared_tail, self.tail),
             log_profile=self.log_profile and partial(_doubled, self.log_profile),
+            reach=self.reach and partial(_at_half, self.reach),
+            formula=self._formula("square"),
         )
+
+    def _formula(self, form: str) -> tuple[str, str] | None:
+        return self.formula and (self.formula[0], form)
 
 
 def _squared_profile(profile: Callable, sq: Tensor) -> Tensor:
@@ -102,6 +114,10 @@ def _squared_tail(tail: Callable, excess: Tensor, nearest: Tensor) -> Tensor:
 
 def _doubled(function: Callable, sq: Tensor) -> Tensor:
     return 2 * function(sq)
+
+
+def _at_half(function: Callable, value: Tensor) -> Tensor:
+    return function(value / 2)
 
 
 def _derivative_tail(

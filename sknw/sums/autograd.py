@@ -3,17 +3,13 @@
 The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij = |q_i − z_j|²`` and
 ``G = dL/dS``,
 
-    dL/dq_i = 2 Σ_c G_ic (q_i Σ_j K'(s_ij) v_jc − Σ_j K'(s_ij) v_jc z_j)
-    dL/dz_j = 2 Σ_c v_jc (z_j Σ_i K'(s_ij) G_ic − Σ_i K'(s_ij) G_ic q_i)
+    dL/dq_i = 2 Σ_j K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)
+    dL/dz_j = 2 Σ_i K'(s_ij) ⟨G_i, v_j⟩ (z_j − q_i)
     dL/dv_j = Σ_i K(s_ij) G_i
 
-that is, sums of the extra columns ``v ⊗ z``, and sums with the roles of queries and keys swapped,
-under the kernel's slope. So every algorithm has gradients without a line of its own. The Gaussian's
-slope is proportional to itself: its extra columns ride along in the forward pass, and one swapped
-pass gives the rest.
-
-Rows that were done again (`sknw.sums.exact`) keep their shift: a row's log-scale is a constant that
-cancels from every ratio, so it is not differentiated.
+Algorithms know these as `pull` and `scatter`. Rows that were done again (`sknw.sums.exact`) do
+theirs in their own unit: a row's log-scale is a constant that cancels from every ratio, so it is
+not differentiated.
 """
 
 import torch
@@ -21,9 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sknw.kernels import Kernel
-from sknw.sums.engine import PreparedSums, choose_for, full_precision, identified
-from sknw.sums.exact import shifted_groups
-from sknw.sums.problem import Algorithm, KernelSums
+from sknw.sums.algorithm import Algorithm
+from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
+from sknw.sums.problem import KernelSums
 
 
 def kernel_sums(
@@ -34,6 +30,7 @@ def kernel_sums(
     *,
     exclude: Tensor | None = None,
     algorithm: str = "auto",
+    rtol: float = DEFAULT_RTOL,
 ) -> KernelSums:
     """Return kernel sums, differentiable in queries, keys and value columns.
 
@@ -51,6 +48,8 @@ def kernel_sums(
         Index of the key that a query leaves out, or -1. No key is left out twice.
     algorithm : str, default="auto"
         Name in `ALGORITHMS`, or ``"auto"``.
+    rtol : float, default=1e-8
+        Largest error of a ratio of sums, relative to the range of the values.
     """
     inputs = [tensor for tensor in (queries, keys, columns) if tensor is not None]
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -59,46 +58,28 @@ def kernel_sums(
         kernel,
         queries,
         keys,
+        n_columns=columns.shape[1],
         leave_one_out=queries is None or exclude is not None,
         needs_grad=needs_grad,
+        rtol=rtol,
     )
     if not needs_grad:
         return PreparedSums.of(kernel, keys, columns, chosen).sums(queries, exclude)
-    log_scale, sums = _KernelSums.apply(queries, keys, columns, kernel, chosen, exclude)
-    return KernelSums(log_scale, sums)
-
-
-def _with_moments(columns: Tensor, points: Tensor) -> Tensor:
-    """Append the columns ``v ⊗ z``: (b, k, n) and (b, n, d) to (b, k (1 + d), n)."""
-    moments = columns[:, :, None, :] * points.mT[:, None]  # (b, k, d, n)
-    return torch.cat([columns, moments.flatten(1, 2)], dim=1)
-
-
-def _pull(points: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
-    """Contract sums of columns and moments to a gradient.
-
-    ``2 Σ_c weights_c (points Σ K' column_c − Σ K' column_c ⊗ others)``, from points (b, n, d),
-    weights (b, k, n) and sums (b, k (1 + d), n), to (b, n, d).
-    """
-    k, weights = weights.shape[1], weights.to(sums.dtype)
-    moments = sums[:, k:].unflatten(1, (k, -1))  # (b, k, d, n)
-    own = (weights * sums[:, :k]).sum(dim=1)[..., None] * points
-    return 2 * (own - torch.einsum("bkn,bkdn->bnd", weights, moments))
+    report: dict = {}
+    log_scale, sums = _KernelSums.apply(queries, keys, columns, kernel, chosen, exclude, report)
+    return KernelSums(log_scale, sums, report)
 
 
 class _KernelSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries, keys, columns, kernel: Kernel, algorithm: Algorithm, exclude):
-        moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        ctx.reuses_forward = moves and kernel.slope_factor is not None
-        wide = _with_moments(columns, keys) if ctx.reuses_forward else columns
-        prepared = PreparedSums.of(kernel, keys, wide, algorithm)
-        result = prepared.sums(queries, exclude)
-        kept = result.sums.mT if ctx.reuses_forward else None
-        ctx.save_for_backward(queries, keys, columns, exclude, result.log_scale, kept)
-        ctx.kernel, ctx.algorithm, ctx.state = kernel, algorithm, prepared.state
+    def forward(ctx, queries, keys, columns, kernel: Kernel, algorithm: Algorithm, exclude, report):
+        prepared = PreparedSums.of(kernel, keys, columns, algorithm)
+        result, ctx.plan, ctx.redone = prepared.run(queries, exclude)
+        report.update(result.report)
+        ctx.save_for_backward(queries, keys, columns, exclude)
+        ctx.prepared = prepared
         ctx.mark_non_differentiable(result.log_scale)
-        return result.log_scale, result.sums[..., : columns.shape[1]].clone()
+        return result.log_scale, result.sums.contiguous()
 
     @staticmethod
     @once_differentiable
@@ -110,75 +91,45 @@ class _KernelSums(torch.autograd.Function):
                 queries_grad, keys_grad = passes.points()
             if ctx.needs_input_grad[2]:
                 columns_grad = passes.columns()
-        return queries_grad, keys_grad, columns_grad, None, None, None
+        return queries_grad, keys_grad, columns_grad, None, None, None, None
 
 
 class _Backward:
-    """The swapped sums of one backward pass, for the gradient G (b, k, m) of the sums."""
+    """One backward pass, for the gradient G (b, k, m) of the sums."""
 
     def __init__(self, ctx, grad: Tensor):
-        self.queries, self.keys, self.values, self.exclude, log_scale, self.forward = (
-            ctx.saved_tensors
-        )
-        self.kernel, self.algorithm, self.state = ctx.kernel, ctx.algorithm, ctx.state
+        self.queries, self.keys, self.values, exclude = ctx.saved_tensors
+        self.prepared, self.plan, self.redone = ctx.prepared, ctx.plan, ctx.redone
+        self.algorithm, self.state = self.prepared.algorithm, self.prepared.state
+        self.kernel = self.prepared.kernel
         self.grad = grad.to(self.keys.dtype)
-        self.weak = log_scale != 0
-        self.points_from, self.points_exclude = identified(self.queries, self.exclude, self.keys)
-        # dK/ds = factor · slope_kernel
-        self.factor = self.kernel.slope_factor if ctx.reuses_forward else 1.0
-        self.slope_kernel = self.kernel if ctx.reuses_forward else self.kernel.derivative()
+        self.trusted = self.grad.masked_fill(self.redone.rows[:, None], 0.0)
+        self.points_from, self.exclude = identified(self.queries, exclude, self.keys)
 
     def points(self) -> tuple[Tensor | None, Tensor]:
         """Gradients with respect to queries and keys; both in the second where they are one."""
-        pulls = _pull(self.points_from, self.grad, self.factor * self._forward_sums())
-        wide = _with_moments(self.grad, self.points_from)
-        swapped = self.factor * self._swapped(self.slope_kernel, wide)
-        keys_grad = _pull(self.keys, self.values, swapped)
-        if self.queries is None:
-            return None, (pulls + keys_grad).to(self.keys.dtype)
-        return pulls.to(self.keys.dtype), keys_grad.to(self.keys.dtype)
+        slope = self.kernel.derivative()
+        queries_grad, keys_grad = self.algorithm.pull(self.state, self.plan, slope, self.trusted)
+        of_rows = keys_grad if queries_grad is None else queries_grad
+        for b, rows, shifted in self._redone_groups():
+            grad = self.grad[b][:, rows]
+            of_queries, of_keys = shifted.pull(slope, grad, self.values[b])
+            of_rows[b, rows] += 2 * of_queries
+            keys_grad[b] += 2 * of_keys
+        keys_grad = keys_grad.to(self.keys.dtype)
+        return None if queries_grad is None else queries_grad.to(self.keys.dtype), keys_grad
 
     def columns(self) -> Tensor:
         """Gradient with respect to the value columns (b, k, n)."""
-        return self._swapped(self.kernel, self.grad).to(self.values.dtype)
+        total = self.algorithm.scatter(self.state, self.plan, self.trusted)
+        for b, rows, shifted in self._redone_groups():
+            total[b] += shifted.scatter(self.kernel, self.grad[b][:, rows])
+        return total.to(self.values.dtype)
 
-    def _forward_sums(self) -> Tensor:
-        """Sum ``[v, v ⊗ z]`` under the slope (b, k (1 + d), m), in the forward's scale."""
-        if self.forward is not None:
-            return self.forward
-        wide = _with_moments(self.values, self.keys)
-        prepared = PreparedSums.of(
-            self.slope_kernel, self.keys, wide, self.algorithm, like=self.state
-        )
-        sums = prepared.plain(self.queries, self.exclude)
-        scratch = torch.zeros_like(sums[:, 0])
-        prepared.redo(sums, scratch, self.weak, self.queries, self.exclude)
-        return sums
-
-    def _swapped(self, kernel: Kernel, columns: Tensor) -> Tensor:
-        """Sum over the queries (b, k', n) the columns (b, k', m), weak rows in their own scale."""
-        strong = columns.masked_fill(self.weak[:, None], 0.0)
-        prepared = PreparedSums.of(
-            kernel, self.points_from, strong, self.algorithm, like=self.state
-        )
-        if self.queries is None:
-            total = prepared.plain(None, None)
-        else:
-            total = prepared.plain(self.keys, self._swapped_exclude())
-        for b in self.weak.any(dim=1).nonzero().squeeze(1).tolist():
-            rows = self.weak[b].nonzero().squeeze(1)
-            usable = self.values[b, 0] > 0
-            for group, shifted in shifted_groups(
-                self.points_from[b], self.keys[b], usable, self.points_exclude, rows
-            ):
-                total[b] += shifted.transposed(kernel, columns[b][:, group])
-        return total
-
-    def _swapped_exclude(self) -> Tensor | None:
-        """For every key the query that leaves it out, or -1."""
-        if self.exclude is None:
-            return None
-        swapped = self.exclude.new_full((self.keys.shape[1],), -1)
-        has_one = self.exclude >= 0
-        swapped[self.exclude[has_one]] = has_one.nonzero().squeeze(1)
-        return swapped
+    def _redone_groups(self):
+        for b, rows in self.redone.members():
+            groups = self.prepared.key_set(b).shifted_groups(
+                self.kernel, self.points_from[b], self.exclude, rows
+            )
+            for group, shifted in groups:
+                yield b, group, shifted

@@ -1,13 +1,22 @@
-"""Which algorithm does the sums: the registry, and the choice by name or by capability."""
+"""Which algorithm does the sums: the registry, and the choice by name or by estimated time."""
 
+from sknw.sums.algorithm import Algorithm
+from sknw.sums.blocks import Blocks
 from sknw.sums.dense import Dense
-from sknw.sums.problem import Algorithm, Problem
+from sknw.sums.nufft import Nufft
+from sknw.sums.problem import Problem
 
-ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in (Dense(),)}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    algorithm.name: algorithm for algorithm in (Dense, Blocks, Nufft)
+}
+# Ratios of sums keep the tolerance with some care left for their gradients.
+_GRADIENT_CARE = 1e-3
+# Below so many pairs, looking at the data takes longer than doing all of them.
+_FEWEST_PAIRS = 2e7
 
 
 def choose(algorithm: str, problem: Problem) -> Algorithm:
-    """Return the algorithm of that name, or for ``"auto"`` the first that can do the problem.
+    """Return the algorithm of that name, or for ``"auto"`` the one that should be fastest.
 
     Raises
     ------
@@ -15,19 +24,24 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
         If none of the candidates can; the message gives every reason of every candidate.
     """
     automatic = isinstance(algorithm, str) and algorithm == "auto"
+    rtol = problem.rtol * (_GRADIENT_CARE if problem.needs_grad else 1.0)
     candidates = list(ALGORITHMS.values()) if automatic else [_named(algorithm)]
-    refusals = []
-    for candidate in candidates:
+    able, refusals = [], []
+    for candidate in (candidate(rtol) for candidate in candidates):
         reasons = candidate.unsupported_reasons(problem)
         if not reasons:
-            return candidate
+            able.append(candidate)
         refusals.append(f"{candidate.name}: {', '.join(reasons)}")
-    raise ValueError(
-        f"No algorithm can do this problem: {'; '.join(refusals)}. Use algorithm='auto'."
-    )
+    if not able:
+        raise ValueError(
+            f"No algorithm can do this problem: {'; '.join(refusals)}. Use algorithm='auto'."
+        )
+    if len(able) == 1 or problem.n_pairs < _FEWEST_PAIRS:
+        return able[0]
+    return min(able, key=lambda candidate: candidate.seconds(problem))
 
 
-def _named(algorithm: str) -> Algorithm:
+def _named(algorithm: str) -> type[Algorithm]:
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(
             f"algorithm must be 'auto' or one of {list(ALGORITHMS)}; got {algorithm!r}."

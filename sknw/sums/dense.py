@@ -1,37 +1,43 @@
-"""Dense tiles: every query against every key, exact to rounding, in bounded memory.
+"""All pairs of queries and keys, exact to rounding, in bounded memory."""
 
-Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is several times faster
-than its transpose. Leave-one-out sums of a set over itself visit each unordered pair once.
-"""
+from dataclasses import dataclass, field
+from typing import Any
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
-from sknw._arrays import accumulator_dtype
 from sknw.kernels import Kernel
-from sknw.sums.problem import Algorithm, Problem
-from sknw.sums.tiles import (
-    Points,
-    blocks,
-    exclude_keys,
-    may_use_product,
-    squared_distances,
-    tile_elements,
-)
-
-_KEYS_PER_TILE = 2048
-_SQUARE_TILE = 512
+from sknw.sums.algorithm import Algorithm
+from sknw.sums.costs import seconds_of_pairs
+from sknw.sums.evaluator import Evaluator
+from sknw.sums.evaluators import evaluator_for
+from sknw.sums.moments import both_ways, swapped_exclude
+from sknw.sums.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseState:
-    """Keys ready for tiles, with their value columns (b, k, n)."""
+    """Keys with their value columns, and the forms that evaluators made of the keys."""
 
     kernel: Kernel
-    keys: Points
+    keys: Tensor
     columns: Tensor
+    forms: dict[str, Any] = field(default_factory=dict)
+
+    def points(self, evaluator: Evaluator) -> Any:
+        """Return the keys as the evaluator wants them."""
+        if evaluator.name not in self.forms:
+            self.forms[evaluator.name] = evaluator.points(self.keys)
+        return self.forms[evaluator.name]
+
+
+@dataclass(frozen=True, eq=False)
+class DensePlan:
+    """Queries, the key that each leaves out, and who evaluates the tiles."""
+
+    queries: Tensor | None
+    exclude: Tensor | None
+    evaluator: Evaluator
+    points: Any | None
 
 
 class Dense(Algorithm):
@@ -43,91 +49,52 @@ class Dense(Algorithm):
         """Nothing is out of reach of the exact sums."""
         return []
 
+    def seconds(self, problem: Problem) -> float:
+        """All pairs, one after the other."""
+        return seconds_of_pairs(problem, problem.n_pairs)
+
     def prepare(
         self, kernel: Kernel, keys: Tensor, columns: Tensor, like: DenseState | None = None
     ) -> DenseState:
-        """Lift the keys once."""
-        shares = like is not None and like.keys.rows is keys
-        return DenseState(kernel, like.keys if shares else Points.of(keys), columns)
+        """Keep the keys; evaluators prepare them when asked."""
+        shares = like is not None and like.keys is keys
+        return DenseState(kernel, keys, columns, like.forms if shares else {})
 
-    def sums(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
+    def plan(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> DensePlan:
+        """Choose the evaluator."""
+        keys = state.keys
+        n_queries = keys.shape[1] if queries is None else queries.shape[1]
+        n_pairs = len(keys) * n_queries * keys.shape[1]
+        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
+        points = None if queries is None else evaluator.points(queries)
+        return DensePlan(queries, exclude, evaluator, points)
+
+    def sums(self, state: DenseState, plan: DensePlan) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
-        if queries is None:
-            return _in_batches(_self_sums, state, None, None, _square_shape(state))
-        return _in_batches(_cross_sums, state, queries, exclude, _cross_shape(state, queries))
-
-
-def _cross_shape(state: DenseState, queries: Tensor) -> tuple[int, int]:
-    elements = tile_elements(queries.device, queries.dtype)
-    n_keys = max(1, min(len(state.keys), _KEYS_PER_TILE, elements))
-    return max(1, min(queries.shape[1], elements // n_keys)), n_keys
-
-
-def _square_shape(state: DenseState) -> tuple[int, int]:
-    rows = state.keys.rows
-    side = int(tile_elements(rows.device, rows.dtype) ** 0.5)
-    if rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
-        side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(state.keys) // 4)))
-    side = max(1, min(side, len(state.keys)))
-    return side, side
-
-
-def _in_batches(sums_of, state, queries, exclude, shape: tuple[int, int]) -> Tensor:
-    """Run `sums_of` on as many members of the batch at a time as one tile holds."""
-    rows = state.keys.rows
-    at_once = max(1, tile_elements(rows.device, rows.dtype) // (shape[0] * shape[1]))
-    if at_once >= rows.shape[0]:
-        return sums_of(state, queries, exclude, shape)
-    parts = []
-    for batch in blocks(rows.shape[0], at_once):
-        part = DenseState(
-            state.kernel,
-            Points(rows[batch], state.keys.lifted[batch]),
-            state.columns[batch],
+        keys = state.points(plan.evaluator)
+        return plan.evaluator.sums(
+            state.kernel, plan.points, keys, state.columns, plan.exclude, None
         )
-        parts.append(sums_of(part, None if queries is None else queries[batch], exclude, shape))
-    return torch.cat(parts)
 
+    def pull(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries and keys."""
+        keys, values = state.points(plan.evaluator), state.columns
+        pull = plan.evaluator.pull
+        if plan.queries is None:
+            left, right = both_ways(grad, values)
+            return None, 2 * pull(kernel, None, keys, left, right, None, None)
+        exclude = swapped_exclude(plan.exclude, state.keys.shape[1])
+        queries_grad = pull(kernel, plan.points, keys, grad, values, plan.exclude, None)
+        return 2 * queries_grad, 2 * pull(kernel, keys, plan.points, values, grad, exclude, None)
 
-def _empty_sums(state: DenseState, n_queries: int) -> Tensor:
-    b, k, _ = state.columns.shape
-    dtype = accumulator_dtype(state.columns.device)
-    return torch.zeros((b, k, n_queries), dtype=dtype, device=state.columns.device)
+    def scatter(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
+        """Return the gradient with respect to the columns."""
+        keys = state.points(plan.evaluator)
+        if plan.queries is None:
+            return plan.evaluator.sums(state.kernel, None, keys, grad, None, None)
+        exclude = swapped_exclude(plan.exclude, state.keys.shape[1])
+        return plan.evaluator.sums(state.kernel, keys, plan.points, grad, exclude, None)
 
-
-def _cross_sums(
-    state: DenseState, queries: Tensor, exclude: Tensor | None, shape: tuple[int, int]
-) -> Tensor:
-    """Sum over the keys for queries (b, m, d)."""
-    points, keys = Points.of(queries), state.keys
-    total = _empty_sums(state, len(points))
-    key_reach = keys.block_reach(shape[1])
-    for query_reach, i in zip(
-        points.block_reach(shape[0]), blocks(len(points), shape[0]), strict=True
-    ):
-        left_out = None if exclude is None else exclude[i]
-        for reach, j in zip(key_reach, blocks(len(keys), shape[1]), strict=True):
-            product = may_use_product(state.kernel, keys, query_reach, reach)
-            weights = state.kernel.profile(squared_distances(points, keys, i, j, product=product))
-            exclude_keys(weights, left_out, j, 0.0)
-            total[:, :, i] += state.columns[:, :, j] @ weights.mT  # (k, n_t) @ (n_t, m_t)
-    return total
-
-
-def _self_sums(state: DenseState, _queries: None, _exclude: None, shape: tuple[int, int]) -> Tensor:
-    """Sum the keys over one another, each without itself; every pair is seen once."""
-    keys, columns = state.keys, state.columns
-    total = _empty_sums(state, len(keys))
-    reach = keys.block_reach(shape[0])
-    tiles = list(blocks(len(keys), shape[0]))
-    for a, i in enumerate(tiles):
-        for b in range(a, len(tiles)):
-            j = tiles[b]
-            product = may_use_product(state.kernel, keys, reach[a], reach[b])
-            weights = state.kernel.profile(squared_distances(keys, keys, i, j, product=product))
-            if a == b:
-                weights.diagonal(dim1=-2, dim2=-1).zero_()
-            else:
-                total[:, :, j] += columns[:, :, i] @ weights
-            total[:, :, i] += columns[:, :, j] @ weights.mT
-    return total
+    def report(self, state: DenseState, plan: DensePlan) -> dict:
+        """Every pair is evaluated."""
+        return {"evaluator": plan.evaluator.name, "share_of_pairs": 1.0}

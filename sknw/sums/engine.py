@@ -1,18 +1,51 @@
-"""Kernel sums from any algorithm: plain first, then the rows that underflow done again exactly."""
+"""Kernel sums from any algorithm: plain first, then rows in need done again exactly.
+
+A row is done again where its plain mass underflows, and where the algorithm doubts it (an absolute
+error that is too large beside the mass). `KernelSums.report` tells what happened:
+
+``algorithm``, ``evaluator``
+    Names of what ran.
+``n_queries``, ``n_keys``
+    Sizes.
+``share_of_pairs``
+    Share of all pairs of a query and a key that were evaluated one by one.
+``rows_redone``
+    Number of queries that were done again exactly.
+``audited_error``
+    For algorithms with absolute error: the error of the mass that an audit on exact sums found,
+    with its safety factor, relative to the total weight of the keys; else 0.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
+from sknw.sums.algorithm import Algorithm
 from sknw.sums.choice import choose
-from sknw.sums.exact import shifted_groups, weak_rows
-from sknw.sums.problem import Algorithm, KernelSums, Problem
+from sknw.sums.exact import KeySet, weak_rows
+from sknw.sums.problem import KernelSums, Problem
+
+DEFAULT_RTOL = 1e-8
 
 
 @dataclass(frozen=True)
+class Redone:
+    """Which rows (b, m) were done again, and the logarithm of each row's unit (b, m)."""
+
+    rows: Tensor
+    log_scale: Tensor
+
+    def members(self) -> list[tuple[int, Tensor]]:
+        """Return the members of the batch that have such rows, with the rows' indices."""
+        found = self.rows.any(dim=1).nonzero().squeeze(1).tolist()
+        return [(b, self.rows[b].nonzero().squeeze(1)) for b in found]
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedSums:
     """Keys and value columns ready for queries.
 
@@ -49,44 +82,59 @@ class PreparedSums:
         like: Any | None = None,
     ) -> "PreparedSums":
         """Let the algorithm prepare, with the work of a state of the same keys if there is one."""
-        state = algorithm.prepare(kernel, keys, columns, like)
+        with full_precision(keys):
+            state = algorithm.prepare(kernel, keys, columns, like)
         return cls(kernel, keys, columns, algorithm, state)
-
-    def plain(self, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
-        """Return the plain sums (b, k, m), underflow and all."""
-        with full_precision(self.keys):
-            return self.algorithm.sums(self.state, queries, exclude)
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
         """Return the sums of queries (b, m, d); None: of the keys, each leaving itself out."""
-        plain = self.plain(queries, exclude)
-        log_scale = torch.zeros_like(plain[:, 0])
-        weak = weak_rows(self.kernel, plain[:, 0], self.keys.dtype)
-        if weak is not None:
-            self.redo(plain, log_scale, weak, queries, exclude)
-        return KernelSums(log_scale, plain.mT)
+        return self.run(queries, exclude)[0]
 
-    def redo(
-        self,
-        plain: Tensor,
-        log_scale: Tensor,
-        weak: Tensor,
-        queries: Tensor | None,
-        exclude: Tensor | None,
-    ) -> None:
-        """Overwrite the weak rows (b, m) of plain sums by shifted ones, in place."""
-        queries, exclude = identified(queries, exclude, self.keys)
+    def run(self, queries: Tensor | None, exclude: Tensor | None) -> tuple[KernelSums, Any, Redone]:
+        """Return the sums, the algorithm's plan, and what was done again."""
         with full_precision(self.keys):
-            self._redo(plain, log_scale, weak, queries, exclude)
+            plan = self.algorithm.plan(self.state, queries, exclude)
+            plain = self.algorithm.sums(self.state, plan)
+            redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
+            self._redo(plain, redone, queries, exclude)
+        report = {
+            "algorithm": self.algorithm.name,
+            "n_queries": plain.shape[2],
+            "n_keys": self.keys.shape[1],
+            "rows_redone": int(redone.rows.sum()),
+            "audited_error": 0.0,
+            **self.algorithm.report(self.state, plan),
+        }
+        return KernelSums(redone.log_scale, plain.mT, report), plan, redone
 
-    def _redo(self, plain, log_scale, weak, queries: Tensor, exclude: Tensor | None) -> None:
-        for b in weak.any(dim=1).nonzero().squeeze(1).tolist():
-            columns = self.columns[b]
-            rows = weak[b].nonzero().squeeze(1)
-            groups = shifted_groups(queries[b], self.keys[b], columns[0] > 0, exclude, rows)
-            for group, shifted in groups:
-                plain[b, :, group] = shifted.sums(self.kernel, columns)
-                log_scale[b, group] = shifted.log_scale(self.kernel).to(log_scale.dtype)
+    def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
+        weak = weak_rows(self.kernel, plain[:, 0], self.keys.dtype)
+        doubtful = self.algorithm.doubtful(self.state, plan, plain)
+        rows = torch.zeros_like(plain[:, 0], dtype=torch.bool)
+        for mask in (weak, doubtful):
+            rows = rows if mask is None else rows | mask
+        return rows
+
+    def _redo(self, plain: Tensor, redone: Redone, queries, exclude: Tensor | None) -> None:
+        """Overwrite rows of the plain sums by exact ones, each relative to its nearest key."""
+        queries, exclude = identified(queries, exclude, self.keys)
+        for b, rows in redone.members():
+            key_set = self.key_set(b)
+            for group, shifted in key_set.shifted_groups(self.kernel, queries[b], exclude, rows):
+                plain[b, :, group] = shifted.sums(self.kernel, self.columns[b])
+                log_scale = shifted.log_scale(self.kernel)
+                redone.log_scale[b, group] = log_scale.to(plain.dtype)
+
+    def key_set(self, b: int) -> KeySet:
+        """Return the keys of one member of the batch, ready for exact rows."""
+        if b not in self._key_sets:
+            rtol = self.algorithm.rtol
+            self._key_sets[b] = KeySet(self.keys[b].detach(), self.columns[b, 0].detach(), rtol)
+        return self._key_sets[b]
+
+    @cached_property
+    def _key_sets(self) -> dict[int, KeySet]:
+        return {}
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -109,18 +157,26 @@ def choose_for(
     queries: Tensor | None,
     keys: Tensor,
     *,
+    n_columns: int,
     leave_one_out: bool,
     needs_grad: bool,
+    rtol: float,
+    prepared: tuple[str, ...] = (),
 ) -> Algorithm:
-    """Return the algorithm for these tensors."""
+    """Return the algorithm for these tensors; `prepared` names those that know the keys already."""
     problem = Problem(
         kernel=kernel,
+        n_batch=len(keys),
         n_queries=(keys if queries is None else queries).shape[1],
         n_keys=keys.shape[1],
         n_features=keys.shape[2],
+        n_columns=n_columns,
         dtype=keys.dtype,
         device=keys.device,
         needs_grad=needs_grad,
         leave_one_out=leave_one_out,
+        rtol=rtol,
+        keys=keys,
+        prepared=prepared,
     )
     return choose(algorithm, problem)

@@ -1,27 +1,40 @@
-"""Rows done again, shifted: exact sums where plain ones underflow.
+"""Rows done again: exact sums relative to the nearest key, where plain sums are not good enough.
 
-A kernel that never reaches zero gives every query some neighbour, however far. For rows whose plain
-mass is below the floor, each weight is taken relative to the nearest key's, so the mass is at least
-that key's own weight and the ratio keeps its accuracy in the tails.
+A kernel that never reaches zero gives every query some neighbour, however far. Each weight is taken
+relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
+accuracy in the tails.
 
 Two forms of distance are needed. Within reach of the keys, differences have the relative error that
 the data's own rounding leaves. A query much farther away than the keys are from one another would
 lose the keys' differences in ``(q − z)²``; there the common ``|q|²`` is dropped and
 ``|z|² − 2qz`` compared.
+
+Rows within reach go through the compiled loops where those know the kernel's tail, and where there
+are many rows and keys, only blocks that matter meet.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import accumulator_dtype
+from sknw._arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
+from sknw.sums.evaluators import FUSED, evaluator_for
+from sknw.sums.moments import swapped_exclude
+from sknw.sums.pairs import Layout, Meeting, Pairs, meeting_of
 from sknw.sums.tiles import blocks, differences_squared, exclude_keys, tile_elements
 
 _REMOTE = 4.0  # times the largest norm of a key
 _KEYS_PER_TILE = 2048
+_WORTH_A_LAYOUT = 2e8  # pairs
+_KEY_BLOCK, _ROW_BLOCK = 256, 64
+# Rows whose weights are smaller (logarithm) underflow beside a gradient.
+_DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
 _MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
 
@@ -37,19 +50,113 @@ def _nearest_tail(excess: Tensor, nearest: Tensor) -> Tensor:
 
 def nearest_kernel(kernel: Kernel) -> Kernel:
     """Return the limit of a vanishing bandwidth: all weight on the nearest key, ties shared."""
-    return replace(kernel, name="nearest", tail=_nearest_tail, log_profile=torch.zeros_like)
+    return replace(
+        kernel,
+        name="nearest",
+        support=torch.inf,
+        tail=_nearest_tail,
+        log_profile=torch.zeros_like,
+        formula=("nearest", "profile"),
+    )
 
 
-@dataclass(frozen=True)
-class ShiftedRows:
-    """Queries (m, d) against keys (n, d), with each row's nearest key as its unit of weight.
+class ShiftedRows(ABC):
+    """Queries (m, d) against keys (n, d), with each row's nearest key as its unit of weight."""
+
+    @abstractmethod
+    def log_scale(self, kernel: Kernel) -> Tensor:
+        """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
+
+    @abstractmethod
+    def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return the rows' shifted sums (k, m) of columns (k, n)."""
+
+    @abstractmethod
+    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+
+    @abstractmethod
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeySet:
+    """Keys that rows may be done against again.
 
     Parameters
     ----------
-    queries, keys : Tensor of shape (m, d), (n, d)
-        Rows and keys in bandwidth units, centred near the keys.
-    usable : Tensor of shape (n,)
-        Which keys count; a key of weight zero must not set the scale.
+    keys : Tensor of shape (n, d)
+        Keys in bandwidth units, centred near the origin.
+    weights : Tensor of shape (n,)
+        A key of weight zero must not set the scale.
+    rtol : float
+        Largest error of a ratio where pairs are dropped.
+    """
+
+    keys: Tensor
+    weights: Tensor
+    rtol: float = 0.0
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """Which keys count, (n,)."""
+        return self.weights > 0
+
+    @cached_property
+    def radius(self) -> Tensor:
+        """Largest norm of a key."""
+        return self.keys.square().sum(dim=1).max().sqrt()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The keys that count in compact blocks, by their places among all keys."""
+        usable = self.usable.nonzero().squeeze(1)
+        size = max(_KEY_BLOCK, len(usable) // 2048)
+        layout = Layout.of(self.keys[usable], size)
+        return replace(layout, order=usable[layout.order])
+
+    def shifted_groups(
+        self,
+        kernel: Kernel,
+        queries: Tensor,
+        exclude: Tensor | None,
+        rows: Tensor,
+        *,
+        tiles: bool = False,
+    ) -> Iterator[tuple[Tensor, ShiftedRows]]:
+        """Cut the rows (indices into the queries) into groups of one form and bounded memory.
+
+        With `tiles`, all groups are `TorchRows`, whose tiles may be looked at and differentiated.
+        """
+        remote = queries[rows].square().sum(dim=1).sqrt() > _REMOTE * self.radius
+        near, far = rows[~remote], rows[remote]
+        evaluator = evaluator_for(
+            kernel, self.keys.dtype, self.keys.device, len(near) * len(self.keys)
+        )
+        if len(near) and evaluator is FUSED and kernel.tail is not None and not tiles:
+            yield near, CompiledRows.of(kernel, self, queries[near], _of(exclude, near))
+            near = near[:0]
+        size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
+        for is_remote, members in ((False, near), (True, far)):
+            for group in members.split(size) if len(members) else ():
+                yield group, TorchRows.of(self, queries[group], _of(exclude, group), is_remote)
+
+
+def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if exclude is None else exclude[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRows(ShiftedRows):
+    """Any kernel with a tail, tile by tile; every key meets every row.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (m, d)
+        Rows in bandwidth units.
+    key_set : KeySet
+        The keys.
     exclude : Tensor of shape (m,) or None
         Key that a row leaves out, or -1.
     remote : bool
@@ -59,34 +166,33 @@ class ShiftedRows:
     """
 
     queries: Tensor
-    keys: Tensor
-    usable: Tensor
+    key_set: KeySet
     exclude: Tensor | None
     remote: bool
     nearest: Tensor
 
     @classmethod
     def of(
-        cls, queries: Tensor, keys: Tensor, usable: Tensor, exclude: Tensor | None, remote: bool
-    ) -> "ShiftedRows":
+        cls, key_set: KeySet, queries: Tensor, exclude: Tensor | None, remote: bool
+    ) -> "TorchRows":
         """Find each row's nearest key (first of two passes over the keys)."""
-        rows = cls(queries, keys, usable, exclude, remote, queries.new_empty(0))
+        rows = cls(queries, key_set, exclude, remote, queries.new_empty(0))
         nearest = queries.new_full((len(queries), 1), torch.inf)
         for block in rows._key_blocks():
             nearest = torch.minimum(nearest, rows._distances(block).amin(dim=1, keepdim=True))
         return replace(rows, nearest=nearest)
 
     def _key_blocks(self) -> Iterator[slice]:
-        return blocks(len(self.keys), _KEYS_PER_TILE)
+        return blocks(len(self.key_set.keys), _KEYS_PER_TILE)
 
     def _distances(self, block: slice) -> Tensor:
         """Squared distances (m, n_t), less ``|q|²`` for remote rows; inf where a key is out."""
-        keys = self.keys[block]
+        keys = self.key_set.keys[block]
         if self.remote:
             sq = keys.square().sum(dim=1) - 2 * self.queries @ keys.mT
         else:
             sq = differences_squared(self.queries, keys)
-        sq = sq.masked_fill_(~self.usable[block], torch.inf)
+        sq = sq.masked_fill_(~self.key_set.usable[block], torch.inf)
         exclude_keys(sq, self.exclude, block, torch.inf)
         return sq
 
@@ -108,8 +214,7 @@ class ShiftedRows:
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        base = self.nearest_squared_distance.squeeze(1)
-        return torch.where(base == torch.inf, 0.0, kernel.log_profile(base.clone()))
+        return _log_weight(kernel, self.nearest_squared_distance.squeeze(1))
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
@@ -119,22 +224,150 @@ class ShiftedRows:
             total += columns[:, block].to(dtype) @ weights.to(dtype).mT
         return total
 
-    def transposed(self, kernel: Kernel, columns: Tensor) -> Tensor:
-        """Return, for every key, the sum (k, n) over the rows of weight times columns (k, m)."""
-        total = columns.new_zeros((len(columns), len(self.keys)))
+    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
         for block, weights in self.tiles(kernel):
-            total[:, block] = columns @ weights.to(columns.dtype)
+            total[:, block] = grad @ weights.to(grad.dtype)
         return total
 
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+        queries, keys = self.queries, self.key_set.keys
+        of_rows, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+        for block, weights in self.tiles(kernel):
+            strengths = weights * (grad.mT @ columns[:, block])
+            of_rows += strengths.sum(dim=1, keepdim=True) * queries - strengths @ keys[block]
+            of_keys[block] = strengths.sum(dim=0)[:, None] * keys[block] - strengths.mT @ queries
+        return of_rows, of_keys
 
-def shifted_groups(
-    queries: Tensor, keys: Tensor, usable: Tensor, exclude: Tensor | None, rows: Tensor
-) -> Iterator[tuple[Tensor, ShiftedRows]]:
-    """Cut the rows (indices into the queries) into groups of one form and bounded memory."""
-    radius = keys.square().sum(dim=1).max().sqrt()
-    remote = queries[rows].square().sum(dim=1).sqrt() > _REMOTE * radius
-    size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
-    for is_remote, members in ((False, rows[~remote]), (True, rows[remote])):
-        for group in members.split(size) if len(members) else ():
-            left_out = None if exclude is None else exclude[group]
-            yield group, ShiftedRows.of(queries[group], keys, usable, left_out, is_remote)
+
+@dataclass(frozen=True, eq=False)
+class CompiledRows(ShiftedRows):
+    """Kernels whose tail the compiled loops know; many keys in blocks, of which few matter.
+
+    Sums over the rows cannot take each row's unit out of the loop. They use plain weights, with the
+    units in the gradient, but for the rows whose weights underflow.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (m, d)
+        Rows in bandwidth units.
+    key_set : KeySet
+        The keys.
+    exclude : Tensor of shape (m,) or None
+        Key that a row leaves out, or -1.
+    layout : Layout
+        The rows, sorted.
+    meeting : Meeting or None
+        Which of them meet which keys; None: all.
+    """
+
+    queries: Tensor
+    key_set: KeySet
+    exclude: Tensor | None
+    layout: Layout
+    meeting: Meeting | None
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
+    ) -> "CompiledRows":
+        """Sort the rows and find the keys that matter to them."""
+        keys = key_set.layout
+        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048))
+        met = None
+        if len(queries) * len(keys) >= _WORTH_A_LAYOUT:
+            met = meeting_of(kernel, layout, keys, key_set.weights[keys.order], key_set.rtol / 2)
+        return cls(queries, key_set, exclude, layout, met)
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return FUSED.points(self.layout.points[None])
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return FUSED.points(self.key_set.layout.points[None])
+
+    @property
+    def _pairs(self) -> Pairs | None:
+        return None if self.meeting is None else self.meeting.pairs
+
+    @cached_property
+    def _exclude(self) -> Tensor | None:
+        """The sorted key that each sorted row leaves out, or -1."""
+        if self.exclude is None:
+            return None
+        keys = self.key_set.layout
+        places = self.exclude.new_full((len(self.key_set.keys),), -1)
+        places[keys.order] = torch.arange(len(keys))
+        exclude = self.exclude[self.layout.order]
+        return torch.where(exclude >= 0, places[exclude.clamp_min(0)], -1)
+
+    @cached_property
+    def _nearest(self) -> np.ndarray:
+        """Squared distance of each sorted row's nearest key."""
+        return FUSED.nearest(self._rows, self._keys, self._exclude, self._pairs)
+
+    def log_scale(self, kernel: Kernel) -> Tensor:
+        """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
+        nearest = to_tensor(self._nearest, dtype=self.queries.dtype, device="cpu")
+        return _log_weight(kernel, nearest)[self.layout.places]
+
+    def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return the rows' shifted sums (k, m) of columns (k, n)."""
+        columns = columns[None, :, self.key_set.layout.order]
+        sums = FUSED.sums(
+            kernel, self._rows, self._keys, columns, self._exclude, self._pairs, self._nearest
+        )
+        return self.layout.unsorted(sums[0])
+
+    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        deep, plain_grad = self._in_plain_units(kernel, grad)
+        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
+        total[:, self.key_set.layout.order] = FUSED.sums(
+            kernel, self._keys, self._rows, plain_grad, *self._turned()
+        )[0].to(grad.dtype)
+        if len(deep):
+            total += self._by_torch(deep).scatter(kernel, grad[:, deep])
+        return total
+
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+        keys = self.key_set.layout
+        deep, plain_grad = self._in_plain_units(kernel, grad)
+        columns_in_use = columns[None, :, keys.order]
+        of_rows = FUSED.pull(
+            kernel, self._rows, self._keys, grad[None, :, self.layout.order], columns_in_use,
+            self._exclude, self._pairs, self._nearest,
+        )  # fmt: skip
+        of_rows = self.layout.unsorted(of_rows[0].mT).mT
+        of_keys = of_rows.new_zeros(self.key_set.keys.shape)
+        of_keys[keys.order] = FUSED.pull(
+            kernel, self._keys, self._rows, columns_in_use, plain_grad, *self._turned()
+        )[0]
+        if len(deep):
+            of_keys += self._by_torch(deep).pull(kernel, grad[:, deep], columns)[1]
+        return of_rows, of_keys
+
+    def _in_plain_units(self, kernel: Kernel, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows (indices) too deep for that, and the others' sorted gradient."""
+        log_scale = self.log_scale(kernel)
+        is_deep = log_scale < _DEEPEST_PLAIN[self.queries.dtype]
+        plain = grad.double() * torch.where(is_deep, 0.0, torch.exp(-log_scale.double()))
+        return is_deep.nonzero().squeeze(1), plain[None, :, self.layout.order]
+
+    def _by_torch(self, rows: Tensor) -> TorchRows:
+        exclude = _of(self.exclude, rows)
+        return TorchRows.of(self.key_set, self.queries[rows], exclude, remote=False)
+
+    def _turned(self) -> tuple[Tensor | None, Pairs | None]:
+        """Return what keys leave out and which rows they meet, for sums over the rows."""
+        pairs = None if self.meeting is None else self.meeting.turned
+        return swapped_exclude(self._exclude, len(self.key_set.layout)), pairs
+
+
+def _log_weight(kernel: Kernel, squared_distance: Tensor) -> Tensor:
+    log_weight = kernel.log_profile(squared_distance.clone())
+    return torch.where(squared_distance == torch.inf, 0.0, log_weight)

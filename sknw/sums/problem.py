@@ -1,8 +1,6 @@
 """The records that pass between the engine and its algorithms."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,16 +10,46 @@ from sknw.kernels import Kernel
 
 @dataclass(frozen=True)
 class Problem:
-    """What an algorithm must know to say whether it can do the sums."""
+    """What an algorithm must know to say whether it can do the sums, and in about what time.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The window.
+    n_batch, n_queries, n_keys, n_features, n_columns : int
+        Sizes.
+    dtype : torch.dtype
+        Precision of the points.
+    device : torch.device
+        Where the points are.
+    needs_grad, leave_one_out : bool
+        Whether gradients will be asked for, and whether queries leave out a key.
+    rtol : float
+        Tolerance relative to the range of the values.
+    keys : Tensor of shape (b, n, d) or None, default=None
+        The keys in bandwidth units, for algorithms that look at them before they answer.
+    prepared : tuple of str, default=()
+        Names of the algorithms that have prepared these keys already.
+    """
 
     kernel: Kernel
+    n_batch: int
     n_queries: int
     n_keys: int
     n_features: int
+    n_columns: int
     dtype: torch.dtype
     device: torch.device
     needs_grad: bool
     leave_one_out: bool
+    rtol: float
+    keys: Tensor | None = None
+    prepared: tuple[str, ...] = ()
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs of a query and a key."""
+        return self.n_batch * self.n_queries * self.n_keys
 
 
 @dataclass(frozen=True)
@@ -34,10 +62,13 @@ class KernelSums:
         Logarithm of the factor taken out of each row; 0 where the plain sums do not underflow.
     sums : Tensor of shape (..., m, k)
         Sums over the keys of kernel weight times value column.
+    report : dict
+        How they were done: see `sknw.sums.engine`.
     """
 
     log_scale: Tensor
     sums: Tensor
+    report: dict = field(default_factory=dict, compare=False)
 
     @classmethod
     def plain(cls, sums: Tensor) -> "KernelSums":
@@ -65,40 +96,3 @@ class KernelSums:
             + torch.exp(second - log_scale)[..., None] * other.sums
         )
         return KernelSums(log_scale, total)
-
-
-class Algorithm(ABC):
-    """A way to compute kernel sums.
-
-    Settings live in the object, what a set of keys needs lives in the state that `prepare`
-    returns, so that one state serves many calls of `sums`.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def unsupported_reasons(self, problem: Problem) -> list[str]:
-        """Return why the problem cannot be done; an empty list if it can."""
-
-    @abstractmethod
-    def prepare(
-        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: Any | None = None
-    ) -> Any:
-        """Return the state for these keys (b, n, d) and value columns (b, k, n).
-
-        `like` is an earlier state, whose work may be used again if its keys are the same tensor.
-        """
-
-    @abstractmethod
-    def sums(self, state: Any, queries: Tensor | None, exclude: Tensor | None) -> Tensor:
-        """Return the plain sums, shape (b, k, m).
-
-        Parameters
-        ----------
-        state : object
-            What `prepare` returned.
-        queries : Tensor of shape (b, m, d) or None
-            None means the keys themselves, each leaving itself out.
-        exclude : Tensor of shape (m,) or None
-            Index of the key that a query leaves out, or -1.
-        """

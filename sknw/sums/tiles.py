@@ -56,10 +56,14 @@ class Points:
         """Dimension of the points."""
         return self.rows.shape[2]
 
-    def block_reach(self, size: int) -> list[float]:
-        """Return the largest squared norm in each block of `size` points."""
-        norms = self.lifted[..., -1].amax(dim=0)  # (n,)
-        return [block.max().item() for block in norms.split(size)]
+    @property
+    def norms(self) -> Tensor:
+        """Squared norms (b, n)."""
+        return self.lifted[..., -1]
+
+    def of_batch(self, batch: slice) -> "Points":
+        """Return the points of some members of the batch."""
+        return Points(self.rows[batch], self.lifted[batch])
 
 
 def _squared_norms(rows: Tensor) -> Tensor:

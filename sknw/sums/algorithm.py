@@ -1,0 +1,92 @@
+"""What an algorithm is.
+
+An algorithm computes plain sums and says which problems, and afterwards which rows, it cannot do.
+It works in three steps, so that work is done once: `prepare` for a set of keys, `plan` for a set of
+queries, and then any of `sums`, `pull` and `scatter`. The engine repairs rows that underflow or
+that the algorithm doubts; autograd differentiates through `pull` and `scatter`, for which this base
+class has a form that any algorithm inherits.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sknw.kernels import Kernel
+from sknw.sums.moments import pull_by_moments, swapped_sums
+from sknw.sums.problem import Problem
+
+
+class Algorithm(ABC):
+    """A way to compute kernel sums to a tolerance.
+
+    Parameters
+    ----------
+    rtol : float
+        Largest error of a ratio of sums, relative to the range of the values. Exact algorithms
+        ignore it.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, rtol: float):
+        self.rtol = rtol
+
+    @abstractmethod
+    def unsupported_reasons(self, problem: Problem) -> list[str]:
+        """Return why the problem cannot be done; an empty list if it can."""
+
+    @abstractmethod
+    def seconds(self, problem: Problem) -> float:
+        """Return about how long the problem takes; infinity if it should not be tried."""
+
+    @abstractmethod
+    def prepare(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: Any | None = None
+    ) -> Any:
+        """Return the state for these keys (b, n, d) and value columns (b, k, n).
+
+        It has the attributes `kernel`, `keys` and `columns`. `like` is an earlier state, whose work
+        may be used again if its keys are the same tensor.
+        """
+
+    @abstractmethod
+    def plan(self, state: Any, queries: Tensor | None, exclude: Tensor | None) -> Any:
+        """Return what is to be known about these queries.
+
+        It has the attributes `queries` and `exclude`.
+
+        Parameters
+        ----------
+        state : object
+            What `prepare` returned.
+        queries : Tensor of shape (b, m, d) or None
+            None means the keys themselves, each leaving itself out.
+        exclude : Tensor of shape (m,) or None
+            Index of the key that a query leaves out, or -1.
+        """
+
+    @abstractmethod
+    def sums(self, state: Any, plan: Any) -> Tensor:
+        """Return the plain sums, shape (b, k, m)."""
+
+    def doubtful(self, state: Any, plan: Any, sums: Tensor) -> Tensor | None:
+        """Return which rows (b, m) of the sums are too inaccurate; column 0 is the mass."""
+        return None
+
+    def pull(self, state: Any, plan: Any, kernel: Kernel, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries (b, m, d) and keys (b, n, d).
+
+        ``2 Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` and its counterpart over the queries, for the
+        gradient G (b, k, m) of the sums and `kernel`, whose profile is the slope K'. Where the
+        queries are the keys, the first is None and the second the gradient by both ways.
+        """
+        return pull_by_moments(self, state, plan, kernel, grad)
+
+    def scatter(self, state: Any, plan: Any, grad: Tensor) -> Tensor:
+        """Return ``Σ_i K_ij G_i``, the gradient with respect to the columns (b, k, n)."""
+        return swapped_sums(self, state, plan, state.kernel, grad)
+
+    def report(self, state: Any, plan: Any) -> dict:
+        """Return what a user may want to know about these sums."""
+        return {}

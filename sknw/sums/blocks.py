@@ -1,0 +1,222 @@
+"""Pruned blocks: keys and queries sorted into compact blocks, and only blocks that matter meet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sknw.kernels import Kernel
+from sknw.sums.algorithm import Algorithm
+from sknw.sums.costs import seconds_of_layouts, seconds_of_pairs
+from sknw.sums.evaluator import Evaluator
+from sknw.sums.evaluators import evaluator_for
+from sknw.sums.moments import both_ways, swapped_exclude
+from sknw.sums.pairs import Layout, Meeting, meeting_of
+from sknw.sums.problem import Problem
+from sknw.sums.reach import share_in_reach
+
+# Points of a block: small boxes drop more pairs, but more boxes are to be compared.
+_SMALLEST, _MOST_BLOCKS = 64, 4096
+
+
+def block_size(n: int) -> int:
+    """Return the number of points of a block."""
+    return max(_SMALLEST, -(-n // _MOST_BLOCKS))
+
+
+@dataclass(frozen=True, eq=False)
+class BlockState:
+    """Sorted keys (one layout for each member of the batch) with their value columns."""
+
+    kernel: Kernel
+    keys: Tensor
+    columns: Tensor
+    layouts: list[Layout]
+    forms: dict[str, list[Any]] = field(default_factory=dict)
+
+    def points(self, evaluator: Evaluator) -> list[Any]:
+        """Return the sorted keys as the evaluator wants them."""
+        if evaluator.name not in self.forms:
+            self.forms[evaluator.name] = [evaluator.points(at.points[None]) for at in self.layouts]
+        return self.forms[evaluator.name]
+
+    @cached_property
+    def sorted_columns(self) -> list[Tensor]:
+        """Columns (1, k, n) in the order of the sorted keys."""
+        return [
+            columns[None, :, at.order]
+            for columns, at in zip(self.columns, self.layouts, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPlan:
+    """Queries with their meetings, and who evaluates the tiles."""
+
+    queries: Tensor | None
+    exclude: Tensor | None
+    evaluator: Evaluator
+    meetings: list[Meeting]
+    excludes: list[Tensor | None]
+    points: list[Any]
+
+
+class Blocks(Algorithm):
+    """Pairs of compact blocks, those left out that cannot matter."""
+
+    name = "blocks"
+
+    def unsupported_reasons(self, problem: Problem) -> list[str]:
+        """Weights must be known to fall with the distance."""
+        kernel = problem.kernel
+        if kernel.log_profile is None and kernel.support == float("inf"):
+            return [f"kernel {kernel.name!r} is not known to fall with the distance"]
+        return []
+
+    def seconds(self, problem: Problem) -> float:
+        """Sorting, comparing boxes, and the share of pairs that is left."""
+        size = block_size(problem.n_keys)
+        box_pairs = (problem.n_keys / size) * (problem.n_queries / block_size(problem.n_queries))
+        share = share_in_reach(problem, self._share_dropped, size)
+        return seconds_of_layouts(problem, box_pairs) + seconds_of_pairs(
+            problem, share * problem.n_pairs
+        )
+
+    @property
+    def _share_dropped(self) -> float:
+        return self.rtol / 2  # a share s moves a ratio by at most s / (1 − s) of the range
+
+    def prepare(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: BlockState | None = None
+    ) -> BlockState:
+        """Sort the keys."""
+        if like is not None and like.keys is keys:
+            return BlockState(kernel, keys, columns, like.layouts, like.forms)
+        size = block_size(keys.shape[1])
+        return BlockState(kernel, keys, columns, [Layout.of(rows, size) for rows in keys])
+
+    def plan(self, state: BlockState, queries: Tensor | None, exclude: Tensor | None) -> BlockPlan:
+        """Sort the queries and find the blocks that matter to them."""
+        keys = state.keys
+        meetings = [
+            self._meeting(state, b, None if queries is None else queries[b])
+            for b in range(len(keys))
+        ]
+        excludes = [_sorted_exclude(exclude, meeting) for meeting in meetings]
+        n_pairs = sum(meeting.pairs.count for meeting in meetings)
+        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
+        points = (
+            state.points(evaluator)
+            if queries is None
+            else [evaluator.points(meeting.queries.points[None]) for meeting in meetings]
+        )
+        return BlockPlan(queries, exclude, evaluator, meetings, excludes, points)
+
+    def _meeting(self, state: BlockState, b: int, queries: Tensor | None) -> Meeting:
+        keys = state.layouts[b]
+        layout = keys if queries is None else Layout.of(queries, block_size(len(queries)))
+        weights = state.columns[b, 0, keys.order].detach()
+        return meeting_of(state.kernel, layout, keys, weights, self._share_dropped)
+
+    def sums(self, state: BlockState, plan: BlockPlan) -> Tensor:
+        """Return the plain sums, shape (b, k, m)."""
+        return torch.stack([member.sums() for member in _members(state, plan)])
+
+    def pull(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries and keys."""
+        members = list(zip(_members(state, plan), grad, strict=True))
+        if plan.queries is None:
+            return None, torch.stack([member.pull_of_all(kernel, g) for member, g in members])
+        return (
+            torch.stack([member.pull_of_queries(kernel, g) for member, g in members]),
+            torch.stack([member.pull_of_keys(kernel, g) for member, g in members]),
+        )
+
+    def scatter(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> Tensor:
+        """Return the gradient with respect to the columns."""
+        members = _members(state, plan)
+        return torch.stack([member.scatter(g) for member, g in zip(members, grad, strict=True)])
+
+    def report(self, state: BlockState, plan: BlockPlan) -> dict:
+        """Return the share of pairs that were evaluated."""
+        evaluated = sum(meeting.pairs.evaluated for meeting in plan.meetings)
+        possible = sum(len(meeting.queries) * len(meeting.keys) for meeting in plan.meetings)
+        return {"evaluator": plan.evaluator.name, "share_of_pairs": evaluated / possible}
+
+
+def _sorted_exclude(exclude: Tensor | None, meeting: Meeting) -> Tensor | None:
+    """Return the sorted key that each sorted query leaves out, or -1."""
+    if exclude is None:
+        return None
+    exclude = exclude[meeting.queries.order]
+    return torch.where(exclude >= 0, meeting.keys.places[exclude.clamp_min(0)], -1)
+
+
+def _members(state: BlockState, plan: BlockPlan) -> Iterator["_Member"]:
+    evaluator = plan.evaluator
+    for b, meeting in enumerate(plan.meetings):
+        queries = None if plan.queries is None else plan.points[b]
+        yield _Member(
+            evaluator, state.kernel, state.points(evaluator)[b], state.sorted_columns[b], meeting,
+            plan.excludes[b], queries,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """The sums of one member of the batch: keys and queries sorted inside, unsorted outside."""
+
+    evaluator: Evaluator
+    kernel: Kernel
+    keys: Any
+    columns: Tensor
+    meeting: Meeting
+    exclude: Tensor | None
+    queries: Any | None
+
+    def sums(self) -> Tensor:
+        found = self.evaluator.sums(
+            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
+        )
+        return self.meeting.queries.unsorted(found[0])
+
+    def pull_of_all(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        left, right = both_ways(self._sorted(grad), self.columns)
+        pull = self.evaluator.pull(
+            kernel, None, self.keys, left, right, None, self.meeting.both_ways
+        )
+        return 2 * self.meeting.keys.unsorted(pull[0].mT).mT
+
+    def pull_of_queries(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        grad, pairs = self._sorted(grad), self.meeting.pairs
+        pull = self.evaluator.pull(
+            kernel, self.queries, self.keys, grad, self.columns, self.exclude, pairs
+        )
+        return 2 * self.meeting.queries.unsorted(pull[0].mT).mT
+
+    def pull_of_keys(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        grad, pairs = self._sorted(grad), self.meeting.turned
+        pull = self.evaluator.pull(
+            kernel, self.keys, self.queries, self.columns, grad, self._turned_exclude(), pairs
+        )
+        return 2 * self.meeting.keys.unsorted(pull[0].mT).mT
+
+    def scatter(self, grad: Tensor) -> Tensor:
+        queries = (None, self.keys) if self.queries is None else (self.keys, self.queries)
+        found = self.evaluator.sums(
+            self.kernel,
+            *queries,
+            self._sorted(grad),
+            self._turned_exclude(),
+            self.meeting.turned,
+        )
+        return self.meeting.keys.unsorted(found[0])
+
+    def _sorted(self, grad: Tensor) -> Tensor:
+        return grad[None, :, self.meeting.queries.order]
+
+    def _turned_exclude(self) -> Tensor | None:
+        return swapped_exclude(self.exclude, len(self.meeting.keys))

@@ -1,0 +1,633 @@
+"""The fused loops: distance, kernel and accumulation over blocks of keys in a core's cache.
+
+Compiled by numba, cached on disk, free of the interpreter's lock, for float32 and float64 alike.
+A block of keys passes through three short vector loops that share one small buffer: squared
+distances, the kernel's formula, weighted sums. So the loops are as many as dimensions, formulas and
+columns together, not their product, and are compiled once. Only the commonest case, a Gaussian with
+two columns, has loops without the buffer.
+
+Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
+unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^t``:
+``t`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
+power is a polynomial. Sums of a block are in the points' precision and added up in float64.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+from numpy.polynomial import Polynomial, chebyshev
+
+FAMILIES = (
+    "gaussian",
+    "exponential",
+    "cosine",
+    "epanechnikov",
+    "tophat",
+    "linear",
+    "biweight",
+    "triweight",
+    "tricube",
+    "nearest",
+)
+FORMS = ("profile", "slope", "square")
+(
+    _GAUSSIAN,
+    _EXPONENTIAL,
+    _COSINE,
+    _EPANECHNIKOV,
+    _TOPHAT,
+    _LINEAR,
+    _BIWEIGHT,
+    _TRIWEIGHT,
+    _TRICUBE,
+    _NEAREST,
+) = range(len(FAMILIES))
+_PROFILE, _SLOPE, _SQUARE = range(len(FORMS))
+_BLOCK = 1024  # keys whose coordinates, columns and buffer fit a core's first cache
+
+# Exactly representable constants as float32, so that they never widen float32 arithmetic.
+_0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
+_4_5 = np.float32(4.5)
+
+
+def _compiled(function=None, *, fastmath=True):
+    """Compile on first use; keep the code on disk where there is a place for it."""
+    if function is None:
+        return lambda function: _compiled(function, fastmath=fastmath)
+    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    try:
+        return njit(function, cache=True, **options)
+    except RuntimeError:  # no folder to write to
+        return njit(function, **options)
+
+
+def _coefficients(function, degree: int, low: float, high: float) -> list[float]:
+    """Power coefficients, lowest first, of the polynomial through the Chebyshev points."""
+    middle, half = np.longdouble(low + high) / 2, np.longdouble(high - low) / 2
+    angles = np.pi * (np.arange(degree + 1, dtype=np.longdouble) + 0.5) / (degree + 1)
+    values = function(middle + half * np.cos(angles))
+    series = 2 / (degree + 1) * np.cos(np.outer(np.arange(degree + 1), angles)) @ values
+    series[0] /= 2
+    scaled = Polynomial(chebyshev.cheb2poly(series))
+    return scaled(Polynomial([-middle / half, 1 / half])).coef.astype(np.float64).tolist()
+
+
+def _cosine_factor(s):
+    """``cos(π√s/2) / (1 − s)``, positive up to the edge of the support."""
+    u = np.sqrt(s)
+    return np.pi / 2 * np.sinc((1 - u) / 2) / (1 + u)
+
+
+def _cosine_slope(s):
+    return -(np.pi**2) / 8 * np.sinc(np.sqrt(s) / 2)
+
+
+_E64 = _coefficients(np.exp2, 11, -0.5, 0.5)
+_E32 = [np.float32(c) for c in _coefficients(np.exp2, 6, -0.5, 0.5)]
+_C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
+_C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
+_S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
+_S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
+(_e0, _e1, _e2, _e3, _e4, _e5, _e6, _e7, _e8, _e9, _e10, _e11) = _E64
+(_f0, _f1, _f2, _f3, _f4, _f5, _f6) = _E32
+(_c0, _c1, _c2, _c3, _c4, _c5, _c6, _c7, _c8, _c9) = _C64
+(_d0, _d1, _d2, _d3, _d4, _d5) = _C32
+(_s0, _s1, _s2, _s3, _s4, _s5, _s6, _s7, _s8, _s9) = _S64
+(_t0, _t1, _t2, _t3, _t4, _t5) = _S32
+_LOG2E = 1 / math.log(2)
+_LOG2E_32 = np.float32(_LOG2E)
+_LOWEST, _LOWEST_32 = -1022.0, np.float32(-126.0)  # exponents of the smallest normal numbers
+_VANISHING, _VANISHING_32 = -1009.0, np.float32(-125.0)
+
+
+@intrinsic
+def _round(_context, x):
+    """Round to the nearest integer, by one instruction."""
+
+    def generate(context, builder, signature, arguments):
+        float_type = context.get_value_type(signature.args[0])
+        function = builder.module.declare_intrinsic("llvm.rint", [float_type])
+        return builder.call(function, arguments)
+
+    return x(x), generate
+
+
+@intrinsic
+def _power_of_two(_context, x):
+    """``2^x`` of an integral x: adding 1.5 · 2^52 brings it to the low bits, a shift to the top."""
+
+    def generate(context, builder, signature, arguments):
+        double = signature.args[0] == types.float64
+        mantissa, bias = (52, 1023) if double else (23, 127)
+        integer_type = ir.IntType(64 if double else 32)
+        float_type = context.get_value_type(signature.args[0])
+        shifter = float_type(1.5 * 2.0**mantissa + bias)
+        bits = builder.bitcast(builder.fadd(arguments[0], shifter), integer_type)
+        return builder.bitcast(builder.shl(bits, integer_type(mantissa)), float_type)
+
+    return x(x), generate
+
+
+def _exp2(t):
+    """``2^t`` for t ≤ 0, never denormal."""
+
+
+@overload(_exp2, jit_options={"fastmath": True})
+def _exp2_of(t):
+    if t == types.float64:
+
+        def double(t):
+            t = max(t, _LOWEST)
+            n = _round(t)
+            f = t - n
+            p = _e11 * f + _e10
+            p = ((((p * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
+            p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
+            return p * _power_of_two(n)
+
+        return double
+
+    def single(t):
+        t = max(t, _LOWEST_32)
+        n = _round(t)
+        f = t - n
+        p = (((((_f6 * f + _f5) * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
+        return p * _power_of_two(n)
+
+    return single
+
+
+def _exp(x):
+    """``e^x`` for x ≤ 0."""
+
+
+@overload(_exp, jit_options={"fastmath": True})
+def _exp_of(x):
+    if x == types.float64:
+        return lambda x: _exp2(x * _LOG2E)
+    return lambda x: _exp2(x * _LOG2E_32)
+
+
+def _vanishing_exp(x):
+    """``e^x`` for x ≤ 0; zero where it would be denormal."""
+
+
+@overload(_vanishing_exp, jit_options={"fastmath": True})
+def _vanishing_exp_of(x):
+    if x == types.float64:
+
+        def double(x):
+            t = x * _LOG2E
+            return _exp2(t) if t > _VANISHING else 0.0
+
+        return double
+
+    def single(x):
+        t = x * _LOG2E_32
+        return _exp2(t) if t > _VANISHING_32 else _0
+
+    return single
+
+
+def _cosine_polynomial(s):
+    """``cos(π√s/2) / (1 − s)`` on [0, 1]."""
+
+
+@overload(_cosine_polynomial, jit_options={"fastmath": True})
+def _cosine_polynomial_of(s):
+    if s == types.float64:
+
+        def double(s):
+            p = (((_c9 * s + _c8) * s + _c7) * s + _c6) * s + _c5
+            return ((((p * s + _c4) * s + _c3) * s + _c2) * s + _c1) * s + _c0
+
+        return double
+    return lambda s: ((((_d5 * s + _d4) * s + _d3) * s + _d2) * s + _d1) * s + _d0
+
+
+def _cosine_slope_polynomial(s):
+    """``d cos(π√s/2) / ds`` on [0, 1]."""
+
+
+@overload(_cosine_slope_polynomial, jit_options={"fastmath": True})
+def _cosine_slope_polynomial_of(s):
+    if s == types.float64:
+
+        def double(s):
+            p = (((_s9 * s + _s8) * s + _s7) * s + _s6) * s + _s5
+            return ((((p * s + _s4) * s + _s3) * s + _s2) * s + _s1) * s + _s0
+
+        return double
+    return lambda s: ((((_t5 * s + _t4) * s + _t3) * s + _t2) * s + _t1) * s + _t0
+
+
+@_compiled(fastmath={"contract"})  # equal keys must be equally far, wherever they stand
+def _distances(queries, i, keys, start, stop, out):
+    """Squared distances of query i from the keys start:stop, four coordinates at a time."""
+    d, n = keys.shape[0], np.uint64(stop - start)
+    first = d % 4 if d % 4 else 4
+    q0, z0 = queries[0, i], keys[0, start:stop]
+    if first == 1:
+        for j in range(n):
+            e0 = q0 - z0[j]
+            out[j] = e0 * e0
+    else:
+        q1, z1 = queries[1, i], keys[1, start:stop]
+        if first == 2:
+            for j in range(n):
+                e0, e1 = q0 - z0[j], q1 - z1[j]
+                out[j] = e0 * e0 + e1 * e1
+        else:
+            q2, z2 = queries[2, i], keys[2, start:stop]
+            if first == 3:
+                for j in range(n):
+                    e0, e1, e2 = q0 - z0[j], q1 - z1[j], q2 - z2[j]
+                    out[j] = e0 * e0 + e1 * e1 + e2 * e2
+            else:
+                q3, z3 = queries[3, i], keys[3, start:stop]
+                for j in range(n):
+                    e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
+                    out[j] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+    for f in range(first, d, 4):
+        q0, z0 = queries[f, i], keys[f, start:stop]
+        q1, z1 = queries[f + 1, i], keys[f + 1, start:stop]
+        q2, z2 = queries[f + 2, i], keys[f + 2, start:stop]
+        q3, z3 = queries[f + 3, i], keys[f + 3, start:stop]
+        for j in range(n):
+            e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
+            out[j] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+
+
+@_compiled
+def _half_inverse_root(s):
+    """``1 / (2u)``; 0 at u = 0, where no pair can pull."""
+    return _HALF / math.sqrt(s) if s > _0 else _0
+
+
+@_compiled
+def _profile(buffer, n, family):
+    """Turn squared distances into weights."""
+    if family == _GAUSSIAN:
+        for j in range(n):
+            buffer[j] = _exp(-_HALF * buffer[j])
+    elif family == _EXPONENTIAL:
+        for j in range(n):
+            buffer[j] = _exp(-np.sqrt(buffer[j]))
+    elif family == _COSINE:
+        for j in range(n):
+            s = min(buffer[j], _1)
+            buffer[j] = (_1 - s) * _cosine_polynomial(s)
+    elif family == _EPANECHNIKOV:
+        for j in range(n):
+            buffer[j] = max(_1 - buffer[j], _0)
+    elif family == _TOPHAT:
+        for j in range(n):
+            buffer[j] = _1 if buffer[j] < _1 else _0
+    elif family == _LINEAR:
+        for j in range(n):
+            buffer[j] = max(_1 - np.sqrt(buffer[j]), _0)
+    elif family == _BIWEIGHT:
+        for j in range(n):
+            base = max(_1 - buffer[j], _0)
+            buffer[j] = base * base
+    elif family == _TRIWEIGHT:
+        for j in range(n):
+            base = max(_1 - buffer[j], _0)
+            buffer[j] = base * base * base
+    elif family == _TRICUBE:
+        for j in range(n):
+            s = min(buffer[j], _1)
+            base = max(_1 - s * np.sqrt(s), _0)
+            buffer[j] = base * base * base
+
+
+@_compiled
+def _slope(buffer, n, family):
+    """Turn squared distances into derivatives of the weights with respect to them."""
+    if family == _GAUSSIAN:
+        for j in range(n):
+            buffer[j] = -_HALF * _exp(-_HALF * buffer[j])
+    elif family == _EXPONENTIAL:
+        for j in range(n):
+            s = buffer[j]
+            buffer[j] = -_half_inverse_root(s) * _exp(-np.sqrt(s))
+    elif family == _COSINE:
+        for j in range(n):
+            s = buffer[j]
+            buffer[j] = _cosine_slope_polynomial(min(s, _1)) if s < _1 else _0
+    elif family == _EPANECHNIKOV:
+        for j in range(n):
+            buffer[j] = -_1 if buffer[j] < _1 else _0
+    elif family == _TOPHAT:
+        for j in range(n):
+            buffer[j] = _0
+    elif family == _LINEAR:
+        for j in range(n):
+            s = buffer[j]
+            buffer[j] = -_half_inverse_root(s) if s < _1 else _0
+    elif family == _BIWEIGHT:
+        for j in range(n):
+            buffer[j] = -_2 * max(_1 - buffer[j], _0)
+    elif family == _TRIWEIGHT:
+        for j in range(n):
+            base = max(_1 - buffer[j], _0)
+            buffer[j] = -_3 * base * base
+    elif family == _TRICUBE:
+        for j in range(n):
+            s = min(buffer[j], _1)
+            u = np.sqrt(s)
+            base = max(_1 - s * u, _0)
+            buffer[j] = -_4_5 * u * base * base
+
+
+@_compiled
+def _shifted(buffer, n, family, form, nearest):
+    """Turn squared distances into weights (or slopes) relative to the nearest key's weight."""
+    if family == _GAUSSIAN:
+        factor = -_HALF if form == _SLOPE else _1
+        for j in range(n):
+            buffer[j] = factor * _vanishing_exp(-_HALF * max(buffer[j] - nearest, _0))
+    elif family == _EXPONENTIAL:
+        for j in range(n):
+            s = buffer[j]
+            excess, roots = s - nearest, np.sqrt(s) + np.sqrt(nearest)
+            # √s − √nearest without cancellation
+            weight = _vanishing_exp(-excess / roots) if excess > _0 else _1
+            buffer[j] = -_half_inverse_root(s) * weight if form == _SLOPE else weight
+    else:  # the limit of a vanishing bandwidth
+        for j in range(n):
+            buffer[j] = _1 if buffer[j] <= nearest else _0
+
+
+@_compiled
+def _weights(queries, i, keys, start, stop, exclude, nearest, family, form, buffer):
+    """Fill the buffer with the weights of query i on the keys start:stop."""
+    n = np.uint64(stop - start)
+    _distances(queries, i, keys, start, stop, buffer)
+    if len(nearest):
+        _shifted(buffer, n, family, form, nearest[i])
+    elif form == _SLOPE:
+        _slope(buffer, n, family)
+    else:
+        _profile(buffer, n, family)
+    if form == _SQUARE:
+        for j in range(n):
+            buffer[j] *= buffer[j]
+    if len(exclude) and start <= exclude[i] < stop:
+        buffer[exclude[i] - start] = _0
+
+
+@_compiled
+def _add_columns(buffer, columns, start, stop, i, out):
+    """Add the weighted columns of the block to row i of the sums."""
+    k, n = columns.shape[0], np.uint64(stop - start)
+    for c in range(0, k - 1, 2):
+        v0, v1 = columns[c, start:stop], columns[c + 1, start:stop]
+        sum0, sum1 = _0 * buffer[0], _0 * buffer[0]
+        for j in range(n):
+            sum0 += buffer[j] * v0[j]
+            sum1 += buffer[j] * v1[j]
+        out[c, i] += sum0
+        out[c + 1, i] += sum1
+    if k % 2:
+        v0, sum0 = columns[k - 1, start:stop], _0 * buffer[0]
+        for j in range(n):
+            sum0 += buffer[j] * v0[j]
+        out[k - 1, i] += sum0
+
+
+@_compiled
+def _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out):
+    """Add the Gaussian's sums of two columns, with everything in registers."""
+    d, n = keys.shape[0], np.uint64(stop - start)
+    q0, z0 = queries[0, i], keys[0, start:stop]
+    sum0, sum1 = _0 * q0, _0 * q0
+    if d == 1:
+        for j in range(n):
+            e0 = q0 - z0[j]
+            weight = _exp(-_HALF * (e0 * e0))
+            sum0 += weight * v0[j]
+            sum1 += weight * v1[j]
+    elif d == 2:
+        q1, z1 = queries[1, i], keys[1, start:stop]
+        for j in range(n):
+            e0, e1 = q0 - z0[j], q1 - z1[j]
+            weight = _exp(-_HALF * (e0 * e0 + e1 * e1))
+            sum0 += weight * v0[j]
+            sum1 += weight * v1[j]
+    elif d == 3:
+        q1, z1 = queries[1, i], keys[1, start:stop]
+        q2, z2 = queries[2, i], keys[2, start:stop]
+        for j in range(n):
+            e0, e1, e2 = q0 - z0[j], q1 - z1[j], q2 - z2[j]
+            weight = _exp(-_HALF * (e0 * e0 + e1 * e1 + e2 * e2))
+            sum0 += weight * v0[j]
+            sum1 += weight * v1[j]
+    else:
+        _distances(queries, i, keys, start, stop, buffer)
+        for j in range(n):
+            weight = _exp(-_HALF * buffer[j])
+            sum0 += weight * v0[j]
+            sum1 += weight * v1[j]
+    out[0, i] += sum0
+    out[1, i] += sum1
+
+
+@_compiled
+def _next_run(gaps, limits, query_limit, box, first, last):
+    """Return the next run of boxes, from `box` on, that the query reaches; (last, last): none."""
+    while box < last and gaps[box - first] > max(query_limit, limits[box]):
+        box += 1
+    end = box
+    while end < last and gaps[end - first] <= max(query_limit, limits[end]):
+        end += 1
+    return box, end
+
+
+@_compiled
+def _fill_gaps(queries, i, low, high, first, last, gaps):
+    """Squared distances of query i from the boxes first:last."""
+    n = np.uint64(last - first)
+    for f in range(low.shape[0]):
+        q0, low0, high0 = queries[f, i], low[f, first:last], high[f, first:last]
+        if f == 0:
+            for j in range(n):
+                gap = max(max(low0[j] - q0, q0 - high0[j]), _0)
+                gaps[j] = gap * gap
+        else:
+            for j in range(n):
+                gap = max(max(low0[j] - q0, q0 - high0[j]), _0)
+                gaps[j] += gap * gap
+
+
+@_compiled
+def _end_of_chunk(places, box, stop):
+    """Return the end of the boxes, from `box` on, whose keys fit a core's first cache."""
+    end = box + 1
+    while end < stop and places[end + 1] - places[box] <= _BLOCK:
+        end += 1
+    return end
+
+
+@_compiled
+def _buffer(places, like):
+    """Room for the keys of a chunk of boxes."""
+    longest = _BLOCK
+    for box in range(len(places) - 1):
+        longest = max(longest, places[box + 1] - places[box])
+    return np.empty(longest, like.dtype)
+
+
+# The drivers walk tiles, a tuple of arrays:
+#   blocks     block b holds the queries blocks[b]:blocks[b + 1]
+#   offsets    and meets the ranges offsets[b]:offsets[b + 1]
+#   starts     of boxes starts[r]:stops[r]
+#   stops
+#   places     box c holds the keys places[c]:places[c + 1]
+#   low, high  (d, n_boxes), corners of the boxes; (d, 0) where every query meets every box
+#   reaches    (n_blocks,) squared distance beyond which a query of the block needs no key
+#   limits     (n_boxes,) squared distance beyond which a key of the box needs no query
+# A chunk of boxes stays in the cache while all queries of the block pass over it. They return the
+# number of pairs that they evaluated.
+
+
+@_compiled
+def add_sums(queries, keys, columns, exclude, nearest, tiles, first, last, family, form, out):
+    """Add the sums (k, m) of the query blocks first:last.
+
+    Parameters
+    ----------
+    queries, keys : ndarray of shape (d, m), (d, n)
+    columns : ndarray of shape (k, n)
+    exclude : ndarray of shape (m,) or (0,), int64
+        Key that a query leaves out, or -1.
+    nearest : ndarray of shape (m,) or (0,)
+        Squared distance that the weights are relative to; none for plain weights.
+    """
+    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
+    buffer = _buffer(places, queries)
+    gaps = np.zeros(_BLOCK, queries.dtype)
+    pruned, evaluated = low.shape[1] > 0, 0
+    pair = family == _GAUSSIAN and form == _PROFILE and len(columns) == 2 and not len(nearest)
+    for b in range(first, last):
+        for r in range(offsets[b], offsets[b + 1]):
+            box = starts[r]
+            while box < stops[r]:
+                end = _end_of_chunk(places, box, stops[r])
+                for i in range(blocks[b], blocks[b + 1]):
+                    run, run_end = box, end
+                    if pruned:
+                        _fill_gaps(queries, i, low, high, box, end, gaps)
+                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
+                    while run < run_end:
+                        start, stop = places[run], places[run_end]
+                        evaluated += stop - start
+                        if pair and not (len(exclude) and start <= exclude[i] < stop):
+                            v0, v1 = columns[0, start:stop], columns[1, start:stop]
+                            _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out)
+                        else:
+                            _weights(
+                                queries, i, keys, start, stop, exclude, nearest, family, form,
+                                buffer,
+                            )  # fmt: skip
+                            _add_columns(buffer, columns, start, stop, i, out)
+                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
+                box = end
+    return evaluated
+
+
+@_compiled
+def _add_pull(queries, i, keys, left, right, start, stop, buffer, products, out):
+    """Add the pulls of the keys start:stop, whose weights are in the buffer, on query i."""
+    d, k, n = keys.shape[0], left.shape[0], np.uint64(stop - start)
+    left0, right0 = left[0, i], right[0, start:stop]
+    left1, right1 = left[1, i], right[1, start:stop]
+    for j in range(n):
+        products[j] = left0 * right0[j] + left1 * right1[j]
+    for c in range(2, k, 2):
+        left0, right0 = left[c, i], right[c, start:stop]
+        left1, right1 = left[c + 1, i], right[c + 1, start:stop]
+        for j in range(n):
+            products[j] += left0 * right0[j] + left1 * right1[j]
+    for j in range(n):
+        buffer[j] *= products[j]
+    for f in range(0, d - 1, 2):
+        q0, z0, sum0 = queries[f, i], keys[f, start:stop], _0 * buffer[0]
+        q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], _0 * buffer[0]
+        for j in range(n):
+            sum0 += buffer[j] * (q0 - z0[j])
+            sum1 += buffer[j] * (q1 - z1[j])
+        out[f, i] += sum0
+        out[f + 1, i] += sum1
+    if d % 2:
+        q0, z0, sum0 = queries[d - 1, i], keys[d - 1, start:stop], _0 * buffer[0]
+        for j in range(n):
+            sum0 += buffer[j] * (q0 - z0[j])
+        out[d - 1, i] += sum0
+
+
+@_compiled
+def add_pulls(queries, keys, left, right, exclude, nearest, tiles, first, last, family, form, out):
+    """Add the pulls ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, (d, m), of query blocks first:last.
+
+    `left` (k, m) and `right` (k, n) have an even number of columns.
+    """
+    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
+    buffer, products = _buffer(places, queries), _buffer(places, queries)
+    gaps = np.zeros(_BLOCK, queries.dtype)
+    pruned, evaluated = low.shape[1] > 0, 0
+    for b in range(first, last):
+        for r in range(offsets[b], offsets[b + 1]):
+            box = starts[r]
+            while box < stops[r]:
+                end = _end_of_chunk(places, box, stops[r])
+                for i in range(blocks[b], blocks[b + 1]):
+                    run, run_end = box, end
+                    if pruned:
+                        _fill_gaps(queries, i, low, high, box, end, gaps)
+                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
+                    while run < run_end:
+                        start, stop = places[run], places[run_end]
+                        evaluated += stop - start
+                        _weights(
+                            queries, i, keys, start, stop, exclude, nearest, family, form, buffer
+                        )
+                        _add_pull(queries, i, keys, left, right, start, stop, buffer, products, out)
+                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
+                box = end
+    return evaluated
+
+
+@_compiled
+def find_nearest(queries, keys, exclude, tiles, first, last, out):
+    """Lower `out` (m,) to the squared distance of each query's nearest key."""
+    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
+    buffer = _buffer(places, queries)
+    gaps = np.zeros(_BLOCK, queries.dtype)
+    pruned, evaluated = low.shape[1] > 0, 0
+    for b in range(first, last):
+        for r in range(offsets[b], offsets[b + 1]):
+            box = starts[r]
+            while box < stops[r]:
+                end = _end_of_chunk(places, box, stops[r])
+                for i in range(blocks[b], blocks[b + 1]):
+                    run, run_end = box, end
+                    if pruned:
+                        _fill_gaps(queries, i, low, high, box, end, gaps)
+                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
+                    while run < run_end:
+                        start, stop = places[run], places[run_end]
+                        evaluated += stop - start
+                        _distances(queries, i, keys, start, stop, buffer)
+                        if len(exclude) and start <= exclude[i] < stop:
+                            buffer[exclude[i] - start] = np.inf
+                        smallest = out[i]
+                        for j in range(np.uint64(stop - start)):
+                            smallest = min(smallest, buffer[j])
+                        out[i] = smallest
+                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
+                box = end
+    return evaluated

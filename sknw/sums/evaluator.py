@@ -1,0 +1,60 @@
+"""Who evaluates a tile: torch anywhere, or the compiled loops on a CPU.
+
+An evaluator is no algorithm: it does the same sums over the same pairs, and which one runs is a
+property of the machine.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sknw.kernels import Kernel
+from sknw.sums.pairs import Pairs
+
+
+class Evaluator(ABC):
+    """Sums over given pairs of prepared points."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether it knows the kernel's formula and can run there."""
+
+    @abstractmethod
+    def points(self, rows: Tensor) -> Any:
+        """Prepare points (b, n, d)."""
+
+    @abstractmethod
+    def sums(
+        self,
+        kernel: Kernel,
+        queries: Any | None,
+        keys: Any,
+        columns: Tensor,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+    ) -> Tensor:
+        """Return ``Σ_j K_ij v_j`` of columns (b, k, n), shape (b, k, m).
+
+        Queries None are the keys themselves, each leaving itself out; pairs None are all pairs.
+        """
+
+    @abstractmethod
+    def pull(
+        self,
+        kernel: Kernel,
+        queries: Any | None,
+        keys: Any,
+        left: Tensor,
+        right: Tensor,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+    ) -> Tensor:
+        """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d).
+
+        `left` is (b, k, m) and `right` (b, k, n). For queries None, ``⟨left_i, right_j⟩`` must be
+        symmetric.
+        """

@@ -1,0 +1,22 @@
+"""Which evaluator runs: the registry."""
+
+import torch
+
+from sknw.kernels import Kernel
+from sknw.sums.evaluator import Evaluator
+from sknw.sums.fused import Fused
+from sknw.sums.torch_tiles import TorchTiles
+
+FUSED, TORCH = Fused(), TorchTiles()
+EVALUATORS: dict[str, Evaluator] = {evaluator.name: evaluator for evaluator in (FUSED, TORCH)}
+# Fewer pairs than this are not worth loading compiled code for.
+_FEWEST_FUSED_PAIRS = 2**18
+
+
+def evaluator_for(
+    kernel: Kernel, dtype: torch.dtype, device: torch.device, n_pairs: float
+) -> Evaluator:
+    """Return the evaluator for so many pairs of points."""
+    if n_pairs >= _FEWEST_FUSED_PAIRS and FUSED.accepts(kernel, dtype, device):
+        return FUSED
+    return TORCH

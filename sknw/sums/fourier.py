@@ -1,0 +1,268 @@
+"""Plain Gaussian sums ``S_c(q) = Σ_j v_cj exp(−|q − z_j|²/2)`` by Fourier series, up to 3 axes.
+
+On a box of period P, so wide that no periodic image of a key weighs anything, the kernel is a short
+Fourier series, and with ξ the multiples of 2π/P up to where the kernel's transform vanishes
+
+    S(q) ≈ (√(2π) / P)^d Σ_ξ exp(−|ξ|²/2) F(ξ) exp(iξ·q),    F(ξ) = Σ_j v_j exp(−iξ·z_j).
+
+That is one non-uniform FFT from the keys to the modes and one from the modes to the queries. The
+kernel is real and even, so two columns travel as the real and the imaginary part of one transform.
+The error is absolute, relative to ``Σ_j |v_cj|``.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import pairwise, repeat
+from typing import Any
+
+import numpy as np
+
+# Part of the tolerance that a periodic image, or all keys too far to count, may weigh.
+_NEGLIGIBLE = 0.5
+# Times the period, the error of a weight when a point is rounded at that scale.
+_ROUNDING = 1e-16
+# Points of the FFT's grid per mode and axis. Coarse: less FFT, but every point spread wider, and
+# for a smaller tolerance wider than finufft does.
+_FINE, _COARSE = 2.0, 1.5
+_COARSE_TOLERANCE = 1e-12
+# Rows of a block: they stay in cache, or are as many as the points of their FFT.
+_ROWS = 2**16
+# When a thread's rows are worth a transform of their own, and a transform several threads.
+_FEWEST_ROWS, _GRID_POINTS_PER_ROW, _LARGE_GRID = 2**14, 8, 2**18
+# The grid and a copy of what is spread onto it; the modes of a block and the kernel's.
+_BYTES_PER_GRID_POINT = _BYTES_PER_MODE = 32
+# Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.
+_TAILS = (1e-4, 1e-3, 5e-3, 2e-2)
+_SAMPLE = 2**17
+
+
+def available() -> bool:
+    """Return whether finufft, which does the transforms, is installed."""
+    return find_spec("finufft") is not None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A periodic box with as many Fourier modes as the tolerance needs.
+
+    Parameters
+    ----------
+    low, high : ndarray of shape (d,)
+        Corners of the box.
+    whole : bool
+        Whether the box holds every key. If not, queries outside are not served.
+    tolerance : float
+        Largest error of a sum, relative to ``Σ_j |v_cj|``, between 1e-14 and 1e-4.
+    max_bytes : int
+        Memory for a call, beside its arguments, its result and the series that is kept.
+    upsampling : float
+        Points of the FFT's grid per mode and axis.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    whole: bool
+    tolerance: float
+    max_bytes: int
+    upsampling: float = _FINE
+
+    @classmethod
+    def of(cls, keys: np.ndarray, tolerance: float, max_bytes: int) -> "Grid | None":
+        """Return a grid around keys (n, d), or around their bulk; None if none fits.
+
+        Keys without a value in any column are better left out: they only widen the box.
+        """
+        for low, high, whole in _boxes(keys):
+            grid = cls(low, high, whole, tolerance, max_bytes)
+            sparse = 2 * len(keys) < math.prod(grid.modes)
+            if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):
+                grid = replace(grid, upsampling=_COARSE)
+            if grid._fits and grid._rounding_error(keys) <= tolerance:
+                return grid
+        return None
+
+    @property
+    def reach(self) -> float:
+        """Where the kernel, and likewise its transform, is negligible."""
+        return math.sqrt(-2 * math.log(_NEGLIGIBLE * self.tolerance))
+
+    @property
+    def period(self) -> np.ndarray:
+        """Period (d,): points up to `reach` outside the box are clear of the others' images."""
+        return self.high - self.low + 2 * self.reach
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """Number of frequencies on each axis, odd."""
+        return tuple(int(self.reach * period / math.pi) | 1 for period in self.period)
+
+    @property
+    def n_points(self) -> int:
+        """Size of the FFT."""
+        return math.prod(math.ceil(self.upsampling * n) for n in self.modes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of one transform, beside its rows."""
+        return _BYTES_PER_GRID_POINT * self.n_points + _BYTES_PER_MODE * math.prod(self.modes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return 8 * len(self.low) + 40  # angles, order, a complex value, and as much for masks
+
+    @property
+    def _fits(self) -> bool:
+        return self.n_bytes + _ROWS * self._row_bytes <= self.max_bytes
+
+    def _rounding_error(self, keys: np.ndarray) -> float:
+        """Bound what rounding to the box's scale does: it matters for the keys near one query."""
+        error = _ROUNDING * self.period.max()
+        if error <= self.tolerance:
+            return error
+        cells = np.floor(_sample(keys)[:, self.period.argmax()])
+        counts = np.unique(cells, return_counts=True)[1]
+        return error * counts.max() / counts.sum()
+
+    def kernel(self) -> np.ndarray:
+        """Return the kernel's Fourier coefficients, in the shape of the modes."""
+        product = np.ones(())
+        for n, period in zip(self.modes, self.period, strict=True):
+            frequency = 2 * math.pi / period * np.arange(-(n // 2), n // 2 + 1)
+            axis = math.sqrt(2 * math.pi) / period * np.exp(-(frequency**2) / 2)
+            product = product[..., None] * axis
+        return product
+
+    def fold(self, points: np.ndarray, margin: float) -> tuple[np.ndarray, slice | np.ndarray]:
+        """Return angles (d, m') of the points up to `margin` off the box, and which those are."""
+        angles = np.subtract(points.T, (self.low + self.high)[:, None] / 2, order="C")
+        angles *= (2 * math.pi / self.period)[:, None]
+        limit = math.pi * (1 - 2 * (self.reach - margin) / self.period)
+        inside = (np.abs(angles) <= limit[:, None]).all(axis=0)
+        return (angles, slice(None)) if inside.all() else (angles.compress(inside, axis=1), inside)
+
+    def plan(self, kind: int, n_threads: int) -> Any:
+        """Return finufft's plan of type 1 (points to modes) or 2 (modes to points)."""
+        from finufft import Plan
+
+        options = {"upsampfac": self.upsampling, "nthreads": n_threads, "showwarn": 0}
+        isign = -1 if kind == 1 else 1
+        return Plan(kind, self.modes, eps=self.tolerance, isign=isign, **options)
+
+    def in_threads(self, task: Callable, n_rows: int, n_threads: int) -> list:
+        """Return ``task(blocks of rows, n_threads)`` for each of several shares of the rows.
+
+        Transforms side by side, one thread each, beat threads that share one: those wait for each
+        other, and add in no fixed order. They are left for large grids with few rows.
+        """
+        size = max(_ROWS, self.n_points)
+        size = min(size, (self.max_bytes - self.n_bytes) // self._row_bytes)
+        affordable = self.max_bytes // (self.n_bytes + size * self._row_bytes)
+        worth = n_rows // max(_FEWEST_ROWS, self.n_points // _GRID_POINTS_PER_ROW)
+        n_tasks = max(1, min(n_threads, worth, affordable))
+        n_blocks = -(-n_rows // (size * n_tasks)) * n_tasks
+        ends = np.linspace(0, n_rows, n_blocks + 1, dtype=int)
+        blocks = [slice(*pair) for pair in pairwise(ends)]
+        shares = [blocks[i::n_tasks] for i in range(n_tasks)]
+        n_inside = n_threads // n_tasks if self.n_points > _LARGE_GRID else 1
+        if n_tasks == 1:
+            return [task(blocks, n_inside)]
+        with ThreadPoolExecutor(n_tasks) as pool:
+            return list(pool.map(task, shares, repeat(n_inside)))
+
+
+@dataclass(frozen=True)
+class FourierSums:
+    """The sums over one set of keys, as Fourier series.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n, d)
+        The keys in bandwidths.
+    n_columns : int
+        Number of value columns, k.
+    grid : Grid
+        The box, and the accuracy.
+    series : ndarray of shape (ceil(k / 2), *modes)
+        Fourier coefficients; two columns are the real and the imaginary part of one series.
+    n_threads : int
+        Threads that a call may use.
+    """
+
+    keys: np.ndarray
+    n_columns: int
+    grid: Grid
+    series: np.ndarray
+    n_threads: int
+
+    @classmethod
+    def of(cls, keys: np.ndarray, columns: np.ndarray, grid: Grid, n_threads: int) -> "FourierSums":
+        """Transform columns (k, n) at keys (n, d); keys out of the box's reach do not count."""
+        shape = (-(-len(columns) // 2), *grid.modes)
+
+        def transform(blocks: list[slice], n_threads: int) -> np.ndarray:
+            plan, total = grid.plan(1, n_threads), np.zeros(shape, dtype=complex)
+            for rows in blocks:
+                angles, inside = grid.fold(keys[rows], grid.reach)
+                plan.setpts(*angles)
+                for series, pair in zip(total, _pairs(columns), strict=True):
+                    series += plan.execute(_packed(pair[:, rows][:, inside]))
+            return total
+
+        series, *others = grid.in_threads(transform, len(keys), n_threads)
+        for other in others:
+            series += other
+        series *= grid.kernel()
+        return cls(keys, len(columns), grid, series, n_threads)
+
+    def at(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums (k, m) at queries (m, d), and which of them (m,) can be trusted."""
+        grid, sums = self.grid, np.zeros((self.n_columns, len(queries)))
+        served = np.full(len(queries), grid.whole)  # beyond the reach of every key, as zero
+        margin = grid.reach if grid.whole else 0.0
+
+        def evaluate(blocks: list[slice], n_threads: int) -> None:
+            plan = grid.plan(2, n_threads)
+            for rows in blocks:
+                angles, inside = grid.fold(queries[rows], margin)
+                served[rows][inside] = True
+                plan.setpts(*angles)
+                for series, pair in zip(self.series, _pairs(sums), strict=True):
+                    values = plan.execute(series)
+                    for column, part in zip(pair, (values.real, values.imag), strict=False):
+                        column[rows][inside] = part
+
+        grid.in_threads(evaluate, len(queries), self.n_threads)
+        return sums, served
+
+    def at_keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums at the keys, each with its own weight in it, and which to trust."""
+        return self.at(self.keys)
+
+
+def _boxes(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Yield corners of a box around all points, then of boxes around fewer and fewer of them."""
+    yield points.min(axis=0), points.max(axis=0), True
+    low, high = np.quantile(_sample(points), [_TAILS, np.subtract(1, _TAILS)], axis=0)
+    yield from zip(low, high, repeat(False))
+
+
+def _sample(points: np.ndarray) -> np.ndarray:
+    return points[:: max(1, len(points) // _SAMPLE)]
+
+
+def _pairs(columns: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut columns (k, m) into pairs; the last of an odd number stays alone."""
+    for i in range(0, len(columns), 2):
+        yield columns[i : i + 2]
+
+
+def _packed(pair: np.ndarray) -> np.ndarray:
+    """Return one or two real columns as the parts of a complex one."""
+    packed = np.zeros(pair.shape[1], dtype=complex)
+    packed.real = pair[0]
+    if len(pair) == 2:
+        packed.imag = pair[1]
+    return packed

@@ -1,0 +1,252 @@
+"""Gaussian sums by non-uniform FFT, with an audited error.
+
+`sknw.sums.fourier` sums with *absolute* error. Whether that is enough depends on the query: the
+error of a ratio is the absolute error over the mass. So exact sums at a few keys come first. Their
+masses say how accurate the transform must be, and the difference between both sums, times a
+safety factor, is the audited error. Queries with too little mass for it, and queries outside the
+grid's box, are doubtful: the engine does them again exactly.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw._arrays import to_numpy, to_tensor, working_memory_bytes
+from sknw.kernels import Kernel
+from sknw.sums import fourier
+from sknw.sums.algorithm import Algorithm
+from sknw.sums.costs import seconds_of_pairs, seconds_of_transforms
+from sknw.sums.dense import Dense
+from sknw.sums.fourier import FourierSums, Grid
+from sknw.sums.problem import Problem
+from sknw.sums.reach import share_in_reach, share_of_doubt
+
+_MOST_FEATURES = 3
+_PROBES = 64
+_SAFETY = 5.0  # the largest error at all queries beside the largest at the probes
+_POOREST = 0.1  # share of the probes whose mass may be too little for the planned accuracy
+_HEADROOM = 0.1
+_TOLERANCES = 1e-14, 1e-5
+_SHARE_OF_MEMORY = 0.5  # of the working memory, for the grid
+_KEY_BLOCK = 256  # of the exact sums that rows in doubt are done by
+
+
+@dataclass(frozen=True, eq=False)
+class NufftSet:
+    """The transforms of one member of the batch, and what their error demands.
+
+    Parameters
+    ----------
+    sums : FourierSums
+        Transforms of the keys.
+    tolerance : float
+        Error aimed at, relative to the sum of a column's absolute values.
+    error : float
+        Audited error of the mass relative to the total weight; 0 where no audit was asked for.
+    least_mass : float
+        Below this mass, a row is doubtful.
+    """
+
+    sums: FourierSums
+    tolerance: float
+    error: float
+    least_mass: float
+
+
+@dataclass(frozen=True, eq=False)
+class NufftState:
+    """Keys with their value columns, and the transforms of each member of the batch."""
+
+    kernel: Kernel
+    keys: Tensor
+    columns: Tensor
+    sets: list[NufftSet]
+
+
+@dataclass(frozen=True, eq=False)
+class NufftPlan:
+    """Queries, the key that each leaves out, and which ones lie within the grid."""
+
+    queries: Tensor | None
+    exclude: Tensor | None
+    served: list[np.ndarray]
+
+
+class Nufft(Algorithm):
+    """Non-uniform fast Fourier transforms (finufft)."""
+
+    name = "nufft"
+
+    def __init__(self, rtol: float):
+        super().__init__(rtol)
+        self._looked_at: Problem | None = None
+        self._found: Grid | None = None
+
+    def unsupported_reasons(self, problem: Problem) -> list[str]:
+        """Say what has no fast transform, or no room for its grid."""
+        kernel, reasons = problem.kernel, []
+        if kernel.formula != ("gaussian", "profile"):
+            reasons.append(f"kernel {kernel.name!r} has no fast transform")
+        if problem.n_features > _MOST_FEATURES:
+            reasons.append(
+                f"at most {_MOST_FEATURES} embedded dimensions, not {problem.n_features}"
+            )
+        if problem.dtype != torch.float64:
+            reasons.append("needs float64")
+        if problem.device.type != "cpu":
+            reasons.append(f"runs on the CPU, not on {problem.device}")
+        if not fourier.available():
+            reasons.append("finufft is not installed (pip install scikit-nw[fast])")
+        if not reasons and self.name not in problem.prepared and self._grid(problem) is None:
+            reasons.append(
+                "the bandwidth is so small beside the range of the keys that its grid would exceed "
+                f"{_grid_bytes() / 2**20:.0f} MiB ({_SHARE_OF_MEMORY:.0%} of the working memory)"
+            )
+        return reasons
+
+    def _grid(self, problem: Problem) -> Grid | None:
+        """Return the grid that the first member of the batch would need."""
+        if self._looked_at is not problem:
+            keys = None if problem.keys is None else to_numpy(problem.keys[0])
+            self._found = None if keys is None else _grid_of(keys, self._typical_tolerance)
+            self._looked_at = problem
+        return self._found
+
+    @property
+    def _typical_tolerance(self) -> float:
+        return float(np.clip(1e-4 * self.rtol, *_TOLERANCES))
+
+    def seconds(self, problem: Problem) -> float:
+        """Add up transforms of keys and queries, exact sums at the probes and of rows in doubt."""
+        grid = self._grid(problem)
+        n_points = problem.n_queries
+        n_probes = 0 if self.name in problem.prepared else _PROBES
+        if n_probes:
+            n_points += problem.n_keys
+        doubtful = share_of_doubt(problem, grid, _TOLERANCES[0] / self.rtol)
+        n_exact = n_probes * problem.n_keys
+        n_exact += doubtful * share_in_reach(problem, self.rtol, _KEY_BLOCK) * problem.n_pairs
+        transforms = seconds_of_transforms(problem, grid.n_points, n_points)
+        return transforms + seconds_of_pairs(problem, n_exact)
+
+    def prepare(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: NufftState | None = None
+    ) -> NufftState:
+        """Transform the keys; as accurately as probes say, or as the earlier state was."""
+        if like is None:
+            sets = [self._audited(kernel, *member) for member in zip(keys, columns, strict=True)]
+        else:
+            sets = [
+                _transformed(to_numpy(points), to_numpy(values), earlier.tolerance)
+                for points, values, earlier in zip(keys, columns, like.sets, strict=True)
+            ]
+        return NufftState(kernel, keys, columns, sets)
+
+    def _audited(self, kernel: Kernel, keys: Tensor, columns: Tensor) -> NufftSet:
+        """Transform as accurately as the probes' masses ask for, and measure the error there."""
+        probes = keys[_spread_out(len(keys))]
+        exact = to_numpy(_dense_sums(kernel, keys, columns, probes))
+        total, need = float(columns[0].sum()), _mass_per_error(to_numpy(columns))
+        poor_mass = float(np.quantile(exact[0], _POOREST))
+        aim = _HEADROOM * self.rtol * poor_mass / (need * total)
+        found = _transformed(to_numpy(keys), to_numpy(columns), float(np.clip(aim, *_TOLERANCES)))
+        sums, served = found.sums.at(to_numpy(probes))
+        rounding = np.finfo(np.float64).eps * total
+        error = _SAFETY * float(np.abs(sums - exact)[:, served].max(initial=rounding))
+        return replace(found, error=error / total, least_mass=error * need / self.rtol)
+
+    def plan(self, state: NufftState, queries: Tensor | None, exclude: Tensor | None) -> NufftPlan:
+        """Nothing is to be known before the sums."""
+        return NufftPlan(queries, exclude, [])
+
+    def sums(self, state: NufftState, plan: NufftPlan) -> Tensor:
+        """Return the plain sums, shape (b, k, m), 0 at queries outside the grid's box."""
+        found = []
+        for b, member in enumerate(state.sets):
+            if plan.queries is None:
+                sums, served = member.sums.at_keys()
+                sums -= to_numpy(state.columns[b])  # K(0) = 1
+            else:
+                sums, served = member.sums.at(to_numpy(plan.queries[b]))
+            plan.served.append(served)
+            found.append(to_tensor(sums, dtype=torch.float64, device="cpu"))
+        total = torch.stack(found)
+        if plan.exclude is not None:
+            total -= _left_out(state, plan)
+        return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
+
+    def doubtful(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
+        """Rows outside the box, or whose mass is too little for the audited error."""
+        rows = []
+        for member, served, mass in zip(state.sets, plan.served, sums[:, 0], strict=True):
+            within = to_tensor(served, dtype=torch.bool, device="cpu")
+            rows.append(~within | (mass < member.least_mass))
+        return torch.stack(rows)
+
+    def report(self, state: NufftState, plan: NufftPlan) -> dict:
+        """Return the audited error; no pair was evaluated but at the probes."""
+        return {
+            "evaluator": "finufft",
+            "share_of_pairs": 0.0,
+            "audited_error": max(member.error for member in state.sets),
+        }
+
+
+def _left_out(state: NufftState, plan: NufftPlan) -> Tensor:
+    """Return what the excluded keys add to each query's sums, (b, k, m)."""
+    excludes = plan.exclude >= 0
+    index = plan.exclude.clamp_min(0)
+    sq = (plan.queries - state.keys[:, index]).square().sum(dim=-1)  # (b, m)
+    weights = torch.exp(-sq / 2).masked_fill(~excludes, 0.0)
+    return weights[:, None] * state.columns[:, :, index]
+
+
+def _dense_sums(kernel: Kernel, keys: Tensor, columns: Tensor, queries: Tensor) -> Tensor:
+    dense = Dense(0.0)
+    state = dense.prepare(kernel, keys[None], columns[None])
+    return dense.sums(state, dense.plan(state, queries[None], None))[0]
+
+
+def _spread_out(n: int) -> np.ndarray:
+    """Return indices of at most `_PROBES` of n keys."""
+    return np.unique(np.linspace(0, n - 1, _PROBES).astype(np.int64))
+
+
+def _mass_per_error(columns: np.ndarray) -> float:
+    """Return the error of a ratio, over the range of its values, that an error of 1/mass makes.
+
+    With an error e of every sum, a ratio moves by at most ``(1 + |value|) e / mass``.
+    """
+    weights, values = columns[0], columns[1:]
+    in_use = weights > 0
+    values = values[:, in_use] / weights[in_use]
+    ranges = np.ptp(values, axis=1)
+    varies = ranges > 0
+    if not varies.any():
+        return 1.0
+    return float(((1 + np.abs(values).max(axis=1))[varies] / ranges[varies]).max())
+
+
+def _grid_bytes() -> int:
+    return int(_SHARE_OF_MEMORY * working_memory_bytes())
+
+
+def _grid_of(keys: np.ndarray, tolerance: float) -> Grid | None:
+    return Grid.of(keys, tolerance, _grid_bytes())
+
+
+def _transformed(keys: np.ndarray, columns: np.ndarray, tolerance: float) -> NufftSet:
+    """Transform the keys that have a say, without an audit."""
+    in_use = columns.any(axis=0)
+    points = keys if in_use.all() else keys[in_use]
+    if len(points) == 0:
+        points = keys[:1]
+    grid = _grid_of(points, tolerance)
+    while grid is None:  # accuracy costs memory; what is doubtful then is done again
+        tolerance *= 10
+        grid = _grid_of(points, tolerance)
+    return NufftSet(
+        FourierSums.of(keys, columns, grid, torch.get_num_threads()), tolerance, 0.0, 0.0
+    )

@@ -1,0 +1,163 @@
+"""Tiles by torch: any kernel, any device, whole batches at a time.
+
+Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is several times faster
+than its transpose. Leave-one-out of a whole set over itself visits each unordered pair once.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sknw._arrays import accumulator_dtype
+from sknw.kernels import Kernel
+from sknw.sums.evaluator import Evaluator
+from sknw.sums.pairs import Pairs
+from sknw.sums.tiles import (
+    Points,
+    blocks,
+    exclude_keys,
+    may_use_product,
+    squared_distances,
+    tile_elements,
+)
+
+_KEYS_PER_TILE = 2048
+_SQUARE_TILE = 512
+
+
+class TorchTiles(Evaluator):
+    """Weights of one tile at a time, then matrix products."""
+
+    name = "torch"
+
+    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whatever torch can hold."""
+        return True
+
+    def points(self, rows: Tensor) -> Points:
+        """Lift the points for distances by matrix product."""
+        return Points.of(rows)
+
+    def sums(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
+        """Return ``Σ_j K_ij v_j``, shape (b, k, m)."""
+        n_queries = len(keys if queries is None else queries)
+        total = _zeros(columns, (*columns.shape[:2], n_queries))
+
+        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+            total[batch, :, i] += columns[batch, :, j] @ weights.mT  # (k, n_t) @ (n_t, m_t)
+
+        _visit(kernel, queries, keys, exclude, pairs, add)
+        return total
+
+    def pull(self, kernel, queries, keys, left, right, exclude, pairs) -> Tensor:
+        """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
+        points = keys if queries is None else queries
+        total = _zeros(left, points.rows.shape)
+
+        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+            strengths = weights * (left[batch, :, i].mT @ right[batch, :, j])
+            total[batch, i] += strengths.sum(dim=-1, keepdim=True) * points.rows[batch, i]
+            total[batch, i] -= strengths @ keys.rows[batch, j]
+
+        _visit(kernel, queries, keys, exclude, pairs, add)
+        return total
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros(shape, dtype=accumulator_dtype(like.device), device=like.device)
+
+
+def _visit(
+    kernel: Kernel,
+    queries: Points | None,
+    keys: Points,
+    exclude: Tensor | None,
+    pairs: Pairs | None,
+    add: Callable[[slice, slice, slice, Tensor], None],
+) -> None:
+    """Call ``add(batch, i, j, weights)`` with the weights (b, m_t, n_t) of every tile."""
+    whole_set_over_itself = queries is None and pairs is None
+    if queries is None and not whole_set_over_itself:
+        exclude = torch.arange(len(keys), device=keys.rows.device)
+    queries = keys if queries is None else queries
+    shape = _square_shape(keys) if whole_set_over_itself else _cross_shape(queries, keys)
+    at_once = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // (shape[0] * shape[1]))
+    for batch in blocks(len(keys.rows), at_once):
+        part = Tile(kernel, queries.of_batch(batch), keys.of_batch(batch), shape)
+        if whole_set_over_itself:
+            part.visit_square(batch, add)
+        elif pairs is None:
+            part.visit(batch, _all_tiles(len(queries), len(keys), shape), exclude, add)
+        else:
+            part.visit(batch, _tiles_of(pairs, shape), exclude, add)
+
+
+def _cross_shape(queries: Points, keys: Points) -> tuple[int, int]:
+    elements = tile_elements(keys.rows.device, keys.rows.dtype)
+    n_keys = max(1, min(len(keys), _KEYS_PER_TILE, elements))
+    return max(1, min(len(queries), elements // n_keys)), n_keys
+
+
+def _square_shape(keys: Points) -> tuple[int, int]:
+    side = int(tile_elements(keys.rows.device, keys.rows.dtype) ** 0.5)
+    if keys.rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
+        side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(keys) // 4)))
+    side = max(1, min(side, len(keys)))
+    return side, side
+
+
+def _all_tiles(n_queries: int, n_keys: int, shape: tuple[int, int]) -> Iterator[tuple]:
+    for i in blocks(n_queries, shape[0]):
+        for j in blocks(n_keys, shape[1]):
+            yield i, j
+
+
+def _tiles_of(pairs: Pairs, shape: tuple[int, int]) -> Iterator[tuple]:
+    for b, (first, last) in enumerate(zip(pairs.blocks[:-1], pairs.blocks[1:], strict=True)):
+        ranges = slice(pairs.offsets[b], pairs.offsets[b + 1])
+        for i in blocks(int(last - first), shape[0]):
+            rows = slice(int(first) + i.start, int(first) + i.stop)
+            starts, stops = pairs.places[pairs.starts[ranges]], pairs.places[pairs.stops[ranges]]
+            for start, stop in zip(starts, stops, strict=True):
+                for j in blocks(int(stop - start), shape[1]):
+                    yield rows, slice(int(start) + j.start, int(start) + j.stop)
+
+
+class Tile:
+    """The weights between blocks of one batch of queries and keys."""
+
+    def __init__(self, kernel: Kernel, queries: Points, keys: Points, shape: tuple[int, int]):
+        self.kernel, self.queries, self.keys, self.shape = kernel, queries, keys, shape
+        self.largest_norm = float(queries.norms.max()), float(keys.norms.max())
+        self.may_use_product = may_use_product(kernel, keys, *self.largest_norm)
+
+    def weights(self, i: slice, j: slice) -> Tensor:
+        """Return the weights (b, m_t, n_t); the next tile takes their memory."""
+        product = self.may_use_product or may_use_product(
+            self.kernel,
+            self.keys,
+            float(self.queries.norms[:, i].max()),
+            float(self.keys.norms[:, j].max()),
+        )
+        sq = squared_distances(self.queries, self.keys, i, j, product=product)
+        return self.kernel.profile(sq)
+
+    def visit(self, batch: slice, tiles: Iterator[tuple], exclude: Tensor | None, add) -> None:
+        """Visit tiles of queries and keys."""
+        for i, j in tiles:
+            weights = self.weights(i, j)
+            exclude_keys(weights, None if exclude is None else exclude[i], j, 0.0)
+            add(batch, i, j, weights)
+
+    def visit_square(self, batch: slice, add) -> None:
+        """Visit the tiles of a set over itself, without the diagonal, each pair once."""
+        tiles = list(blocks(len(self.keys), self.shape[0]))
+        for a, i in enumerate(tiles):
+            for j in tiles[a:]:
+                weights = self.weights(i, j)
+                if i == j:
+                    weights.diagonal(dim1=-2, dim2=-1).zero_()
+                else:
+                    add(batch, j, i, weights.mT)
+                add(batch, i, j, weights)
