@@ -1,8 +1,8 @@
 """Which keys each block of queries meets, and the compact blocks that make the lists short.
 
-A `Layout` sorts points into compact blocks and bounds each by a box. Between two boxes lie a nearest
-and a farthest distance; they bound the weights of all pairs inside, and a pair of blocks whose keys
-cannot matter is dropped. For a kernel with compact support that is exact. Otherwise blocks are
+A `Layout` sorts points into compact blocks and bounds each by a box. Between two boxes lie a
+nearest and a farthest distance; they bound the weights of all pairs inside, and a pair of blocks
+whose keys cannot matter is dropped. For a kernel with compact support that is exact. Otherwise blocks are
 dropped as long as all their weights together stay below `rtol` times the mass that the queries have
 at least, so a query in the tail keeps the keys that matter *there*.
 """
@@ -275,7 +275,9 @@ def _corners(points: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def meeting(kernel: Kernel, queries: Layout, keys: Layout, weights: Tensor, rtol: float) -> Meeting:
+def meeting_of(
+    kernel: Kernel, queries: Layout, keys: Layout, weights: Tensor, rtol: float
+) -> Meeting:
     """Return which blocks of queries and keys must meet.
 
     Parameters
