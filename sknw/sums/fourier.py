@@ -30,8 +30,9 @@ _FINE, _COARSE = 2.0, 1.5
 _COARSE_TOLERANCE = 1e-12
 # Rows of a block: they stay in cache, or are as many as the points of their FFT.
 _ROWS = 2**16
-# When a thread's rows are worth a transform of their own, and a transform several threads.
-_FEWEST_ROWS, _GRID_POINTS_PER_ROW, _LARGE_GRID = 2**14, 8, 2**18
+# Rows worth a transform on a thread of their own: so many, and one for so many points of the FFT.
+_FEWEST_ROWS, _GRID_POINTS_PER_ROW = 2**14, 8
+_LARGE_GRID = 2**18  # points, above which several threads may share a transform
 # The grid and a copy of what is spread onto it; the modes of a block and the kernel's.
 _BYTES_PER_GRID_POINT = _BYTES_PER_MODE = 32
 # Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.

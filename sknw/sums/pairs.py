@@ -2,9 +2,9 @@
 
 A `Layout` sorts points into compact blocks and bounds each by a box. Between two boxes lie a
 nearest and a farthest distance; they bound the weights of all pairs inside, and a pair of blocks
-whose keys cannot matter is dropped. For a kernel with compact support that is exact. Otherwise blocks are
-dropped as long as all their weights together stay below `rtol` times the mass that the queries have
-at least, so a query in the tail keeps the keys that matter *there*.
+whose keys cannot matter is dropped. For a kernel with compact support that is exact. Otherwise
+blocks are dropped as long as all their weights together stay below `rtol` times the mass that the
+queries have at least, so a query in the tail keeps the keys that matter *there*.
 """
 
 import math

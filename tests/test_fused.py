@@ -1,0 +1,238 @@
+"""The compiled loops against torch tiles, and their manners: threads, caches, memory."""
+
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from sknw import NadarayaWatsonRegressor
+from sknw.kernels import KERNELS
+from sknw.sums import evaluators, fused
+from sknw.sums.evaluators import FUSED, TORCH, evaluator_for
+from sknw.sums.exact import KeySet, nearest_kernel
+
+CPU = torch.device("cpu")
+NAMES = sorted(KERNELS)
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6}
+
+if not FUSED.accepts(KERNELS["gaussian"], torch.float64, CPU):
+    pytest.skip("numba is not installed", allow_module_level=True)
+
+
+def points(n, d, *, seed, dtype, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = scale * torch.randn(1, n, d, generator=generator, dtype=torch.float64)
+    return rows.to(dtype)
+
+
+def columns_of(k, n, *, seed, dtype):
+    return points(k, n, seed=seed, dtype=dtype)
+
+
+def forms_of(name):
+    kernel = KERNELS[name]
+    return {"profile": kernel, "slope": kernel.derivative(), "square": kernel.squared()}
+
+
+def close(got, want, dtype):
+    scale = want.abs().max() + 1e-300
+    assert ((got - want).abs().max() / scale) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["profile", "slope", "square"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_kernel_and_form_is_the_torch_one(name, form, dtype):
+    if name == "tophat" and dtype == torch.float32:
+        pytest.skip("a pair on the edge falls to either side")
+    kernel, scale = forms_of(name)[form], 1.0 if name in ("gaussian", "exponential") else 0.4
+    keys, queries = (points(n, 3, seed=n, dtype=dtype, scale=scale) for n in (1500, 70))
+    columns = columns_of(2, 1500, seed=1, dtype=dtype)
+    sums = [
+        e.sums(kernel, e.points(queries), e.points(keys), columns, None, None)
+        for e in (FUSED, TORCH)
+    ]
+    close(*sums, dtype)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 19])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_any_number_of_features_and_columns(d, k):
+    kernel, dtype = KERNELS["gaussian"], torch.float64
+    keys, queries = (points(n, d, seed=n, dtype=dtype, scale=d**-0.5) for n in (1100, 33))
+    columns = columns_of(k, 1100, seed=1, dtype=dtype)
+    left, right = columns_of(k, 33, seed=2, dtype=dtype), columns
+    for evaluated in zip(
+        *(
+            (
+                e.sums(kernel, e.points(queries), e.points(keys), columns, None, None),
+                e.sums(kernel, None, e.points(keys), columns, None, None),
+                e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None),
+            )
+            for e in (FUSED, TORCH)
+        ),
+        strict=True,
+    ):
+        close(*evaluated, dtype)
+
+
+def test_exponentials_are_accurate_over_their_whole_range():
+    distance = torch.linspace(0, 37, 4001, dtype=torch.float64)
+    keys, columns = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
+    for name, log in (("gaussian", -(distance**2) / 2), ("exponential", -distance)):
+        weights = FUSED.sums(
+            KERNELS[name],
+            FUSED.points(distance[None, :, None]),
+            FUSED.points(keys),
+            columns,
+            None,
+            None,
+        )[0, 0]
+        relative = weights / torch.exp(log) - 1
+        assert relative.abs().max() < 2e-16 * (4 + log.abs().max())
+
+
+def test_the_cosine_vanishes_at_its_edge_and_only_there():
+    keys, columns = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
+    near = torch.tensor([0.5, 1 - 1e-9, 1.0, 1.5]).double()
+    weights = FUSED.sums(
+        KERNELS["cosine"],
+        FUSED.points(near[None, :, None]),
+        FUSED.points(keys),
+        columns,
+        None,
+        None,
+    )[0, 0]
+    assert weights[1] == pytest.approx(np.pi / 2 * 1e-9, rel=1e-6)
+    assert (weights[2:] == 0).all()
+
+
+def test_equally_near_keys_share_wherever_they_stand():
+    # ties must be equal to the last bit at any place of a vector loop, its remainder included
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 5, 17, 1030):
+        keys = torch.rand(n, 3, generator=generator, dtype=torch.float64)
+        keys = torch.cat([keys, keys.flip(0)])
+        queries = torch.rand(9, 3, generator=generator, dtype=torch.float64) + 2
+        weights = torch.ones(2 * n, dtype=torch.float64)
+        kernel, rows = nearest_kernel(KERNELS["epanechnikov"]), torch.arange(9)
+        groups = list(KeySet(keys, weights).shifted_groups(kernel, queries, None, rows))
+        assert sum(len(group) for group, _ in groups) == 9
+        for _, shifted in groups:
+            np.testing.assert_array_equal(shifted.sums(kernel, weights[None])[0], 2.0)
+
+
+def test_custom_kernels_and_small_problems_are_left_to_torch():
+    custom = replace(KERNELS["gaussian"], formula=None)
+    assert evaluator_for(custom, torch.float64, CPU, 1e12) is TORCH
+    assert evaluator_for(KERNELS["gaussian"], torch.float64, CPU, 100) is TORCH
+    assert evaluator_for(KERNELS["gaussian"], torch.float64, CPU, 1e12) is FUSED
+    with fused.disabled():
+        assert evaluator_for(KERNELS["gaussian"], torch.float64, CPU, 1e12) is TORCH
+
+
+def test_without_numba_torch_does_it(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(700, 2))
+    model = NadarayaWatsonRegressor(0.3, algorithm="dense").fit(X, X[:, 0])
+    expected = model.predict(X)
+    assert model.sums_report_["evaluator"] == "fused"
+    monkeypatch.setattr(fused, "_loops", lambda: None)
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12, atol=1e-13)
+    assert model.sums_report_["evaluator"] == "torch"
+
+
+def test_the_number_of_threads_changes_nothing_and_no_setting_is_touched(monkeypatch):
+    monkeypatch.setattr(fused, "_PAIRS_PER_THREAD", 1e4)
+    kernel, before = KERNELS["gaussian"], torch.get_num_threads()
+    keys = FUSED.points(points(3000, 2, seed=0, dtype=torch.float64))
+    columns = columns_of(2, 3000, seed=1, dtype=torch.float64)
+    running = threading.active_count()
+    found = []
+    try:
+        for n_threads in (1, 2, 5):
+            torch.set_num_threads(n_threads)
+            found.append(FUSED.sums(kernel, None, keys, columns, None, None))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert threading.active_count() == running
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(fused, "_PAIRS_PER_THREAD", 1e4)
+
+    def task(first, last):
+        raise MemoryError("none left")
+
+    with pytest.raises(MemoryError, match="none left"):
+        fused._in_threads(task, fused.Pairs.all(3000, 3000, 1))
+
+
+def fitted():
+    X = np.random.default_rng(0).normal(size=(900, 2))
+    return NadarayaWatsonRegressor(0.3, algorithm="dense").fit(X, X.sum(axis=1)), X
+
+
+def test_threads_and_worker_processes_predict_at_once():
+    model, X = fitted()
+    expected = model.predict(X)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: model.predict(X), range(12)):
+            np.testing.assert_array_equal(found, expected)
+    for found in joblib.Parallel(n_jobs=2)(joblib.delayed(model.predict)(X) for _ in range(4)):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_no_matrix_of_pairs_is_built():
+    n = 4000
+    keys = FUSED.points(points(n, 3, seed=0, dtype=torch.float64))
+    columns = columns_of(2, n, seed=1, dtype=torch.float64)
+    FUSED.sums(KERNELS["biweight"], None, keys, columns, None, None)
+    tracemalloc.start()
+    try:
+        FUSED.sums(KERNELS["biweight"], None, keys, columns, None, None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * n * 8
+
+
+CACHED = """
+import torch
+from sknw.kernels import KERNELS
+from sknw.sums import compiled
+from sknw.sums.evaluators import FUSED
+keys = FUSED.points(torch.zeros(1, 9, 1, dtype=torch.float64))
+FUSED.sums(KERNELS["gaussian"], None, keys, torch.ones(1, 2, 9).double(), None, None)
+print(sum(compiled.add_sums.stats.cache_hits.values()))
+"""
+
+
+def test_compiled_code_is_cached_between_processes(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", CACHED],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == ["0", "1"]
+
+
+def test_registry_names_are_those_of_the_evaluators():
+    assert list(evaluators.EVALUATORS) == ["fused", "torch"]
+    assert all(kernel.formula[0] in fused._loops().FAMILIES for kernel in KERNELS.values())
