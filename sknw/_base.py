@@ -42,7 +42,7 @@ from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import pulled_in, representable_bandwidth
 from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother
-from sknw.sums import ALGORITHMS
+from sknw.sums import ALGORITHMS, check_algorithm
 
 _FLOATS = [np.float64, np.float32]
 _LARGEST_PROPERTY = 2000
@@ -92,6 +92,9 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             device = fit_device(self.device, X)
             X, y, sample_weight = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, X.shape[1])
+            check_algorithm(
+                self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
+            )
             self._y_is_flat = y.ndim == 1
             y = y.reshape(len(y), -1)
             self.device_ = device

@@ -113,7 +113,7 @@ class LeaveOneOut:
         return self.rows.shape[1]
 
     def predictions(self, embedded: Tensor) -> Tensor:
-        """Return the leave-one-out predictions (n, k), of embedded keys (n, q)."""
+        """Return the leave-one-out predictions of the rows held out, (m, k), at embedded keys."""
         queries = None if self.held_out is None else embedded[self.held_out][None]
         return smooth(
             self.kernel,
@@ -122,7 +122,7 @@ class LeaveOneOut:
             self.values[None],
             self.weights[None],
             exclude=self.held_out,
-            algorithm=self.algorithm,
+            algorithm=self._able_algorithm(embedded),
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )[0]
@@ -134,6 +134,14 @@ class LeaveOneOut:
         weights = self.weights[held_out].to(errors.dtype)
         per_output = (weights @ errors.square()) / weights.sum()  # (n) @ (n, k) -> (k)
         return (per_output / self.variance).mean()
+
+    def _able_algorithm(self, embedded: Tensor) -> str:
+        """Return the algorithm, or ``"auto"`` where it cannot do the bandwidth on trial."""
+        try:
+            self.algorithm_at(embedded, needs_grad=torch.is_grad_enabled())
+        except ValueError:
+            return "auto"
+        return self.algorithm
 
     def algorithm_at(self, embedded: Tensor, *, needs_grad: bool) -> str:
         """Return the name of the algorithm that does the sums of embedded keys (n, q)."""

@@ -254,12 +254,13 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
 def line_search(objective: Objective, start: float, bounds: tuple[float, float]) -> Minimum:
     """Minimise over one parameter without gradients, from a start near the minimum.
 
-    Brent's method within a window around the start, which moves as long as its end is the lowest.
+    Brent's method within a window around the start, which moves and widens as long as its end is
+    the lowest.
     """
     low, high = bounds
     centre, curve = float(np.clip(start, low, high)), []
-    for _ in range(_WINDOWS):
-        window = max(low, centre - _WINDOW), min(high, centre + _WINDOW)
+    for width in _WINDOW * 2.0 ** np.arange(_WINDOWS):
+        window = max(low, centre - width), min(high, centre + width)
         result = optimize.minimize_scalar(
             lambda x: objective.log_value(np.array([x])),
             bounds=window,
@@ -271,7 +272,7 @@ def line_search(objective: Objective, start: float, bounds: tuple[float, float])
         moved = abs(result.x - centre)
         at_bound = min(result.x - low, high - result.x) < 2 * _LINE_TOL
         centre = result.x
-        if at_bound or moved < _WINDOW - 4 * _LINE_TOL:
+        if at_bound or moved < width - 4 * _LINE_TOL:
             return Minimum(best, float(result.fun), curve, converged=True)
     return Minimum(best, float(result.fun), curve, converged=False)
 

@@ -102,7 +102,7 @@ def test_exponentials_are_accurate_over_their_whole_range():
 
 def test_the_cosine_vanishes_at_its_edge_and_only_there():
     keys, columns = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
-    near = torch.tensor([0.5, 1 - 1e-9, 1.0, 1.5]).double()
+    near = torch.tensor([0.5, 1 - 1e-9, 1.0, 1.5], dtype=torch.float64)
     weights = FUSED.sums(
         KERNELS["cosine"],
         FUSED.points(near[None, :, None]),

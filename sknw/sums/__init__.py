@@ -13,7 +13,7 @@ the loops in `compiled`) does a tile of them. `engine` has rows that underflow d
 from sknw.sums.algorithm import Algorithm
 from sknw.sums.autograd import kernel_sums
 from sknw.sums.choice import ALGORITHMS
-from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for
+from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
 from sknw.sums.pairs import Layout
 from sknw.sums.problem import KernelSums, Problem
 
@@ -25,6 +25,7 @@ __all__ = [
     "Layout",
     "PreparedSums",
     "Problem",
+    "check_algorithm",
     "choose_for",
     "kernel_sums",
 ]

@@ -151,6 +151,32 @@ def identified(
     return queries, exclude
 
 
+def check_algorithm(
+    algorithm: str, kernel: Kernel, n_features: int, dtype: torch.dtype, device: str
+) -> None:
+    """Refuse a named algorithm that cannot do such problems, whatever the bandwidth.
+
+    Raises
+    ------
+    ValueError
+        With every reason.
+    """
+    problem = Problem(
+        kernel=kernel,
+        n_batch=1,
+        n_queries=1,
+        n_keys=1,
+        n_features=n_features,
+        n_columns=2,
+        dtype=dtype,
+        device=torch.device(device),
+        needs_grad=False,
+        leave_one_out=False,
+        rtol=DEFAULT_RTOL,
+    )
+    choose(algorithm, problem)
+
+
 def choose_for(
     algorithm: str,
     kernel: Kernel,

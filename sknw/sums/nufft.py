@@ -99,7 +99,8 @@ class Nufft(Algorithm):
             reasons.append(f"runs on the CPU, not on {problem.device}")
         if not fourier.available():
             reasons.append("finufft is not installed (pip install scikit-nw[fast])")
-        if not reasons and self.name not in problem.prepared and self._grid(problem) is None:
+        is_new = problem.keys is not None and self.name not in problem.prepared
+        if not reasons and is_new and self._grid(problem) is None:
             reasons.append(
                 "the bandwidth is so small beside the range of the keys that its grid would exceed "
                 f"{_grid_bytes() / 2**20:.0f} MiB ({_SHARE_OF_MEMORY:.0%} of the working memory)"
@@ -109,8 +110,7 @@ class Nufft(Algorithm):
     def _grid(self, problem: Problem) -> Grid | None:
         """Return the grid that the first member of the batch would need."""
         if self._looked_at is not problem:
-            keys = None if problem.keys is None else to_numpy(problem.keys[0])
-            self._found = None if keys is None else _grid_of(keys, self._typical_tolerance)
+            self._found = _grid_of(to_numpy(problem.keys[0]), self._typical_tolerance)
             self._looked_at = problem
         return self._found
 
@@ -245,6 +245,11 @@ def _transformed(keys: np.ndarray, columns: np.ndarray, tolerance: float) -> Nuf
         points = keys[:1]
     grid = _grid_of(points, tolerance)
     while grid is None:  # accuracy costs memory; what is doubtful then is done again
+        if tolerance > _TOLERANCES[1]:
+            raise ValueError(
+                "No algorithm can do this problem: nufft: a grid for these points would exceed "
+                f"{_grid_bytes() / 2**20:.0f} MiB. Use algorithm='auto'."
+            )
         tolerance *= 10
         grid = _grid_of(points, tolerance)
     return NufftSet(

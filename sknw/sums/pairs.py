@@ -354,10 +354,14 @@ def _matters(
     log_share = (log_possible + kernel.log_profile(near) - sure).masked_fill(
         sure == -torch.inf, torch.inf
     )
-    level = _droppable(log_share, rtol)
-    log_weight = (level + sure - log_possible.max()).squeeze(1)
+    # half of the tolerance for blocks that are dropped, half for single queries that pass over
+    # boxes of blocks that are not
+    matters = log_share >= _droppable(log_share, rtol / 2)
+    log_passed = math.log(rtol / 2) if rtol else -math.inf
+    log_each = log_passed - matters.sum(dim=1).clamp_min(1).log()
+    log_weight = log_each + (sure - log_possible.max()).squeeze(1)
     reach = torch.where(log_weight > -torch.inf, kernel.reach(log_weight), torch.inf)
-    return log_share >= level, reach * (1 + _CARE)
+    return matters, reach * (1 + _CARE)
 
 
 def _droppable(log_share: Tensor, rtol: float) -> Tensor:

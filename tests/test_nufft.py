@@ -1,0 +1,134 @@
+"""Gaussian sums by Fourier transforms: refusals, the audit, remote rows, memory."""
+
+import numpy as np
+import pytest
+import reference
+import sklearn
+import torch
+
+from sknw import NadarayaWatsonRegressor
+from sknw.sums import fourier
+from sknw.sums.nufft import Nufft
+
+pytest.importorskip("finufft")
+
+
+def data(n, d, *, seed=0, kind="uniform"):
+    generator = np.random.default_rng(seed)
+    X = generator.uniform(size=(n, d)) if kind == "uniform" else generator.standard_cauchy((n, d))
+    return X, np.sin(4 * X).sum(axis=1) + 0.1 * generator.normal(size=n)
+
+
+def fit(X, y, h, **parameters):
+    return NadarayaWatsonRegressor(h, algorithm="nufft", **parameters).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "d", "dtype", "message"),
+    [
+        ({"kernel": "tricube"}, 1, float, "kernel 'tricube' has no fast transform"),
+        ({}, 4, float, "at most 3 embedded dimensions, not 4"),
+        ({}, 2, np.float32, "needs float64"),
+        ({}, 2, float, r"bandwidth is so small .* would exceed 512 MiB"),
+    ],
+)
+def test_refusals_say_why(parameters, d, dtype, message):
+    X, y = data(50, d)
+    h = 1e-6 if "small" in message else 0.3
+    with pytest.raises(ValueError, match=f"No algorithm can do this problem: nufft: .*{message}"):
+        fit(X.astype(dtype), y, h, **parameters)
+
+
+def test_without_finufft_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(fourier, "available", lambda: False)
+    with pytest.raises(ValueError, match=r"finufft is not installed \(pip install scikit-nw"):
+        fit(*data(50, 1), 0.3)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("rtol", [1e-3, 1e-8, 1e-10])
+def test_the_promise_holds_and_the_audit_covers_the_error(d, rtol):
+    X, y = data(800, d)
+    queries = np.vstack([data(150, d, seed=1)[0], np.linspace(-3, 3, 40)[:, None] * np.ones(d)])
+    model = fit(X, y, 0.06 * d, rtol=rtol)
+    expected = reference.predict("gaussian", queries, X, y, 0.06 * d)
+    assert np.abs(model.predict(queries) - expected).max() <= rtol * np.ptp(y)
+    report = model.sums_report_
+    assert report["algorithm"] == "nufft"
+    assert report["evaluator"] == "finufft"
+    assert 0 < report["audited_error"] < 1e-3
+    assert 0 < report["rows_redone"] < 60  # the tails, and not the bulk
+    loo = reference.predict_loo("gaussian", X, y, 0.06 * d)
+    assert np.abs(model.predict_loo() - loo).max() <= rtol * np.ptp(y)
+
+
+def test_one_remote_row_costs_only_itself():
+    X, y = data(600, 2)
+    X = np.vstack([X, [[1e6, -1e6]]])
+    y = np.append(y, 3.0)
+    model = fit(X, y, 0.1)
+    expected = reference.predict("gaussian", X, X, y, 0.1)
+    assert np.abs(model.predict(X) - expected).max() <= 1e-8 * np.ptp(y)
+    assert model.sums_report_["rows_redone"] < 60
+
+
+def test_heavy_tails_keep_the_promise():
+    X, y = data(700, 1, kind="cauchy")
+    model = fit(X, y, 0.2)
+    expected = reference.predict("gaussian", X, X, y, 0.2)
+    assert np.abs(model.predict(X) - expected).max() <= 1e-8 * np.ptp(y)
+
+
+def test_the_error_aimed_at_follows_the_tolerance():
+    X, y = data(500, 1)
+    errors = [
+        fit(X, y, 0.1, rtol=rtol).predict(X) - reference.predict("gaussian", X, X, y, 0.1)
+        for rtol in (1e-3, 1e-10)
+    ]
+    assert np.abs(errors[0]).max() > 100 * np.abs(errors[1]).max()
+
+
+def test_a_constant_target_and_an_offset_one():
+    X, y = data(500, 1)
+    assert np.ptp(fit(X, np.full(500, 7.0), 0.1).predict(X)) == 0
+    found = fit(X, y + 1e6, 0.1).predict(X) - 1e6
+    expected = reference.predict("gaussian", X, X, y, 0.1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 * np.ptp(y) + 1e-9)
+
+
+def test_the_grid_stays_within_the_working_memory():
+    X, y = data(200, 3)
+    with sklearn.config_context(working_memory=64):
+        with pytest.raises(ValueError, match="its grid would exceed 32 MiB"):
+            fit(X, y, 0.01)
+        assert NadarayaWatsonRegressor(0.01).fit(X, y).algorithm_ != "nufft"
+
+
+def test_gradients_and_searches_work_through_transforms():
+    from sknw.functional import attention_pooling
+
+    X, y = data(300, 2)
+    rows = torch.as_tensor(X)
+    gradients = []
+    for name in ("dense", "nufft"):
+        h = torch.tensor([0.2, 0.3], dtype=torch.float64, requires_grad=True)
+        values = torch.as_tensor(y)[:, None]
+        pooled = attention_pooling(
+            rows, rows, values, bandwidth=h, leave_one_out=True, algorithm=name
+        )
+        (gradient,) = torch.autograd.grad((pooled - values).square().mean(), h)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
+    found, exact = (
+        NadarayaWatsonRegressor(algorithm=name).fit(X, y) for name in ("nufft", "dense")
+    )
+    np.testing.assert_allclose(found.bandwidth_, exact.bandwidth_, rtol=1e-3)
+    assert found.criterion_ == pytest.approx(exact.criterion_, rel=1e-7)
+
+
+def test_time_is_estimated_without_the_keys_being_changed():
+    X, y = data(200, 1)
+    model = fit(X, y, 0.1)
+    assert isinstance(Nufft(1e-8).rtol, float)
+    before = model.predict(X)
+    np.testing.assert_array_equal(model.predict(X), before)
