@@ -30,6 +30,7 @@ def smooth(
     values: Tensor,
     weights: Tensor,
     *,
+    scales: Tensor | None = None,
     exclude: Tensor | None = None,
     algorithm: str = "auto",
     rtol: float = DEFAULT_RTOL,
@@ -49,6 +50,8 @@ def smooth(
         Values to average.
     weights : Tensor of shape (b, n)
         Weights of the keys, >= 0.
+    scales : Tensor of shape (d,) or None, default=None
+        Common scales of the features of queries and keys, which then get no gradient themselves.
     exclude : Tensor of shape (m,) or None, default=None
         Index of the key that a query leaves out, or -1.
     algorithm : str, default="auto"
@@ -64,11 +67,15 @@ def smooth(
     """
     columns = value_columns(values, weights)
     sums = kernel_sums(
-        kernel, queries, keys, columns, exclude=exclude, algorithm=algorithm, rtol=rtol
-    )
+        kernel, queries, keys, columns,
+        scales=scales, exclude=exclude, algorithm=algorithm, rtol=rtol,
+    )  # fmt: skip
     means, empty = _ratio(sums)
     if not empty.any():
         return means
+    if scales is not None:
+        keys = keys * scales.detach().to(keys.dtype)
+        queries = None if queries is None else queries * scales.detach().to(keys.dtype)
     filled = []
     for b in range(len(keys)):
         fallback = _Fallback(kernel, keys[b].detach(), columns[b], empty_neighborhood)

@@ -2,9 +2,9 @@
 
 An algorithm computes plain sums and says which problems, and afterwards which rows, it cannot do.
 It works in three steps, so that work is done once: `prepare` for a set of keys, `plan` for a set of
-queries, and then any of `sums`, `pull` and `scatter`. The engine repairs rows that underflow or
-that the algorithm doubts; autograd differentiates through `pull` and `scatter`, for which this base
-class has a form that any algorithm inherits.
+queries, and then any of `sums`, `pull`, `stretch` and `scatter`. The engine repairs rows that
+underflow or that the algorithm doubts; autograd differentiates through the latter three, for which
+this base class has a form that any algorithm inherits.
 """
 
 from abc import ABC, abstractmethod
@@ -82,6 +82,18 @@ class Algorithm(ABC):
         queries are the keys, the first is None and the second the gradient by both ways.
         """
         return pull_by_moments(self, state, plan, kernel, grad)
+
+    def stretch(self, state: Any, plan: Any, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²`` feature by feature, (b, d).
+
+        Twice that is the gradient with respect to the logarithms of common scales of queries and
+        keys. It equals half of what `pull` gives, contracted with the points.
+        """
+        queries_grad, keys_grad = self.pull(state, plan, kernel, grad)
+        total = (keys_grad * state.keys).sum(dim=1)
+        if queries_grad is not None:
+            total = total + (queries_grad * plan.queries).sum(dim=1)
+        return total / 2
 
     def scatter(self, state: Any, plan: Any, grad: Tensor) -> Tensor:
         """Return ``Σ_i K_ij G_i``, the gradient with respect to the columns (b, k, n)."""

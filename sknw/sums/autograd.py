@@ -6,10 +6,11 @@ The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij 
     dL/dq_i = 2 Σ_j K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)
     dL/dz_j = 2 Σ_i K'(s_ij) ⟨G_i, v_j⟩ (z_j − q_i)
     dL/dv_j = Σ_i K(s_ij) G_i
+    dL/dlog c = 2 Σ_ij K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)²    for scales c of the features
 
-Algorithms know these as `pull` and `scatter`. Rows that were done again (`sknw.sums.exact`) do
-theirs in their own unit: a row's log-scale is a constant that cancels from every ratio, so it is
-not differentiated.
+Algorithms know these as `pull`, `scatter` and `stretch`. Rows that were done again
+(`sknw.sums.exact`) do theirs in their own unit: a row's log-scale is a constant that cancels from
+every ratio, so it is not differentiated.
 """
 
 import torch
@@ -28,11 +29,12 @@ def kernel_sums(
     keys: Tensor,
     columns: Tensor,
     *,
+    scales: Tensor | None = None,
     exclude: Tensor | None = None,
     algorithm: str = "auto",
     rtol: float = DEFAULT_RTOL,
 ) -> KernelSums:
-    """Return kernel sums, differentiable in queries, keys and value columns.
+    """Return kernel sums, differentiable in queries, keys, value columns and scales.
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ def kernel_sums(
         Keys in bandwidth units.
     columns : Tensor of shape (b, k, n)
         Value columns; column 0 holds the keys' weights (>= 0).
+    scales : Tensor of shape (d,) or None, default=None
+        Common scales of the features of queries and keys, which then get no gradient themselves:
+        one pass over the pairs gives the scales' gradient where the points' takes two.
     exclude : Tensor of shape (m,) or None, default=None
         Index of the key that a query leaves out, or -1. No key is left out twice.
     algorithm : str, default="auto"
@@ -51,7 +56,11 @@ def kernel_sums(
     rtol : float, default=1e-8
         Largest error of a ratio of sums, relative to the range of the values.
     """
-    inputs = [tensor for tensor in (queries, keys, columns) if tensor is not None]
+    inputs = [tensor for tensor in (queries, keys, columns, scales) if tensor is not None]
+    if scales is not None:
+        keys, plain_scales = keys.detach(), scales.detach().to(keys.dtype)
+        queries = None if queries is None else queries.detach() * plain_scales
+        keys = keys * plain_scales
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     chosen = choose_for(
         algorithm,
@@ -66,17 +75,21 @@ def kernel_sums(
     if not needs_grad:
         return PreparedSums.of(kernel, keys, columns, chosen).sums(queries, exclude)
     report: dict = {}
-    log_scale, sums = _KernelSums.apply(queries, keys, columns, kernel, chosen, exclude, report)
+    log_scale, sums = _KernelSums.apply(
+        queries, keys, columns, scales, kernel, chosen, exclude, report
+    )
     return KernelSums(log_scale, sums, report)
 
 
 class _KernelSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries, keys, columns, kernel: Kernel, algorithm: Algorithm, exclude, report):
+    def forward(
+        ctx, queries, keys, columns, scales, kernel: Kernel, algorithm: Algorithm, exclude, report
+    ):
         prepared = PreparedSums.of(kernel, keys, columns, algorithm)
         result, ctx.plan, ctx.redone = prepared.run(queries, exclude)
         report.update(result.report)
-        ctx.save_for_backward(queries, keys, columns, exclude)
+        ctx.save_for_backward(queries, keys, columns, scales, exclude)
         ctx.prepared = prepared
         ctx.mark_non_differentiable(result.log_scale)
         return result.log_scale, result.sums.contiguous()
@@ -85,20 +98,22 @@ class _KernelSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, _log_scale_grad, sums_grad):
         passes = _Backward(ctx, sums_grad.mT)
-        queries_grad, keys_grad, columns_grad = None, None, None
+        queries_grad, keys_grad, columns_grad, scales_grad = None, None, None, None
         with full_precision(passes.keys):
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
                 queries_grad, keys_grad = passes.points()
             if ctx.needs_input_grad[2]:
                 columns_grad = passes.columns()
-        return queries_grad, keys_grad, columns_grad, None, None, None, None
+            if ctx.needs_input_grad[3]:
+                scales_grad = passes.scales()
+        return queries_grad, keys_grad, columns_grad, scales_grad, None, None, None, None
 
 
 class _Backward:
     """One backward pass, for the gradient G (b, k, m) of the sums."""
 
     def __init__(self, ctx, grad: Tensor):
-        self.queries, self.keys, self.values, exclude = ctx.saved_tensors
+        self.queries, self.keys, self.values, self.scale, exclude = ctx.saved_tensors
         self.prepared, self.plan, self.redone = ctx.prepared, ctx.plan, ctx.redone
         self.algorithm, self.state = self.prepared.algorithm, self.prepared.state
         self.kernel = self.prepared.kernel
@@ -118,6 +133,14 @@ class _Backward:
             keys_grad[b] += 2 * of_keys
         keys_grad = keys_grad.to(self.keys.dtype)
         return None if queries_grad is None else queries_grad.to(self.keys.dtype), keys_grad
+
+    def scales(self) -> Tensor:
+        """Gradient with respect to the common scales (d,)."""
+        slope = self.kernel.derivative()
+        total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
+        for b, rows, shifted in self._redone_groups():
+            total = total + shifted.stretch(slope, self.grad[b][:, rows], self.values[b])
+        return (2 * total / self.scale).to(self.scale.dtype)
 
     def columns(self) -> Tensor:
         """Gradient with respect to the value columns (b, k, n)."""

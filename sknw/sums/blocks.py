@@ -135,6 +135,11 @@ class Blocks(Algorithm):
             torch.stack([member.pull_of_keys(kernel, g) for member, g in members]),
         )
 
+    def stretch(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return the gradient with respect to log-scales, halved."""
+        members = zip(_members(state, plan), grad, strict=True)
+        return torch.stack([member.stretch(kernel, g) for member, g in members])
+
     def scatter(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> Tensor:
         """Return the gradient with respect to the columns."""
         members = _members(state, plan)
@@ -203,6 +208,13 @@ class _Member:
             kernel, self.keys, self.queries, self.columns, grad, self._turned_exclude(), pairs
         )
         return 2 * self.meeting.keys.unsorted(pull[0].mT).mT
+
+    def stretch(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        grad, pairs = self._sorted(grad), self.meeting.pairs
+        pull = self.evaluator.pull(
+            kernel, self.queries, self.keys, grad, self.columns, self.exclude, pairs, squared=True
+        )
+        return pull[0].sum(dim=0)
 
     def scatter(self, grad: Tensor) -> Tensor:
         queries = (None, self.keys) if self.queries is None else (self.keys, self.queries)

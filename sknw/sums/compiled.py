@@ -540,7 +540,7 @@ def add_sums(queries, keys, columns, exclude, nearest, tiles, first, last, famil
 
 
 @_compiled
-def _add_pull(queries, i, keys, left, right, start, stop, buffer, products, out):
+def _add_pull(queries, i, keys, left, right, start, stop, squared, buffer, products, out):
     """Add the pulls of the keys start:stop, whose weights are in the buffer, on query i."""
     d, k, n = keys.shape[0], left.shape[0], np.uint64(stop - start)
     left0, right0 = left[0, i], right[0, start:stop]
@@ -557,22 +557,34 @@ def _add_pull(queries, i, keys, left, right, start, stop, buffer, products, out)
     for f in range(0, d - 1, 2):
         q0, z0, sum0 = queries[f, i], keys[f, start:stop], _0 * buffer[0]
         q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], _0 * buffer[0]
-        for j in range(n):
-            sum0 += buffer[j] * (q0 - z0[j])
-            sum1 += buffer[j] * (q1 - z1[j])
+        if squared:
+            for j in range(n):
+                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
+                sum1 += buffer[j] * ((q1 - z1[j]) * (q1 - z1[j]))
+        else:
+            for j in range(n):
+                sum0 += buffer[j] * (q0 - z0[j])
+                sum1 += buffer[j] * (q1 - z1[j])
         out[f, i] += sum0
         out[f + 1, i] += sum1
     if d % 2:
         q0, z0, sum0 = queries[d - 1, i], keys[d - 1, start:stop], _0 * buffer[0]
-        for j in range(n):
-            sum0 += buffer[j] * (q0 - z0[j])
+        if squared:
+            for j in range(n):
+                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
+        else:
+            for j in range(n):
+                sum0 += buffer[j] * (q0 - z0[j])
         out[d - 1, i] += sum0
 
 
 @_compiled
-def add_pulls(queries, keys, left, right, exclude, nearest, tiles, first, last, family, form, out):
+def add_pulls(
+    queries, keys, left, right, squared, exclude, nearest, tiles, first, last, family, form, out
+):
     """Add the pulls ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, (d, m), of query blocks first:last.
 
+    With `squared`, ``(q_i − z_j)²`` feature by feature.
     `left` (k, m) and `right` (k, n) have an even number of columns.
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
@@ -595,7 +607,10 @@ def add_pulls(queries, keys, left, right, exclude, nearest, tiles, first, last, 
                         _weights(
                             queries, i, keys, start, stop, exclude, nearest, family, form, buffer
                         )
-                        _add_pull(queries, i, keys, left, right, start, stop, buffer, products, out)
+                        _add_pull(
+                            queries, i, keys, left, right, start, stop, squared, buffer, products,
+                            out,
+                        )  # fmt: skip
                         run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
                 box = end
     return evaluated

@@ -20,8 +20,8 @@ _CALL = {"fused": 100e-6, "torch": 100e-6}  # seconds for a call
 _PULL = 2.0  # a gradient takes so many times its sums
 _LAYOUT = 150e-9  # seconds of one core to sort a point along one feature
 _BOX_PAIR = 3e-9  # to compare a pair of boxes along one feature
-_SPREAD = {1: 40e-9, 2: 120e-9, 3: 500e-9}  # to spread a point onto a grid of so many axes
-_GRID_POINT = 15e-9  # of an FFT
+_SPREAD = {1: 45e-9, 2: 140e-9, 3: 800e-9}  # to spread a point onto a grid of so many axes
+_GRID_POINT = 20e-9  # of an FFT
 _ACCELERATOR = 100  # an accelerator is so many times a core
 
 

@@ -87,6 +87,13 @@ class Dense(Algorithm):
         queries_grad = pull(kernel, plan.points, keys, grad, values, plan.exclude, None)
         return 2 * queries_grad, 2 * pull(kernel, keys, plan.points, values, grad, exclude, None)
 
+    def stretch(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return the gradient with respect to log-scales, halved."""
+        return plan.evaluator.pull(
+            kernel, plan.points, state.points(plan.evaluator), grad, state.columns, plan.exclude,
+            None, squared=True,
+        ).sum(dim=1)  # fmt: skip
+
     def scatter(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
         """Return the gradient with respect to the columns."""
         keys = state.points(plan.evaluator)

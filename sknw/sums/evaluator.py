@@ -52,9 +52,11 @@ class Evaluator(ABC):
         right: Tensor,
         exclude: Tensor | None,
         pairs: Pairs | None,
+        *,
+        squared: bool = False,
     ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d).
 
-        `left` is (b, k, m) and `right` (b, k, n). For queries None, ``⟨left_i, right_j⟩`` must be
-        symmetric.
+        `left` is (b, k, m) and `right` (b, k, n). With `squared`, ``(q_i − z_j)²`` feature by
+        feature.
         """

@@ -79,6 +79,10 @@ class ShiftedRows(ABC):
     def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
 
+    @abstractmethod
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class KeySet:
@@ -241,6 +245,11 @@ class TorchRows(ShiftedRows):
             of_keys[block] = strengths.sum(dim=0)[:, None] * keys[block] - strengths.mT @ queries
         return of_rows, of_keys
 
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+        of_rows, of_keys = self.pull(kernel, grad, columns)
+        return (of_rows * self.queries).sum(dim=0) + (of_keys * self.key_set.keys).sum(dim=0)
+
 
 @dataclass(frozen=True, eq=False)
 class CompiledRows(ShiftedRows):
@@ -340,7 +349,7 @@ class CompiledRows(ShiftedRows):
         columns_in_use = columns[None, :, keys.order]
         of_rows = FUSED.pull(
             kernel, self._rows, self._keys, grad[None, :, self.layout.order], columns_in_use,
-            self._exclude, self._pairs, self._nearest,
+            self._exclude, self._pairs, nearest=self._nearest,
         )  # fmt: skip
         of_rows = self.layout.unsorted(of_rows[0].mT).mT
         of_keys = of_rows.new_zeros(self.key_set.keys.shape)
@@ -350,6 +359,14 @@ class CompiledRows(ShiftedRows):
         if len(deep):
             of_keys += self._by_torch(deep).pull(kernel, grad[:, deep], columns)[1]
         return of_rows, of_keys
+
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+        return FUSED.pull(
+            kernel, self._rows, self._keys, grad[None, :, self.layout.order],
+            columns[None, :, self.key_set.layout.order], self._exclude, self._pairs,
+            squared=True, nearest=self._nearest,
+        )[0].sum(dim=0)  # fmt: skip
 
     def _in_plain_units(self, kernel: Kernel, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows (indices) too deep for that, and the others' sorted gradient."""

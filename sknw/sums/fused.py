@@ -81,7 +81,9 @@ class Fused(Evaluator):
             )  # fmt: skip
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
-    def pull(self, kernel, queries, keys, left, right, exclude, pairs, nearest=None) -> Tensor:
+    def pull(
+        self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, nearest=None
+    ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         queries, exclude = _with_identity(queries, keys, exclude)
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
@@ -89,7 +91,7 @@ class Fused(Evaluator):
         for b in range(len(keys)):
             self._run(
                 "add_pulls", kernel, pairs, exclude, nearest, queries[b], keys[b], left[b],
-                right[b], out=out[b],
+                right[b], squared, out=out[b],
             )  # fmt: skip
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
@@ -107,7 +109,7 @@ class Fused(Evaluator):
         _in_threads(task, pairs)
         return out
 
-    def _run(self, name, kernel, pairs, exclude, nearest, queries, keys, *columns, out) -> None:
+    def _run(self, name, kernel, pairs, exclude, nearest, queries, keys, *arguments, out) -> None:
         loops = _loops()
         family, form = kernel.formula
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
@@ -117,7 +119,7 @@ class Fused(Evaluator):
 
         def task(first: int, last: int) -> int:
             return getattr(loops, name)(
-                queries, keys, *columns, exclude, nearest, tiles, first, last, *codes, out
+                queries, keys, *arguments, exclude, nearest, tiles, first, last, *codes, out
             )
 
         pairs.tally.append(_in_threads(task, pairs))

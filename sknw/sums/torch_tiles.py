@@ -50,15 +50,20 @@ class TorchTiles(Evaluator):
         _visit(kernel, queries, keys, exclude, pairs, add)
         return total
 
-    def pull(self, kernel, queries, keys, left, right, exclude, pairs) -> Tensor:
+    def pull(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         points = keys if queries is None else queries
         total = _zeros(left, points.rows.shape)
 
         def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
             strengths = weights * (left[batch, :, i].mT @ right[batch, :, j])
-            total[batch, i] += strengths.sum(dim=-1, keepdim=True) * points.rows[batch, i]
-            total[batch, i] -= strengths @ keys.rows[batch, j]
+            rows, others = points.rows[batch, i], keys.rows[batch, j]
+            strength = strengths.sum(dim=-1, keepdim=True)
+            if squared:  # (q − z)² = q² − 2qz + z²
+                total[batch, i] += strength * rows.square() - 2 * rows * (strengths @ others)
+                total[batch, i] += strengths @ others.square()
+            else:
+                total[batch, i] += strength * rows - strengths @ others
 
         _visit(kernel, queries, keys, exclude, pairs, add)
         return total
