@@ -130,16 +130,26 @@ class Judge:
         weights = weights_at(sq)
         low, high = weights_at(sq - wobble), weights_at(sq + wobble)
         found = self.means(weights, low - high)
-        is_empty, may_be_empty = weights.sum(axis=1) == 0, high.sum(axis=1) == 0
-        may_be_filled = low.sum(axis=1) > 0
+        is_empty = weights.sum(axis=1) == 0
+        unsure = (low.sum(axis=1) > 0) == is_empty
+        nearest = self.nearest(excess, error)
+        values = np.where(is_empty[:, None], nearest.values, found.values)
+        rounding = np.where(is_empty[:, None], nearest.rounding, found.rounding)
+        return Judgement(values, np.where(unsure[:, None], np.ptp(self.y, axis=0), rounding))
+
+    def nearest(self, excess, error) -> Judgement:
+        """Means of the nearest rows; rounding may leave any mixture of those nearly as near.
+
+        Rows with equal coordinates stay equally near, whatever is rounded.
+        """
+        nearly = self.usable & (excess <= 2 * error)
         tied = excess <= excess.min(axis=1, keepdims=True)
-        nearly = excess - error <= (excess + error).min(axis=1, keepdims=True)
-        means = self.means(tied * self.mass * self.usable, 0.0 * weights)
-        ambiguous = (nearly & self.usable).sum(axis=1) > (tied & self.usable).sum(axis=1)
-        unsure = (is_empty & (may_be_filled | ambiguous)) | (~is_empty & may_be_empty)
-        values = np.where(is_empty[:, None], means.values, found.values)
-        spread = np.where(is_empty[:, None], means.rounding, found.rounding)
-        return Judgement(values, np.where(unsure[:, None], np.ptp(self.y, axis=0), spread))
+        found = self.means(tied * self.mass * self.usable, np.zeros(excess.shape))
+        alike = (self.rows[:, None] == self.rows).all(axis=-1)  # (n, n)
+        same = alike[excess.argmin(axis=1)] & self.usable
+        ambiguous = (nearly & ~same).any(axis=1)[:, None]
+        off = np.where(nearly[..., None], np.abs(self.y - found.values[:, None]), 0).max(axis=1)
+        return Judgement(found.values, np.where(ambiguous, off.astype(float), 0.0) + found.rounding)
 
     def means(self, weights, wobble) -> Judgement:
         """Weighted means, and the first order of what wobbling weights do to them."""
@@ -239,7 +249,7 @@ class Case:
         if self.shape is duplicated:
             y[: self.n // 2] = y[0]  # twins
         if self.n_outputs == 2:
-            y = np.column_stack([y, 1e5 + 1e-4 * rng.permutation(y)])
+            y = np.column_stack([y, 1e-6 * (5 + rng.permutation(y))])
         weights = np.ones(self.n)
         if self.weighting == "uneven":
             weights = rng.choice([0.0, 1e-6, 1.0, 3.0], size=self.n, p=[0.1, 0.4, 0.3, 0.2])

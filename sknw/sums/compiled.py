@@ -225,9 +225,9 @@ def _cosine_slope_polynomial_of(s):
 
 
 @_compiled(fastmath={"contract"})  # equal keys must be equally far, wherever they stand
-def _distances(queries, i, keys, start, stop, out):
-    """Squared distances of query i from the keys start:stop, four coordinates at a time."""
-    d, n = keys.shape[0], np.uint64(stop - start)
+def _distances(queries, i, keys, start, stop, d, out):
+    """Squared distances of query i from the keys start:stop in d features, four at a time."""
+    n = np.uint64(stop - start)
     first = d % 4 if d % 4 else 4
     q0, z0 = queries[0, i], keys[0, start:stop]
     if first == 1:
@@ -366,7 +366,7 @@ def _shifted(buffer, n, family, form, nearest):
 def _weights(queries, i, keys, start, stop, exclude, nearest, family, form, buffer):
     """Fill the buffer with the weights of query i on the keys start:stop."""
     n = np.uint64(stop - start)
-    _distances(queries, i, keys, start, stop, buffer)
+    _distances(queries, i, keys, start, stop, keys.shape[0], buffer)
     if len(nearest):
         _shifted(buffer, n, family, form, nearest[i])
     elif form == _SLOPE:
@@ -401,7 +401,7 @@ def _add_columns(buffer, columns, start, stop, i, out):
 
 @_compiled
 def _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out):
-    """Add the Gaussian's sums of two columns, with everything in registers."""
+    """Add the Gaussian's sums of two columns; the last four features stay in registers."""
     d, n = keys.shape[0], np.uint64(stop - start)
     q0, z0 = queries[0, i], keys[0, start:stop]
     sum0, sum1 = _0 * q0, _0 * q0
@@ -427,11 +427,24 @@ def _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out):
             sum0 += weight * v0[j]
             sum1 += weight * v1[j]
     else:
-        _distances(queries, i, keys, start, stop, buffer)
-        for j in range(n):
-            weight = _exp(-_HALF * buffer[j])
-            sum0 += weight * v0[j]
-            sum1 += weight * v1[j]
+        q0, z0 = queries[d - 4, i], keys[d - 4, start:stop]
+        q1, z1 = queries[d - 3, i], keys[d - 3, start:stop]
+        q2, z2 = queries[d - 2, i], keys[d - 2, start:stop]
+        q3, z3 = queries[d - 1, i], keys[d - 1, start:stop]
+        if d == 4:
+            for j in range(n):
+                e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
+                weight = _exp(-_HALF * ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
+                sum0 += weight * v0[j]
+                sum1 += weight * v1[j]
+        else:
+            _distances(queries, i, keys, start, stop, d - 4, buffer)
+            for j in range(n):
+                e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
+                s = buffer[j] + ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
+                weight = _exp(-_HALF * s)
+                sum0 += weight * v0[j]
+                sum1 += weight * v1[j]
     out[0, i] += sum0
     out[1, i] += sum1
 
@@ -545,15 +558,19 @@ def _add_pull(queries, i, keys, left, right, start, stop, squared, buffer, produ
     d, k, n = keys.shape[0], left.shape[0], np.uint64(stop - start)
     left0, right0 = left[0, i], right[0, start:stop]
     left1, right1 = left[1, i], right[1, start:stop]
-    for j in range(n):
-        products[j] = left0 * right0[j] + left1 * right1[j]
-    for c in range(2, k, 2):
-        left0, right0 = left[c, i], right[c, start:stop]
-        left1, right1 = left[c + 1, i], right[c + 1, start:stop]
+    if k == 2:
         for j in range(n):
-            products[j] += left0 * right0[j] + left1 * right1[j]
-    for j in range(n):
-        buffer[j] *= products[j]
+            buffer[j] *= left0 * right0[j] + left1 * right1[j]
+    else:
+        for j in range(n):
+            products[j] = left0 * right0[j] + left1 * right1[j]
+        for c in range(2, k, 2):
+            left0, right0 = left[c, i], right[c, start:stop]
+            left1, right1 = left[c + 1, i], right[c + 1, start:stop]
+            for j in range(n):
+                products[j] += left0 * right0[j] + left1 * right1[j]
+        for j in range(n):
+            buffer[j] *= products[j]
     for f in range(0, d - 1, 2):
         q0, z0, sum0 = queries[f, i], keys[f, start:stop], _0 * buffer[0]
         q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], _0 * buffer[0]
@@ -636,7 +653,7 @@ def find_nearest(queries, keys, exclude, tiles, first, last, out):
                     while run < run_end:
                         start, stop = places[run], places[run_end]
                         evaluated += stop - start
-                        _distances(queries, i, keys, start, stop, buffer)
+                        _distances(queries, i, keys, start, stop, keys.shape[0], buffer)
                         if len(exclude) and start <= exclude[i] < stop:
                             buffer[exclude[i] - start] = np.inf
                         smallest = out[i]
