@@ -4,7 +4,7 @@ Compiled by numba, cached on disk, free of the interpreter's lock, for float32 a
 A block of keys passes through three short vector loops that share one small buffer: squared
 distances, the kernel's formula, weighted sums. So the loops are as many as dimensions, formulas and
 columns together, not their product, and are compiled once. Only the commonest case, a Gaussian with
-two columns, has loops without the buffer.
+keys of equal weight and one output, has loops of its own, which keep nearly all in registers.
 
 Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
 unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^t``:
@@ -30,6 +30,7 @@ FAMILIES = (
     "biweight",
     "triweight",
     "tricube",
+    "power",  # 2^−s, the Gaussian of points that are scaled for it
     "nearest",
 )
 FORMS = ("profile", "slope", "square")
@@ -43,10 +44,11 @@ FORMS = ("profile", "slope", "square")
     _BIWEIGHT,
     _TRIWEIGHT,
     _TRICUBE,
+    _POWER,
     _NEAREST,
 ) = range(len(FAMILIES))
 _PROFILE, _SLOPE, _SQUARE = range(len(FORMS))
-_BLOCK = 1024  # keys whose coordinates, columns and buffer fit a core's first cache
+_BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
 _0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
@@ -85,22 +87,22 @@ def _cosine_slope(s):
     return -(np.pi**2) / 8 * np.sinc(np.sqrt(s) / 2)
 
 
-_E64 = _coefficients(np.exp2, 11, -0.5, 0.5)
-_E32 = [np.float32(c) for c in _coefficients(np.exp2, 6, -0.5, 0.5)]
+_E64 = _coefficients(np.exp2, 10, -0.5, 0.5)
+_E32 = [np.float32(c) for c in _coefficients(np.exp2, 5, -0.5, 0.5)]
 _C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
 _C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
 _S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
 _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
-(_e0, _e1, _e2, _e3, _e4, _e5, _e6, _e7, _e8, _e9, _e10, _e11) = _E64
-(_f0, _f1, _f2, _f3, _f4, _f5, _f6) = _E32
+(_e0, _e1, _e2, _e3, _e4, _e5, _e6, _e7, _e8, _e9, _e10) = _E64
+(_f0, _f1, _f2, _f3, _f4, _f5) = _E32
 (_c0, _c1, _c2, _c3, _c4, _c5, _c6, _c7, _c8, _c9) = _C64
 (_d0, _d1, _d2, _d3, _d4, _d5) = _C32
 (_s0, _s1, _s2, _s3, _s4, _s5, _s6, _s7, _s8, _s9) = _S64
 (_t0, _t1, _t2, _t3, _t4, _t5) = _S32
 _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
-_LOWEST, _LOWEST_32 = -1022.0, np.float32(-126.0)  # exponents of the smallest normal numbers
-_VANISHING, _VANISHING_32 = -1009.0, np.float32(-125.0)
+_LOWEST, _LOWEST_32 = -1021.0, np.float32(-125.0)  # exponents of the smallest normal numbers
+_VANISHING, _VANISHING_32 = -1009.0, np.float32(-124.0)
 
 
 @intrinsic
@@ -116,19 +118,22 @@ def _round(_context, x):
 
 
 @intrinsic
-def _power_of_two(_context, x):
-    """``2^x`` of an integral x: adding 1.5 · 2^52 brings it to the low bits, a shift to the top."""
+def _raised(_context, x, power):
+    """``x 2^power`` of an integral power, added to the bits of x's exponent.
+
+    Adding 1.5 · 2^52 brings the power to the low bits, a shift to those of the exponent.
+    """
 
     def generate(context, builder, signature, arguments):
         double = signature.args[0] == types.float64
-        mantissa, bias = (52, 1023) if double else (23, 127)
-        integer_type = ir.IntType(64 if double else 32)
+        mantissa, integer_type = (52, ir.IntType(64)) if double else (23, ir.IntType(32))
         float_type = context.get_value_type(signature.args[0])
-        shifter = float_type(1.5 * 2.0**mantissa + bias)
-        bits = builder.bitcast(builder.fadd(arguments[0], shifter), integer_type)
-        return builder.bitcast(builder.shl(bits, integer_type(mantissa)), float_type)
+        shifted = builder.fadd(arguments[1], float_type(1.5 * 2.0**mantissa))
+        power = builder.shl(builder.bitcast(shifted, integer_type), integer_type(mantissa))
+        bits = builder.add(builder.bitcast(arguments[0], integer_type), power)
+        return builder.bitcast(bits, float_type)
 
-    return x(x), generate
+    return x(x, power), generate
 
 
 def _exp2(t):
@@ -143,10 +148,9 @@ def _exp2_of(t):
             t = max(t, _LOWEST)
             n = _round(t)
             f = t - n
-            p = _e11 * f + _e10
-            p = ((((p * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
+            p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
             p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
-            return p * _power_of_two(n)
+            return _raised(p, n)
 
         return double
 
@@ -154,8 +158,8 @@ def _exp2_of(t):
         t = max(t, _LOWEST_32)
         n = _round(t)
         f = t - n
-        p = (((((_f6 * f + _f5) * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
-        return p * _power_of_two(n)
+        p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
+        return _raised(p, n)
 
     return single
 
@@ -225,9 +229,9 @@ def _cosine_slope_polynomial_of(s):
 
 
 @_compiled(fastmath={"contract"})  # equal keys must be equally far, wherever they stand
-def _distances(queries, i, keys, start, stop, d, out):
-    """Squared distances of query i from the keys start:stop in d features, four at a time."""
-    n = np.uint64(stop - start)
+def _distances(queries, i, keys, start, stop, out):
+    """Squared distances of query i from the keys start:stop, four features at a time."""
+    d, n = keys.shape[0], np.uint64(stop - start)
     first = d % 4 if d % 4 else 4
     q0, z0 = queries[0, i], keys[0, start:stop]
     if first == 1:
@@ -302,6 +306,9 @@ def _profile(buffer, n, family):
             s = min(buffer[j], _1)
             base = max(_1 - s * np.sqrt(s), _0)
             buffer[j] = base * base * base
+    elif family == _POWER:
+        for j in range(n):
+            buffer[j] = _exp2(-buffer[j])
 
 
 @_compiled
@@ -366,7 +373,7 @@ def _shifted(buffer, n, family, form, nearest):
 def _weights(queries, i, keys, start, stop, exclude, nearest, family, form, buffer):
     """Fill the buffer with the weights of query i on the keys start:stop."""
     n = np.uint64(stop - start)
-    _distances(queries, i, keys, start, stop, keys.shape[0], buffer)
+    _distances(queries, i, keys, start, stop, buffer)
     if len(nearest):
         _shifted(buffer, n, family, form, nearest[i])
     elif form == _SLOPE:
@@ -376,7 +383,7 @@ def _weights(queries, i, keys, start, stop, exclude, nearest, family, form, buff
     if form == _SQUARE:
         for j in range(n):
             buffer[j] *= buffer[j]
-    if len(exclude) and start <= exclude[i] < stop:
+    if _leaves_out(exclude, i, start, stop):
         buffer[exclude[i] - start] = _0
 
 
@@ -400,53 +407,110 @@ def _add_columns(buffer, columns, start, stop, i, out):
 
 
 @_compiled
-def _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out):
-    """Add the Gaussian's sums of two columns; the last four features stay in registers."""
-    d, n = keys.shape[0], np.uint64(stop - start)
-    q0, z0 = queries[0, i], keys[0, start:stop]
-    sum0, sum1 = _0 * q0, _0 * q0
+def _add_powers(queries, i, keys, start, stop, values, buffer, out):
+    """Add the sums of ``2^−s`` and of that times the values; up to three features in registers."""
+    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
+    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
+    mass, total = _0 * queries[0, i], _0 * queries[0, i]
+    q0 = queries[0, i]
     if d == 1:
-        for j in range(n):
-            e0 = q0 - z0[j]
-            weight = _exp(-_HALF * (e0 * e0))
-            sum0 += weight * v0[j]
-            sum1 += weight * v1[j]
+        for j in range(first, last):
+            e0 = q0 - keys[f0, j]
+            weight = _exp2(-(e0 * e0))
+            mass += weight
+            total += weight * values[j]
     elif d == 2:
-        q1, z1 = queries[1, i], keys[1, start:stop]
-        for j in range(n):
-            e0, e1 = q0 - z0[j], q1 - z1[j]
-            weight = _exp(-_HALF * (e0 * e0 + e1 * e1))
-            sum0 += weight * v0[j]
-            sum1 += weight * v1[j]
+        q1 = queries[1, i]
+        for j in range(first, last):
+            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+            weight = _exp2(-(e0 * e0 + e1 * e1))
+            mass += weight
+            total += weight * values[j]
     elif d == 3:
-        q1, z1 = queries[1, i], keys[1, start:stop]
-        q2, z2 = queries[2, i], keys[2, start:stop]
-        for j in range(n):
-            e0, e1, e2 = q0 - z0[j], q1 - z1[j], q2 - z2[j]
-            weight = _exp(-_HALF * (e0 * e0 + e1 * e1 + e2 * e2))
-            sum0 += weight * v0[j]
-            sum1 += weight * v1[j]
+        q1, q2 = queries[1, i], queries[2, i]
+        for j in range(first, last):
+            e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
+            weight = _exp2(-(e0 * e0 + e1 * e1 + e2 * e2))
+            mass += weight
+            total += weight * values[j]
     else:
-        q0, z0 = queries[d - 4, i], keys[d - 4, start:stop]
-        q1, z1 = queries[d - 3, i], keys[d - 3, start:stop]
-        q2, z2 = queries[d - 2, i], keys[d - 2, start:stop]
-        q3, z3 = queries[d - 1, i], keys[d - 1, start:stop]
-        if d == 4:
-            for j in range(n):
-                e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
-                weight = _exp(-_HALF * ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
-                sum0 += weight * v0[j]
-                sum1 += weight * v1[j]
+        _distances(queries, i, keys, start, stop, buffer)
+        for j in range(first, last):
+            weight = _exp2(-buffer[j - first])
+            mass += weight
+            total += weight * values[j]
+    out[0, i] += mass
+    out[1, i] += total
+
+
+@_compiled
+def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
+    """Squared distances of queries i and i + 1 from the keys start:stop in the first d features."""
+    first, last, h = np.uint64(start), np.uint64(stop), i + 1
+    if d % 4 or d == 0:  # features that make no four
+        for j in range(np.uint64(stop - start)):
+            buffer[j] = _0
+            other[j] = _0
+        for f in range(d % 4):
+            q0, r0, f0 = queries[f, i], queries[f, h], np.uint64(f)
+            for j in range(first, last):
+                z0 = keys[f0, j]
+                buffer[j - first] += (q0 - z0) * (q0 - z0)
+                other[j - first] += (r0 - z0) * (r0 - z0)
+    for f in range(d % 4, d, 4):
+        f0, f1, f2, f3 = np.uint64(f), np.uint64(f + 1), np.uint64(f + 2), np.uint64(f + 3)
+        q0, q1, q2, q3 = queries[f, i], queries[f + 1, i], queries[f + 2, i], queries[f + 3, i]
+        r0, r1, r2, r3 = queries[f, h], queries[f + 1, h], queries[f + 2, h], queries[f + 3, h]
+        if f == 0:
+            for j in range(first, last):
+                z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
+                e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
+                buffer[j - first] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+                e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
+                other[j - first] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
         else:
-            _distances(queries, i, keys, start, stop, d - 4, buffer)
-            for j in range(n):
-                e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
-                s = buffer[j] + ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
-                weight = _exp(-_HALF * s)
-                sum0 += weight * v0[j]
-                sum1 += weight * v1[j]
-    out[0, i] += sum0
-    out[1, i] += sum1
+            for j in range(first, last):
+                z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
+                e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
+                buffer[j - first] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+                e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
+                other[j - first] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+
+
+@_compiled
+def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out):
+    """Add the sums of queries i and i + 1 in d ≥ 4 features, the last four in registers.
+
+    Two queries share what is read of the keys.
+    """
+    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
+    _distances_of_two(queries, i, keys, start, stop, d - 4, buffer, other)
+    f0, f1, f2, f3 = np.uint64(d - 4), np.uint64(d - 3), np.uint64(d - 2), np.uint64(d - 1)
+    q0, q1, q2, q3 = queries[f0, i], queries[f1, i], queries[f2, i], queries[f3, i]
+    h = i + 1
+    r0, r1, r2, r3 = queries[f0, h], queries[f1, h], queries[f2, h], queries[f3, h]
+    mass, total, other_mass, other_total = _0 * q0, _0 * q0, _0 * q0, _0 * q0
+    for j in range(first, last):
+        z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
+        value = values[j]
+        e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
+        weight = _exp2(-(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
+        mass += weight
+        total += weight * value
+        e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
+        weight = _exp2(-(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
+        other_mass += weight
+        other_total += weight * value
+    out[0, i] += mass
+    out[1, i] += total
+    out[0, h] += other_mass
+    out[1, h] += other_total
+
+
+@_compiled
+def _leaves_out(exclude, i, start, stop):
+    """Whether query i leaves out one of the keys start:stop."""
+    return len(exclude) > 0 and start <= exclude[i] < stop
 
 
 @_compiled
@@ -508,39 +572,53 @@ def _buffer(places, like):
 
 
 @_compiled
-def add_sums(queries, keys, columns, exclude, nearest, tiles, first, last, family, form, out):
+def add_sums(
+    queries, keys, columns, uniform, exclude, nearest, tiles, first, last, family, form, out
+):
     """Add the sums (k, m) of the query blocks first:last.
 
     Parameters
     ----------
     queries, keys : ndarray of shape (d, m), (d, n)
     columns : ndarray of shape (k, n)
+    uniform : bool
+        Whether the first column is all ones.
     exclude : ndarray of shape (m,) or (0,), int64
         Key that a query leaves out, or -1.
     nearest : ndarray of shape (m,) or (0,)
         Squared distance that the weights are relative to; none for plain weights.
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
-    buffer = _buffer(places, queries)
+    buffer, other = _buffer(places, queries), _buffer(places, queries)
     gaps = np.zeros(_BLOCK, queries.dtype)
     pruned, evaluated = low.shape[1] > 0, 0
-    pair = family == _GAUSSIAN and form == _PROFILE and len(columns) == 2 and not len(nearest)
+    powers = family == _POWER and uniform and len(columns) == 2
+    pairwise = powers and not pruned and keys.shape[0] >= 4
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
             box = starts[r]
             while box < stops[r]:
                 end = _end_of_chunk(places, box, stops[r])
-                for i in range(blocks[b], blocks[b + 1]):
-                    run, run_end = box, end
+                i = blocks[b]
+                while i < blocks[b + 1]:
+                    run, run_end, step = box, end, 1
                     if pruned:
                         _fill_gaps(queries, i, low, high, box, end, gaps)
                         run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
                     while run < run_end:
                         start, stop = places[run], places[run_end]
                         evaluated += stop - start
-                        if pair and not (len(exclude) and start <= exclude[i] < stop):
-                            v0, v1 = columns[0, start:stop], columns[1, start:stop]
-                            _add_gaussian_pair(queries, i, keys, start, stop, v0, v1, buffer, out)
+                        alone = _leaves_out(exclude, i, start, stop)
+                        if pairwise and not alone and i + 1 < blocks[b + 1]:
+                            alone = _leaves_out(exclude, i + 1, start, stop)
+                            step = 1 if alone else 2
+                        if step == 2:
+                            evaluated += stop - start
+                            _add_powers_of_two(
+                                queries, i, keys, start, stop, columns[1], buffer, other, out
+                            )
+                        elif powers and not _leaves_out(exclude, i, start, stop):
+                            _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
                         else:
                             _weights(
                                 queries, i, keys, start, stop, exclude, nearest, family, form,
@@ -548,6 +626,7 @@ def add_sums(queries, keys, columns, exclude, nearest, tiles, first, last, famil
                             )  # fmt: skip
                             _add_columns(buffer, columns, start, stop, i, out)
                         run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
+                    i += step
                 box = end
     return evaluated
 
@@ -653,8 +732,8 @@ def find_nearest(queries, keys, exclude, tiles, first, last, out):
                     while run < run_end:
                         start, stop = places[run], places[run_end]
                         evaluated += stop - start
-                        _distances(queries, i, keys, start, stop, keys.shape[0], buffer)
-                        if len(exclude) and start <= exclude[i] < stop:
+                        _distances(queries, i, keys, start, stop, buffer)
+                        if _leaves_out(exclude, i, start, stop):
                             buffer[exclude[i] - start] = np.inf
                         smallest = out[i]
                         for j in range(np.uint64(stop - start)):

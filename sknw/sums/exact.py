@@ -25,6 +25,7 @@ from torch import Tensor
 from sknw._arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
 from sknw.sums.evaluators import FUSED, evaluator_for
+from sknw.sums.fused import FusedPoints
 from sknw.sums.moments import swapped_exclude
 from sknw.sums.pairs import Layout, Meeting, Pairs, meeting_of
 from sknw.sums.tiles import blocks, differences_squared, exclude_keys, tile_elements
@@ -291,11 +292,11 @@ class CompiledRows(ShiftedRows):
         return cls(queries, key_set, exclude, layout, met)
 
     @cached_property
-    def _rows(self) -> np.ndarray:
+    def _rows(self) -> FusedPoints:
         return FUSED.points(self.layout.points[None])
 
     @cached_property
-    def _keys(self) -> np.ndarray:
+    def _keys(self) -> FusedPoints:
         return FUSED.points(self.key_set.layout.points[None])
 
     @property

@@ -6,13 +6,16 @@ process is touched.
 """
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +52,30 @@ def _loops() -> ModuleType | None:
         return None
 
 
+# Points scaled by this have 2^−s for their Gaussian weight: no constant is left in the loop.
+_TO_POWERS = math.sqrt(0.5 / math.log(2))
+
+
+@dataclass(frozen=True, eq=False)
+class FusedPoints:
+    """Points feature-first, (b, d, n)."""
+
+    features: np.ndarray
+
+    @cached_property
+    def to_powers(self) -> np.ndarray:
+        """The points scaled for powers of two."""
+        return self.features * self.features.dtype.type(_TO_POWERS)
+
+    def __len__(self) -> int:
+        return self.features.shape[2]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of the points."""
+        return self.features.dtype
+
+
 class Fused(Evaluator):
     """Distance, kernel and accumulation in a core's registers and first cache."""
 
@@ -65,20 +92,21 @@ class Fused(Evaluator):
             and kernel.formula[0] in _loops().FAMILIES
         )
 
-    def points(self, rows: Tensor) -> np.ndarray:
-        """Return the points feature-first, (b, d, n)."""
-        return to_numpy(rows.mT.contiguous())
+    def points(self, rows: Tensor) -> FusedPoints:
+        """Stand the points feature-first."""
+        return FusedPoints(to_numpy(rows.mT.contiguous()))
 
     def sums(self, kernel, queries, keys, columns, exclude, pairs, nearest=None) -> Tensor:
         """Return ``Σ_j K_ij v_j``, shape (b, k, m); relative to `nearest` (m,) if given."""
         queries, exclude = _with_identity(queries, keys, exclude)
         columns = _columns(columns, keys)
-        out = np.zeros((*columns.shape[:2], queries.shape[2]))
-        for b in range(len(keys)):
-            self._run(
-                "add_sums", kernel, pairs, exclude, nearest, queries[b], keys[b], columns[b],
-                out=out[b],
-            )  # fmt: skip
+        out = np.zeros((*columns.shape[:2], len(queries)))
+        for b in range(len(columns)):
+            one_column, weight = _without_common_weight(columns[b])
+            call = _Call(kernel, queries, keys, b, exclude, pairs, nearest)
+            call.run("add_sums", one_column, weight is not None, out=out[b])
+            if weight is not None:
+                out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
     def pull(
@@ -87,63 +115,89 @@ class Fused(Evaluator):
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         queries, exclude = _with_identity(queries, keys, exclude)
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
-        out = np.zeros(queries.shape)
-        for b in range(len(keys)):
-            self._run(
-                "add_pulls", kernel, pairs, exclude, nearest, queries[b], keys[b], left[b],
-                right[b], squared, out=out[b],
-            )  # fmt: skip
+        out = np.zeros(queries.features.shape)
+        for b in range(len(left)):
+            call = _Call(kernel, queries, keys, b, exclude, pairs, nearest)
+            call.run("add_pulls", left[b], right[b], squared, out=out[b])
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
     def nearest(
-        self, queries: np.ndarray, keys: np.ndarray, exclude: np.ndarray | None, pairs: Pairs | None
+        self, queries: FusedPoints, keys: FusedPoints, exclude: Tensor | None, pairs: Pairs | None
     ) -> np.ndarray:
-        """Return the squared distance (m,) of each query's nearest key, for one set (1, d, m)."""
-        _, exclude = _with_identity(queries, keys, exclude)
-        pairs = pairs or Pairs.all(queries.shape[2], keys.shape[2], keys.shape[1])
-        out, tiles = np.full(queries.shape[2], np.inf, dtype=keys.dtype), _tiles(pairs, keys.dtype)
+        """Return the squared distance (m,) of each query's nearest key, for one set."""
+        queries, exclude = _with_identity(queries, keys, exclude)
+        pairs = pairs or Pairs.all(len(queries), len(keys), keys.features.shape[1])
+        out, tiles = np.full(len(queries), np.inf, dtype=keys.dtype), _tiles(pairs, keys.dtype, 1.0)
+        points = queries.features[0], keys.features[0]
 
         def task(first: int, last: int) -> int:
-            return _loops().find_nearest(queries[0], keys[0], exclude, tiles, first, last, out)
+            return _loops().find_nearest(*points, exclude, tiles, first, last, out)
 
         _in_threads(task, pairs)
         return out
 
-    def _run(self, name, kernel, pairs, exclude, nearest, queries, keys, *arguments, out) -> None:
-        loops = _loops()
-        family, form = kernel.formula
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a compiled driver, for member b of the batch."""
+
+    kernel: Kernel
+    queries: FusedPoints
+    keys: FusedPoints
+    b: int
+    exclude: np.ndarray
+    pairs: Pairs | None
+    nearest: np.ndarray | None
+
+    def run(self, driver: str, *arguments: Any, out: np.ndarray) -> None:
+        """Let the driver add to `out` in several threads."""
+        loops, (family, form) = _loops(), self.kernel.formula
+        by_powers = (family, form) == ("gaussian", "profile") and self.nearest is None
+        if by_powers:
+            family = "power"
+        points = [at.to_powers if by_powers else at.features for at in (self.queries, self.keys)]
+        pairs = self.pairs or Pairs.all(len(self.queries), len(self.keys), points[0].shape[1])
+        tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if by_powers else 1.0)
+        nearest = np.empty(0, dtype=self.keys.dtype) if self.nearest is None else self.nearest
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
-        pairs = pairs or Pairs.all(queries.shape[1], keys.shape[1], keys.shape[0])
-        tiles = _tiles(pairs, keys.dtype)
-        nearest = np.empty(0, dtype=keys.dtype) if nearest is None else nearest
+        before = *(rows[self.b] for rows in points), *arguments, self.exclude, nearest, tiles
 
         def task(first: int, last: int) -> int:
-            return getattr(loops, name)(
-                queries, keys, *arguments, exclude, nearest, tiles, first, last, *codes, out
-            )
+            return getattr(loops, driver)(*before, first, last, *codes, out)
 
         pairs.tally.append(_in_threads(task, pairs))
 
 
-def _tiles(pairs: Pairs, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Return the pairs as the compiled loops take them."""
+def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | None]:
+    """Return columns (k, n) with ones in the first where it is constant, and that constant."""
+    first = columns[0, 0]
+    if not first > 0 or (columns[0] != first).any():
+        return columns, None
+    if first != 1:
+        columns = np.concatenate([np.ones_like(columns[:1]), columns[1:]])
+    return columns, float(first)
+
+
+def _tiles(pairs: Pairs, dtype: np.dtype, scale: float) -> tuple[np.ndarray, ...]:
+    """Return the pairs, of points that are scaled, as the compiled loops take them."""
     indices = (pairs.blocks, pairs.offsets, pairs.starts, pairs.stops, pairs.places)
-    lengths = (pairs.low, pairs.high, pairs.reaches, pairs.limits)
-    return *indices, *(np.ascontiguousarray(array, dtype=dtype) for array in lengths)
+    lengths = (scale * pairs.low, scale * pairs.high)
+    squares = (scale**2 * pairs.reaches, scale**2 * pairs.limits)
+    return *indices, *(np.ascontiguousarray(array, dtype=dtype) for array in (*lengths, *squares))
 
 
 def _with_identity(
-    queries: np.ndarray | None, keys: np.ndarray, exclude: Tensor | np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+    queries: FusedPoints | None, keys: FusedPoints, exclude: Tensor | np.ndarray | None
+) -> tuple[FusedPoints, np.ndarray]:
     """Write leave-one-out of the keys as queries that each exclude a key."""
     if queries is None:
-        return keys, np.arange(keys.shape[2], dtype=np.int64)
+        return keys, np.arange(len(keys), dtype=np.int64)
     if exclude is None:
         return queries, _NONE
     return queries, exclude if isinstance(exclude, np.ndarray) else to_numpy(exclude)
 
 
-def _columns(columns: Tensor, keys: np.ndarray) -> np.ndarray:
+def _columns(columns: Tensor, keys: FusedPoints) -> np.ndarray:
     return np.ascontiguousarray(to_numpy(columns), dtype=keys.dtype)
 
 

@@ -23,7 +23,7 @@ _LEVELS, _LEVEL_STEP = 6, 1.3
 _LEAST_WEIGHT = 1e-3  # of the mean
 _COMPACT, _FEWEST_BLOCKS = 4.0, 16
 _CARE = 1e-5  # for distances rounded to float32
-_QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 1024
+_QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
 
 
 @dataclass(frozen=True, eq=False)
