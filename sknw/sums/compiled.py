@@ -101,6 +101,7 @@ _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
 (_t0, _t1, _t2, _t3, _t4, _t5) = _S32
 _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
+_EPSILON, _EPSILON_32 = 2 * np.finfo(np.float64).eps, 2 * np.finfo(np.float32).eps
 _LOWEST, _LOWEST_32 = -1021.0, np.float32(-125.0)  # exponents of the smallest normal numbers
 _VANISHING, _VANISHING_32 = -1009.0, np.float32(-124.0)
 
@@ -351,35 +352,74 @@ def _slope(buffer, n, family):
 
 
 @_compiled
+def _excesses(queries, i, keys, anchors, start, stop, out):
+    """``|q − z_j|² − |q − a|²`` for the anchor a of query i, without the large parts.
+
+    As ``(z_j − a)(z_j + a − 2q)`` it is exactly zero for a key that equals the anchor, and accurate
+    however far the query.
+    """
+    n = np.uint64(stop - start)
+    for f in range(keys.shape[0]):
+        anchor, z0 = anchors[f, i], keys[f, start:stop]
+        rest = anchor - _2 * queries[f, i]
+        if f == 0:
+            for j in range(n):
+                out[j] = (z0[j] - anchor) * (z0[j] + rest)
+        else:
+            for j in range(n):
+                out[j] += (z0[j] - anchor) * (z0[j] + rest)
+
+
+@_compiled
+def _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, out):
+    """Subtract what rounding of the points may have added to each excess."""
+    n = np.uint64(stop - start)
+    for f in range(keys.shape[0]):
+        q0, anchor, z0 = queries[f, i], anchors[f, i], keys[f, start:stop]
+        step = abs(q0 - anchor)
+        for j in range(n):
+            sizes = abs(z0[j]) + abs(anchor)
+            out[j] -= epsilon * (abs(z0[j] - anchor) * (sizes + abs(q0)) + step * sizes)
+
+
+@_compiled
 def _shifted(buffer, n, family, form, nearest):
-    """Turn squared distances into weights (or slopes) relative to the nearest key's weight."""
+    """Turn excesses over the nearest squared distance into weights relative to that key's."""
     if family == _GAUSSIAN:
         factor = -_HALF if form == _SLOPE else _1
         for j in range(n):
-            buffer[j] = factor * _vanishing_exp(-_HALF * max(buffer[j] - nearest, _0))
+            buffer[j] = factor * _vanishing_exp(-_HALF * max(buffer[j], _0))
     elif family == _EXPONENTIAL:
         for j in range(n):
-            s = buffer[j]
-            excess, roots = s - nearest, np.sqrt(s) + np.sqrt(nearest)
+            excess = max(buffer[j], _0)
+            s = nearest + excess
+            roots = np.sqrt(s) + np.sqrt(nearest)
             # √s − √nearest without cancellation
             weight = _vanishing_exp(-excess / roots) if excess > _0 else _1
             buffer[j] = -_half_inverse_root(s) * weight if form == _SLOPE else weight
     else:  # the limit of a vanishing bandwidth
         for j in range(n):
-            buffer[j] = _1 if buffer[j] <= nearest else _0
+            buffer[j] = _1 if buffer[j] <= _0 else _0
 
 
 @_compiled
-def _weights(queries, i, keys, start, stop, exclude, nearest, family, form, buffer):
+def _weights(queries, i, keys, start, stop, exclude, nearest, anchors, family, form, buffer):
     """Fill the buffer with the weights of query i on the keys start:stop."""
     n = np.uint64(stop - start)
-    _distances(queries, i, keys, start, stop, buffer)
     if len(nearest):
+        _excesses(queries, i, keys, anchors, start, stop, buffer)
+        if family == _NEAREST:
+            epsilon = _EPSILON_32 if keys.itemsize == 4 else _EPSILON
+            _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, buffer)
+        if nearest[i] == np.inf:  # there is no key
+            buffer[:] = np.inf
         _shifted(buffer, n, family, form, nearest[i])
-    elif form == _SLOPE:
-        _slope(buffer, n, family)
     else:
-        _profile(buffer, n, family)
+        _distances(queries, i, keys, start, stop, buffer)
+        if form == _SLOPE:
+            _slope(buffer, n, family)
+        else:
+            _profile(buffer, n, family)
     if form == _SQUARE:
         for j in range(n):
             buffer[j] *= buffer[j]
@@ -573,7 +613,19 @@ def _buffer(places, like):
 
 @_compiled
 def add_sums(
-    queries, keys, columns, uniform, exclude, nearest, tiles, first, last, family, form, out
+    queries,
+    keys,
+    columns,
+    uniform,
+    exclude,
+    nearest,
+    anchors,
+    tiles,
+    first,
+    last,
+    family,
+    form,
+    out,
 ):
     """Add the sums (k, m) of the query blocks first:last.
 
@@ -587,6 +639,8 @@ def add_sums(
         Key that a query leaves out, or -1.
     nearest : ndarray of shape (m,) or (0,)
         Squared distance that the weights are relative to; none for plain weights.
+    anchors : ndarray of shape (d, m) or (d, 0)
+        The keys at that distance.
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
     buffer, other = _buffer(places, queries), _buffer(places, queries)
@@ -621,8 +675,8 @@ def add_sums(
                             _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
                         else:
                             _weights(
-                                queries, i, keys, start, stop, exclude, nearest, family, form,
-                                buffer,
+                                queries, i, keys, start, stop, exclude, nearest, anchors, family,
+                                form, buffer,
                             )  # fmt: skip
                             _add_columns(buffer, columns, start, stop, i, out)
                         run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
@@ -676,7 +730,20 @@ def _add_pull(queries, i, keys, left, right, start, stop, squared, buffer, produ
 
 @_compiled
 def add_pulls(
-    queries, keys, left, right, squared, exclude, nearest, tiles, first, last, family, form, out
+    queries,
+    keys,
+    left,
+    right,
+    squared,
+    exclude,
+    nearest,
+    anchors,
+    tiles,
+    first,
+    last,
+    family,
+    form,
+    out,
 ):
     """Add the pulls ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, (d, m), of query blocks first:last.
 
@@ -701,7 +768,17 @@ def add_pulls(
                         start, stop = places[run], places[run_end]
                         evaluated += stop - start
                         _weights(
-                            queries, i, keys, start, stop, exclude, nearest, family, form, buffer
+                            queries,
+                            i,
+                            keys,
+                            start,
+                            stop,
+                            exclude,
+                            nearest,
+                            anchors,
+                            family,
+                            form,
+                            buffer,
                         )
                         _add_pull(
                             queries, i, keys, left, right, start, stop, squared, buffer, products,
@@ -713,8 +790,11 @@ def add_pulls(
 
 
 @_compiled
-def find_nearest(queries, keys, exclude, tiles, first, last, out):
-    """Lower `out` (m,) to the squared distance of each query's nearest key."""
+def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index):
+    """Lower `out` (m,) to the squared distance of each query's nearest key, `index` (m,).
+
+    With anchors (d, m), to the smallest excess over the squared distance of the anchor.
+    """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
     buffer = _buffer(places, queries)
     gaps = np.zeros(_BLOCK, queries.dtype)
@@ -732,13 +812,21 @@ def find_nearest(queries, keys, exclude, tiles, first, last, out):
                     while run < run_end:
                         start, stop = places[run], places[run_end]
                         evaluated += stop - start
-                        _distances(queries, i, keys, start, stop, buffer)
+                        if anchors.shape[1]:
+                            _excesses(queries, i, keys, anchors, start, stop, buffer)
+                        else:
+                            _distances(queries, i, keys, start, stop, buffer)
                         if _leaves_out(exclude, i, start, stop):
                             buffer[exclude[i] - start] = np.inf
                         smallest = out[i]
                         for j in range(np.uint64(stop - start)):
                             smallest = min(smallest, buffer[j])
-                        out[i] = smallest
+                        if smallest < out[i]:
+                            out[i] = smallest
+                            j = 0
+                            while buffer[j] != smallest:
+                                j += 1
+                            index[i] = start + j
                         run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
                 box = end
     return evaluated

@@ -4,37 +4,36 @@ A kernel that never reaches zero gives every query some neighbour, however far. 
 relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
 accuracy in the tails.
 
-Two forms of distance are needed. Within reach of the keys, differences have the relative error that
-the data's own rounding leaves. A query much farther away than the keys are from one another would
-lose the keys' differences in ``(q − z)²``; there the common ``|q|²`` is dropped and
-``|z|² − 2qz`` compared.
+The excess of a key's squared distance over the nearest key's is ``(z_j − a)(z_j + a − 2q)`` with a
+the nearest key. The difference of two squared distances would lose the keys' differences to
+rounding when the query is far; this form is exactly zero for keys alike, and accurate at any
+distance.
 
-Rows within reach go through the compiled loops where those know the kernel's tail, and where there
-are many rows and keys, only blocks that matter meet.
+Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
+and keys, only blocks that matter meet.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sknw._arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
 from sknw.sums.evaluators import FUSED, evaluator_for
-from sknw.sums.fused import FusedPoints
+from sknw.sums.fused import FusedPoints, Shift
 from sknw.sums.moments import swapped_exclude
 from sknw.sums.pairs import Layout, Meeting, Pairs, meeting_of
 from sknw.sums.tiles import blocks, differences_squared, exclude_keys, tile_elements
 
-_REMOTE = 4.0  # times the largest norm of a key
 _KEYS_PER_TILE = 2048
 _WORTH_A_LAYOUT = 2e8  # pairs
 _KEY_BLOCK, _ROW_BLOCK = 256, 64
 # Rows whose weights are smaller (logarithm) underflow beside a gradient.
+_LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 _DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
 _MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
@@ -64,6 +63,10 @@ def nearest_kernel(kernel: Kernel) -> Kernel:
 class ShiftedRows(ABC):
     """Queries (m, d) against keys (n, d), with each row's nearest key as its unit of weight."""
 
+    queries: Tensor
+    key_set: "KeySet"
+    exclude: Tensor | None
+
     @abstractmethod
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
@@ -72,9 +75,29 @@ class ShiftedRows(ABC):
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
 
-    @abstractmethod
     def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        total = self.scatter_to_usable(kernel, grad)
+        unusable = (~self.key_set.usable).nonzero().squeeze(1)
+        if len(unusable):
+            log_scale = self.log_scale(kernel)[:, None]
+            for keys in unusable.split(_KEYS_PER_TILE):
+                for rows in blocks(len(self.queries), _KEYS_PER_TILE):
+                    weights = self._plain_weights(kernel, rows, keys, log_scale[rows])
+                    total[:, keys] += grad[:, rows] @ weights.to(grad.dtype)
+        return total
+
+    def _plain_weights(self, kernel: Kernel, rows: slice, keys: Tensor, unit: Tensor) -> Tensor:
+        """Return weights (m_t, n_t) of keys that set no unit: they may be nearer than those."""
+        sq = differences_squared(self.queries[rows], self.key_set.keys[keys])
+        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
+        if self.exclude is not None:
+            weights.masked_fill_(self.exclude[rows, None] == keys, 0.0)
+        return weights
+
+    @abstractmethod
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return the same for the keys that have weight; 0 for the others."""
 
     @abstractmethod
     def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,11 +132,6 @@ class KeySet:
         return self.weights > 0
 
     @cached_property
-    def radius(self) -> Tensor:
-        """Largest norm of a key."""
-        return self.keys.square().sum(dim=1).max().sqrt()
-
-    @cached_property
     def layout(self) -> Layout:
         """The keys that count in compact blocks, by their places among all keys."""
         usable = self.usable.nonzero().squeeze(1)
@@ -134,18 +152,14 @@ class KeySet:
 
         With `tiles`, all groups are `TorchRows`, whose tiles may be looked at and differentiated.
         """
-        remote = queries[rows].square().sum(dim=1).sqrt() > _REMOTE * self.radius
-        near, far = rows[~remote], rows[remote]
-        evaluator = evaluator_for(
-            kernel, self.keys.dtype, self.keys.device, len(near) * len(self.keys)
-        )
-        if len(near) and evaluator is FUSED and kernel.tail is not None and not tiles:
-            yield near, CompiledRows.of(kernel, self, queries[near], _of(exclude, near))
-            near = near[:0]
+        n_pairs = len(rows) * len(self.keys)
+        evaluator = evaluator_for(kernel, self.keys.dtype, self.keys.device, n_pairs)
+        if len(rows) and evaluator is FUSED and kernel.tail is not None and not tiles:
+            yield rows, CompiledRows.of(kernel, self, queries[rows], _of(exclude, rows))
+            return
         size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
-        for is_remote, members in ((False, near), (True, far)):
-            for group in members.split(size) if len(members) else ():
-                yield group, TorchRows.of(self, queries[group], _of(exclude, group), is_remote)
+        for group in rows.split(size) if len(rows) else ():
+            yield group, TorchRows.of(self, queries[group], _of(exclude, group))
 
 
 def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -164,62 +178,88 @@ class TorchRows(ShiftedRows):
         The keys.
     exclude : Tensor of shape (m,) or None
         Key that a row leaves out, or -1.
-    remote : bool
-        Whether the rows are far beyond the keys, so that ``|q|²`` is dropped.
     nearest : Tensor of shape (m, 1)
-        The smallest squared distance of each row, less ``|q|²`` for remote rows.
+        The smallest squared distance of each row; infinity without any key.
+    anchors : Tensor of shape (m, d)
+        The key at that distance.
     """
 
     queries: Tensor
     key_set: KeySet
     exclude: Tensor | None
-    remote: bool
     nearest: Tensor
+    anchors: Tensor
 
     @classmethod
-    def of(
-        cls, key_set: KeySet, queries: Tensor, exclude: Tensor | None, remote: bool
-    ) -> "TorchRows":
-        """Find each row's nearest key (first of two passes over the keys)."""
-        rows = cls(queries, key_set, exclude, remote, queries.new_empty(0))
-        nearest = queries.new_full((len(queries), 1), torch.inf)
-        for block in rows._key_blocks():
-            nearest = torch.minimum(nearest, rows._distances(block).amin(dim=1, keepdim=True))
-        return replace(rows, nearest=nearest)
+    def of(cls, key_set: KeySet, queries: Tensor, exclude: Tensor | None) -> "TorchRows":
+        """Find each row's nearest key, by rounded distances and then by the excess over that."""
+        rows = cls(queries, key_set, exclude, queries.new_empty(0), torch.zeros_like(queries))
+        rough, anchors = rows._smallest(rows._distances)
+        rows = replace(rows, anchors=anchors)
+        excess, nearer = rows._smallest(rows._excesses)
+        anchors = torch.where(excess < 0, nearer, anchors)
+        nearest = (queries - anchors).square().sum(dim=1, keepdim=True)
+        nearest = torch.where(rough == torch.inf, torch.inf, nearest)
+        return replace(rows, anchors=anchors, nearest=nearest)
+
+    def _smallest(self, measure: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the smallest measure of each row (m, 1), and its key (m, d)."""
+        smallest = self.queries.new_full((len(self.queries), 1), torch.inf)
+        keys = torch.zeros_like(self.queries)
+        for block in self._key_blocks():
+            found, index = self._usable(measure(block), block).min(dim=1, keepdim=True)
+            lower = found < smallest
+            smallest = torch.where(lower, found, smallest)
+            keys = torch.where(lower, self.key_set.keys[block][index.squeeze(1)], keys)
+        return smallest, keys
 
     def _key_blocks(self) -> Iterator[slice]:
         return blocks(len(self.key_set.keys), _KEYS_PER_TILE)
 
     def _distances(self, block: slice) -> Tensor:
-        """Squared distances (m, n_t), less ``|q|²`` for remote rows; inf where a key is out."""
-        keys = self.key_set.keys[block]
-        if self.remote:
-            sq = keys.square().sum(dim=1) - 2 * self.queries @ keys.mT
-        else:
-            sq = differences_squared(self.queries, keys)
-        sq = sq.masked_fill_(~self.key_set.usable[block], torch.inf)
-        exclude_keys(sq, self.exclude, block, torch.inf)
-        return sq
+        """Squared distances (m, n_t)."""
+        return differences_squared(self.queries, self.key_set.keys[block])
 
-    @property
-    def nearest_squared_distance(self) -> Tensor:
-        """Squared distance of each row's nearest key, shape (m, 1)."""
-        if self.remote:
-            return (self.nearest + self.queries.square().sum(dim=1, keepdim=True)).clamp_min(0)
-        return self.nearest
+    def _excesses(self, block: slice) -> Tensor:
+        """Squared distances less those of the anchors, (m, n_t)."""
+        keys, anchors = self.key_set.keys[block], self.anchors
+        rest = anchors - 2 * self.queries
+        total = self.queries.new_zeros((len(self.queries), len(keys)))
+        for f in range(keys.shape[1]):
+            column = keys[:, f]
+            total.addcmul_(column - anchors[:, f, None], column + rest[:, f, None])
+        return total
+
+    def _usable(self, measure: Tensor, block: slice) -> Tensor:
+        """Set a measure to infinity, in place, where a key is out."""
+        measure.masked_fill_(~self.key_set.usable[block], torch.inf)
+        exclude_keys(measure, self.exclude, block, torch.inf)
+        return measure
 
     def tiles(self, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
         """Yield key blocks and the rows' weights on them, relative to the nearest key's."""
-        base = self.nearest_squared_distance
+        is_limit = kernel.tail is _nearest_tail
         for block in self._key_blocks():
-            sq = self._distances(block)
-            out = sq == torch.inf
-            excess = torch.where(out, 0.0, sq - self.nearest)
-            yield block, kernel.tail(excess, base).masked_fill_(out, 0.0)
+            excess = self._usable(self._excesses(block), block)
+            out = (excess == torch.inf) | (self.nearest == torch.inf)
+            excess = torch.where(out, 0.0, excess)
+            excess = excess - self._rounding(block) if is_limit else excess.clamp_min_(0)
+            yield block, kernel.tail(excess, self.nearest).masked_fill_(out, 0.0)
+
+    def _rounding(self, block: slice) -> Tensor:
+        """Return what rounding of the points may add to each excess, (m, n_t)."""
+        keys, total = self.key_set.keys[block], 0.0
+        for f in range(keys.shape[1]):
+            column = keys[:, f]
+            query, anchor = self.queries[:, f, None], self.anchors[:, f, None]
+            sizes = column.abs() + anchor.abs()
+            total = total + (column - anchor).abs() * (sizes + query.abs())
+            total = total + (query - anchor).abs() * sizes
+        return 2 * torch.finfo(keys.dtype).eps * total
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        return _log_weight(kernel, self.nearest_squared_distance.squeeze(1))
+        return _log_weight(kernel, self.nearest.squeeze(1))
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
@@ -229,7 +269,7 @@ class TorchRows(ShiftedRows):
             total += columns[:, block].to(dtype) @ weights.to(dtype).mT
         return total
 
-    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
         total = grad.new_zeros((len(grad), len(self.key_set.keys)))
         for block, weights in self.tiles(kernel):
@@ -315,24 +355,24 @@ class CompiledRows(ShiftedRows):
         return torch.where(exclude >= 0, places[exclude.clamp_min(0)], -1)
 
     @cached_property
-    def _nearest(self) -> np.ndarray:
-        """Squared distance of each sorted row's nearest key."""
+    def _shift(self) -> Shift:
+        """Each sorted row's nearest key."""
         return FUSED.nearest(self._rows, self._keys, self._exclude, self._pairs)
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        nearest = to_tensor(self._nearest, dtype=self.queries.dtype, device="cpu")
+        nearest = to_tensor(self._shift.nearest, dtype=self.queries.dtype, device="cpu")
         return _log_weight(kernel, nearest)[self.layout.places]
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
         columns = columns[None, :, self.key_set.layout.order]
         sums = FUSED.sums(
-            kernel, self._rows, self._keys, columns, self._exclude, self._pairs, self._nearest
+            kernel, self._rows, self._keys, columns, self._exclude, self._pairs, self._shift
         )
         return self.layout.unsorted(sums[0])
 
-    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
         deep, plain_grad = self._in_plain_units(kernel, grad)
         total = grad.new_zeros((len(grad), len(self.key_set.keys)))
@@ -340,7 +380,7 @@ class CompiledRows(ShiftedRows):
             kernel, self._keys, self._rows, plain_grad, *self._turned()
         )[0].to(grad.dtype)
         if len(deep):
-            total += self._by_torch(deep).scatter(kernel, grad[:, deep])
+            total += self._by_torch(deep).scatter_to_usable(kernel, grad[:, deep])
         return total
 
     def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -350,7 +390,7 @@ class CompiledRows(ShiftedRows):
         columns_in_use = columns[None, :, keys.order]
         of_rows = FUSED.pull(
             kernel, self._rows, self._keys, grad[None, :, self.layout.order], columns_in_use,
-            self._exclude, self._pairs, nearest=self._nearest,
+            self._exclude, self._pairs, shift=self._shift,
         )  # fmt: skip
         of_rows = self.layout.unsorted(of_rows[0].mT).mT
         of_keys = of_rows.new_zeros(self.key_set.keys.shape)
@@ -366,7 +406,7 @@ class CompiledRows(ShiftedRows):
         return FUSED.pull(
             kernel, self._rows, self._keys, grad[None, :, self.layout.order],
             columns[None, :, self.key_set.layout.order], self._exclude, self._pairs,
-            squared=True, nearest=self._nearest,
+            squared=True, shift=self._shift,
         )[0].sum(dim=0)  # fmt: skip
 
     def _in_plain_units(self, kernel: Kernel, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -378,7 +418,7 @@ class CompiledRows(ShiftedRows):
 
     def _by_torch(self, rows: Tensor) -> TorchRows:
         exclude = _of(self.exclude, rows)
-        return TorchRows.of(self.key_set, self.queries[rows], exclude, remote=False)
+        return TorchRows.of(self.key_set, self.queries[rows], exclude)
 
     def _turned(self) -> tuple[Tensor | None, Pairs | None]:
         """Return what keys leave out and which rows they meet, for sums over the rows."""

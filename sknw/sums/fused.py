@@ -76,6 +76,27 @@ class FusedPoints:
         return self.features.dtype
 
 
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What weights are relative to.
+
+    Parameters
+    ----------
+    nearest : ndarray of shape (m,)
+        Squared distance of each query's nearest key; infinity where there is none.
+    anchors : ndarray of shape (d, m)
+        That key.
+    """
+
+    nearest: np.ndarray
+    anchors: np.ndarray
+
+    @classmethod
+    def none(cls, n_features: int, dtype: np.dtype) -> "Shift":
+        """Return the shift of plain weights."""
+        return cls(np.empty(0, dtype=dtype), np.empty((n_features, 0), dtype=dtype))
+
+
 class Fused(Evaluator):
     """Distance, kernel and accumulation in a core's registers and first cache."""
 
@@ -96,45 +117,61 @@ class Fused(Evaluator):
         """Stand the points feature-first."""
         return FusedPoints(to_numpy(rows.mT.contiguous()))
 
-    def sums(self, kernel, queries, keys, columns, exclude, pairs, nearest=None) -> Tensor:
-        """Return ``Σ_j K_ij v_j``, shape (b, k, m); relative to `nearest` (m,) if given."""
+    def sums(self, kernel, queries, keys, columns, exclude, pairs, shift=None) -> Tensor:
+        """Return ``Σ_j K_ij v_j``, shape (b, k, m); relative to the `Shift` if given."""
         queries, exclude = _with_identity(queries, keys, exclude)
         columns = _columns(columns, keys)
         out = np.zeros((*columns.shape[:2], len(queries)))
         for b in range(len(columns)):
             one_column, weight = _without_common_weight(columns[b])
-            call = _Call(kernel, queries, keys, b, exclude, pairs, nearest)
+            call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
             call.run("add_sums", one_column, weight is not None, out=out[b])
             if weight is not None:
                 out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
     def pull(
-        self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, nearest=None
+        self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, shift=None
     ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         queries, exclude = _with_identity(queries, keys, exclude)
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
         out = np.zeros(queries.features.shape)
         for b in range(len(left)):
-            call = _Call(kernel, queries, keys, b, exclude, pairs, nearest)
+            call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
             call.run("add_pulls", left[b], right[b], squared, out=out[b])
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
     def nearest(
         self, queries: FusedPoints, keys: FusedPoints, exclude: Tensor | None, pairs: Pairs | None
-    ) -> np.ndarray:
-        """Return the squared distance (m,) of each query's nearest key, for one set."""
+    ) -> Shift:
+        """Return each query's nearest key, for one set.
+
+        First by rounded distances, then by what others are nearer than that.
+        """
         queries, exclude = _with_identity(queries, keys, exclude)
         pairs = pairs or Pairs.all(len(queries), len(keys), keys.features.shape[1])
-        out, tiles = np.full(len(queries), np.inf, dtype=keys.dtype), _tiles(pairs, keys.dtype, 1.0)
-        points = queries.features[0], keys.features[0]
+        points, tiles = (queries.features[0], keys.features[0]), _tiles(pairs, keys.dtype, 1.0)
 
-        def task(first: int, last: int) -> int:
-            return _loops().find_nearest(*points, exclude, tiles, first, last, out)
+        def search(anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            smallest = np.full(len(queries), np.inf, dtype=keys.dtype)
+            index = np.zeros(len(queries), dtype=np.int64)
 
-        _in_threads(task, pairs)
-        return out
+            def task(first: int, last: int) -> int:
+                return _loops().find_nearest(
+                    *points, exclude, anchors, tiles, first, last, smallest, index
+                )
+
+            _in_threads(task, pairs)
+            return smallest, index
+
+        rough, index = search(np.empty((len(points[1]), 0), dtype=keys.dtype))
+        anchors = np.ascontiguousarray(points[1][:, index])
+        excess, nearer = search(anchors)
+        anchors = np.where(excess < 0, points[1][:, nearer], anchors)
+        squared = np.square(points[0] - anchors).sum(axis=0)
+        squared[np.isinf(rough)] = np.inf
+        return Shift(squared, anchors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,20 +184,28 @@ class _Call:
     b: int
     exclude: np.ndarray
     pairs: Pairs | None
-    nearest: np.ndarray | None
+    shift: Shift | None
 
     def run(self, driver: str, *arguments: Any, out: np.ndarray) -> None:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
-        by_powers = (family, form) == ("gaussian", "profile") and self.nearest is None
+        plain_gaussian = (family, form) == ("gaussian", "profile") and self.shift is None
+        by_powers = plain_gaussian and driver == "add_sums"
         if by_powers:
             family = "power"
         points = [at.to_powers if by_powers else at.features for at in (self.queries, self.keys)]
         pairs = self.pairs or Pairs.all(len(self.queries), len(self.keys), points[0].shape[1])
         tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if by_powers else 1.0)
-        nearest = np.empty(0, dtype=self.keys.dtype) if self.nearest is None else self.nearest
+        shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
-        before = *(rows[self.b] for rows in points), *arguments, self.exclude, nearest, tiles
+        before = (
+            *(rows[self.b] for rows in points),
+            *arguments,
+            self.exclude,
+            shift.nearest,
+            shift.anchors,
+            tiles,
+        )
 
         def task(first: int, last: int) -> int:
             return getattr(loops, driver)(*before, first, last, *codes, out)

@@ -22,6 +22,7 @@ _BOX_TESTS = 2**21  # pairs of boxes compared at a time
 _LEVELS, _LEVEL_STEP = 6, 1.3
 _LEAST_WEIGHT = 1e-3  # of the mean
 _COMPACT, _FEWEST_BLOCKS = 4.0, 16
+_REMOTE = 1e12  # squared distance
 _CARE = 1e-5  # for distances rounded to float32
 _QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
 
@@ -344,11 +345,13 @@ def _matters(
     """
     near = _nearest(low, high, keys)
     if not math.isinf(kernel.support):
-        reach = near.new_full((len(near),), kernel.support**2)
-        return near < kernel.support**2, reach
+        reach = near.new_full((len(near),), kernel.support**2 * (1 + _CARE))
+        return near <= reach[:, None], reach
     far = _farthest(low, high, keys)
     if kernel.formula is not None and kernel.formula[0] == "nearest":
-        reach = far.masked_fill(log_sure == -torch.inf, torch.inf).amin(1)
+        reach = far.masked_fill(log_sure == -torch.inf, torch.inf).amin(1) * (1 + _CARE)
+        remote = near.amin(dim=1) > _REMOTE
+        reach = torch.where(remote, torch.inf, reach)
         return near <= reach[:, None], reach
     sure = (log_sure + kernel.log_profile(far)).logsumexp(dim=1, keepdim=True)
     log_share = (log_possible + kernel.log_profile(near) - sure).masked_fill(
@@ -356,12 +359,13 @@ def _matters(
     )
     # half of the tolerance for blocks that are dropped, half for single queries that pass over
     # boxes of blocks that are not
-    matters = log_share >= _droppable(log_share, rtol / 2)
+    remote = near.amin(dim=1, keepdim=True) > _REMOTE  # rounding of distances hides differences
+    matters = (log_share >= _droppable(log_share, rtol / 2)) | remote
     log_passed = math.log(rtol / 2) if rtol else -math.inf
     log_each = log_passed - matters.sum(dim=1).clamp_min(1).log()
     log_weight = log_each + (sure - log_possible.max()).squeeze(1)
     reach = torch.where(log_weight > -torch.inf, kernel.reach(log_weight), torch.inf)
-    return matters, reach * (1 + _CARE)
+    return matters, torch.where(remote.squeeze(1), torch.inf, reach * (1 + _CARE))
 
 
 def _droppable(log_share: Tensor, rtol: float) -> Tensor:
