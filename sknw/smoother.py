@@ -18,7 +18,7 @@ from sknw.kernels import Kernel
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
 from sknw.sums.exact import KeySet, nearest_kernel, weak_rows
-from sknw.sums.tiles import differences_squared, tile_elements
+from sknw.sums.tiles.distances import differences_squared, tile_elements
 
 EMPTY_NEIGHBORHOODS = ("nearest", "mean", "nan", "raise")
 

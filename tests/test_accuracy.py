@@ -23,8 +23,11 @@ import torch
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
-from sknw.sums import blocks, exact, fourier, fused, tiles
-from sknw.sums import evaluators as evaluators_module
+from sknw.sums import exact
+from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.tiles import distances as tiles
+from sknw.sums.tiles import evaluators as evaluators_module
+from sknw.sums.tiles import fused
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning")
 

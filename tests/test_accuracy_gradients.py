@@ -17,8 +17,10 @@ from sknw.bandwidth.search import _objective
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import smooth
-from sknw.sums import blocks, exact, fourier, fused, kernel_sums
-from sknw.sums import evaluators as evaluators_module
+from sknw.sums import exact, kernel_sums
+from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.tiles import evaluators as evaluators_module
+from sknw.sums.tiles import fused
 
 LIGHT_TAILED = reference.INFINITE_SUPPORT
 ROUNDING = 1e-11

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from sknw.kernels import KERNELS
-from sknw.sums import blocks as blocks_module
 from sknw.sums import kernel_sums
-from sknw.sums.blocks import Blocks
-from sknw.sums.evaluators import FUSED, TORCH
-from sknw.sums.fused import disabled
-from sknw.sums.pairs import Layout, Pairs, meeting_of
+from sknw.sums.algorithms import blocks as blocks_module
+from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.problem import Problem
+from sknw.sums.tiles.evaluators import FUSED, TORCH
+from sknw.sums.tiles.fused import disabled
+from sknw.sums.tiles.pairs import Layout, Pairs, meeting_of
 
 
 def cloud(n, d, *, seed=0, kind="uniform"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sknw.sums import fourier
-from sknw.sums.fourier import FourierSums, Grid
+from sknw.sums.algorithms import fourier
+from sknw.sums.algorithms.fourier import FourierSums, Grid
 
 pytest.importorskip("finufft")
 

@@ -15,9 +15,9 @@ import torch
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
-from sknw.sums import evaluators, fused
-from sknw.sums.evaluators import FUSED, TORCH, evaluator_for
 from sknw.sums.exact import KeySet, nearest_kernel
+from sknw.sums.tiles import evaluators, fused
+from sknw.sums.tiles.evaluators import FUSED, TORCH, evaluator_for
 
 CPU = torch.device("cpu")
 NAMES = sorted(KERNELS)
@@ -210,8 +210,8 @@ def test_no_matrix_of_pairs_is_built():
 CACHED = """
 import torch
 from sknw.kernels import KERNELS
-from sknw.sums import compiled
-from sknw.sums.evaluators import FUSED
+from sknw.sums.tiles import compiled
+from sknw.sums.tiles.evaluators import FUSED
 keys = FUSED.points(torch.zeros(1, 9, 1, dtype=torch.float64))
 FUSED.sums(KERNELS["gaussian"], None, keys, torch.ones(1, 2, 9).double(), None, None)
 print(sum(compiled.add_sums.stats.cache_hits.values()))

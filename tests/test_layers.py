@@ -51,6 +51,18 @@ def test_rooms_import_only_downward(path):
         assert LEVEL[target] <= LEVEL[room], f"{path} imports {name}, which is above it"
 
 
+FLOORS = ["problem", "tiles", "algorithms", "exact", "engine", "autograd", "__init__"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sums").rglob("*.py")), ids=lambda path: path.name)
+def test_the_room_of_the_sums_has_floors(path):
+    floor = FLOORS.index(path.relative_to(ROOT / "sums").parts[0].removesuffix(".py"))
+    for name in imported_modules(path):
+        if name.startswith("sknw.sums"):
+            target = (name.split(".")[2:] or ["__init__"])[0]
+            assert FLOORS.index(target) <= floor, f"{path} imports {name}, which is above it"
+
+
 def test_bandwidth_and_training_do_not_know_each_other():
     for room, other in (("bandwidth", "training"), ("training", "bandwidth")):
         for path in (ROOT / room).glob("*.py"):

@@ -7,8 +7,8 @@ import sklearn
 import torch
 
 from sknw import NadarayaWatsonRegressor
-from sknw.sums import fourier
-from sknw.sums.nufft import Nufft
+from sknw.sums.algorithms import fourier
+from sknw.sums.algorithms.nufft import Nufft
 
 pytest.importorskip("finufft")
 

@@ -12,7 +12,8 @@ from sklearn.base import clone
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor, _prepared
 from sknw.kernels import KERNELS
-from sknw.sums import ALGORITHMS, PreparedSums, choice
+from sknw.sums import ALGORITHMS, PreparedSums
+from sknw.sums.algorithms import choice
 from sknw.sums.problem import Problem
 
 

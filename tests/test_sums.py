@@ -10,8 +10,8 @@ import torch
 
 from sknw.kernels import KERNELS
 from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, Problem, kernel_sums
-from sknw.sums import choice as choice_module
-from sknw.sums import torch_tiles as tiles_module
+from sknw.sums.algorithms import choice as choice_module
+from sknw.sums.tiles import torch_tiles as tiles_module
 
 NAMES = sorted(KERNELS)
 LIGHT_TAILED = ["gaussian", "exponential"]

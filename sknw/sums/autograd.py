@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
 from sknw.sums.problem import KernelSums
 

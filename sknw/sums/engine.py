@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithm import Algorithm
-from sknw.sums.choice import choose
+from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.choice import choose
 from sknw.sums.exact import KeySet, weak_rows
 from sknw.sums.problem import KernelSums, Problem
 

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from sknw._arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
-from sknw.sums.evaluators import FUSED, evaluator_for
-from sknw.sums.fused import FusedPoints, Shift
-from sknw.sums.moments import swapped_exclude
-from sknw.sums.pairs import Layout, Meeting, Pairs, meeting_of
-from sknw.sums.tiles import blocks, differences_squared, exclude_keys, tile_elements
+from sknw.sums.algorithms.moments import swapped_exclude
+from sknw.sums.tiles.distances import blocks, differences_squared, exclude_keys, tile_elements
+from sknw.sums.tiles.evaluators import FUSED, evaluator_for
+from sknw.sums.tiles.fused import FusedPoints, Shift
+from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
 _WORTH_A_LAYOUT = 2e8  # pairs

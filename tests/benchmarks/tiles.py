@@ -26,7 +26,7 @@ from sknw._observations import Observations
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.optimize import Objective
-from sknw.sums.fused import disabled
+from sknw.sums.tiles.fused import disabled
 
 BANDWIDTH = 0.5
 PROBES = 200

@@ -3,9 +3,9 @@
 import torch
 
 from sknw.kernels import Kernel
-from sknw.sums.evaluator import Evaluator
-from sknw.sums.fused import Fused
-from sknw.sums.torch_tiles import TorchTiles
+from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.fused import Fused
+from sknw.sums.tiles.torch_tiles import TorchTiles
 
 FUSED, TORCH = Fused(), TorchTiles()
 EVALUATORS: dict[str, Evaluator] = {evaluator.name: evaluator for evaluator in (FUSED, TORCH)}

@@ -17,7 +17,7 @@ from torch import Tensor
 from sknw.kernels import Kernel
 
 if TYPE_CHECKING:
-    from sknw.sums.algorithm import Algorithm
+    from sknw.sums.algorithms.algorithm import Algorithm
 
 
 def pull_by_moments(

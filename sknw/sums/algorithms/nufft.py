@@ -1,7 +1,7 @@
 """Gaussian sums by non-uniform FFT, with an audited error.
 
-`sknw.sums.fourier` sums with *absolute* error. Whether that is enough depends on the query: the
-error of a ratio is the absolute error over the mass. So exact sums at a few keys come first. Their
+`fourier` sums with *absolute* error. Whether that is enough depends on the query: the error of a
+ratio is the absolute error over the mass. So exact sums at a few keys come first. Their
 masses say how accurate the transform must be, and the difference between both sums, times a
 safety factor, is the audited error. Queries with too little mass for it, and queries outside the
 grid's box, are doubtful: the engine does them again exactly.
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor, working_memory_bytes
 from sknw.kernels import Kernel
-from sknw.sums import fourier
-from sknw.sums.algorithm import Algorithm
-from sknw.sums.costs import seconds_of_pairs, seconds_of_transforms
-from sknw.sums.dense import Dense
-from sknw.sums.fourier import FourierSums, Grid
+from sknw.sums.algorithms import fourier
+from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
+from sknw.sums.algorithms.dense import Dense
+from sknw.sums.algorithms.fourier import FourierSums, Grid
+from sknw.sums.algorithms.reach import share_in_reach, share_of_doubt
 from sknw.sums.problem import Problem
-from sknw.sums.reach import share_in_reach, share_of_doubt
 
 _MOST_FEATURES = 3
 _PROBES = 64

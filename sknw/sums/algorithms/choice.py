@@ -1,9 +1,9 @@
 """Which algorithm does the sums: the registry, and the choice by name or by estimated time."""
 
-from sknw.sums.algorithm import Algorithm
-from sknw.sums.blocks import Blocks
-from sknw.sums.dense import Dense
-from sknw.sums.nufft import Nufft
+from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.blocks import Blocks
+from sknw.sums.algorithms.dense import Dense
+from sknw.sums.algorithms.nufft import Nufft
 from sknw.sums.problem import Problem
 
 ALGORITHMS: dict[str, type[Algorithm]] = {

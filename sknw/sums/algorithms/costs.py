@@ -6,8 +6,8 @@ only where algorithms are far apart.
 
 import torch
 
-from sknw.sums.evaluators import evaluator_for
 from sknw.sums.problem import Problem
+from sknw.sums.tiles.evaluators import evaluator_for
 
 # Nanoseconds of one core for a pair: at all, for each feature, for each value column.
 _PAIR = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.pairs import Pairs
+from sknw.sums.tiles.pairs import Pairs
 
 
 class Evaluator(ABC):

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
 from sknw.kernels import Kernel
-from sknw.sums.evaluator import Evaluator
-from sknw.sums.pairs import Pairs
+from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.pairs import Pairs
 
 _CHUNKS_PER_THREAD = 8
 _PAIRS_PER_THREAD = 2e6  # below, starting a thread costs more than it brings
@@ -47,7 +47,7 @@ def disabled() -> Iterator[None]:
 def _loops() -> ModuleType | None:
     """Import the compiled loops; None without numba."""
     try:
-        return import_module("sknw.sums.compiled")
+        return import_module("sknw.sums.tiles.compiled")
     except ImportError:
         return None
 

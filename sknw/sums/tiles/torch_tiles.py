@@ -11,9 +11,7 @@ from torch import Tensor
 
 from sknw._arrays import accumulator_dtype
 from sknw.kernels import Kernel
-from sknw.sums.evaluator import Evaluator
-from sknw.sums.pairs import Pairs
-from sknw.sums.tiles import (
+from sknw.sums.tiles.distances import (
     Points,
     blocks,
     exclude_keys,
@@ -21,6 +19,8 @@ from sknw.sums.tiles import (
     squared_distances,
     tile_elements,
 )
+from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.pairs import Pairs
 
 _KEYS_PER_TILE = 2048
 _SQUARE_TILE = 512

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithm import Algorithm
-from sknw.sums.costs import seconds_of_layouts, seconds_of_pairs
-from sknw.sums.evaluator import Evaluator
-from sknw.sums.evaluators import evaluator_for
-from sknw.sums.moments import both_ways, swapped_exclude
-from sknw.sums.pairs import Layout, Meeting, meeting_of
+from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_pairs
+from sknw.sums.algorithms.moments import both_ways, swapped_exclude
+from sknw.sums.algorithms.reach import share_in_reach
 from sknw.sums.problem import Problem
-from sknw.sums.reach import share_in_reach
+from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.evaluators import evaluator_for
+from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of
 
 # Points of a block: small boxes drop more pairs, but more boxes are to be compared.
 _SMALLEST, _MOST_BLOCKS = 64, 4096

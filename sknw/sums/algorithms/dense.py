@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithm import Algorithm
-from sknw.sums.costs import seconds_of_pairs
-from sknw.sums.evaluator import Evaluator
-from sknw.sums.evaluators import evaluator_for
-from sknw.sums.moments import both_ways, swapped_exclude
+from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.costs import seconds_of_pairs
+from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.problem import Problem
+from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.evaluators import evaluator_for
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.moments import pull_by_moments, swapped_sums
+from sknw.sums.algorithms.moments import pull_by_moments, swapped_sums
 from sknw.sums.problem import Problem
 
 
