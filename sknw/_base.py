@@ -293,13 +293,12 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the fitted keys, ready for queries of these dtypes."""
         dtype = torch_dtype(self._observations.X.dtype, *dtypes)
         device = predict_device(self.device_)
-        settings = (
-            *(dtype, device, self.kernel, self.algorithm, self.rtol, self.empty_neighborhood),
-            self._embedding_state(),
-        )
-        return prepared_smoother(
-            self, self._observations, settings, lambda: self._new_smoother(dtype, device)
-        )
+
+        def state() -> tuple[Observations, tuple]:
+            parameters = (self.kernel, self.algorithm, self.rtol, self.empty_neighborhood)
+            return self._observations, (dtype, device, *parameters, self._embedding_state())
+
+        return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device))
 
     def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother:
         observations = self._observations
@@ -324,10 +323,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
         A dict with ``algorithm`` and ``evaluator`` (what ran), ``n_queries``, ``n_keys``,
         ``share_of_pairs`` (share of all pairs of a query and a training row that were evaluated
-        one by one), ``rows_redone`` (queries done again exactly) and ``audited_error`` (for an
-        algorithm with absolute error, the error found on exact sums times its safety factor,
-        relative to the total weight of the training rows; else 0). It belongs to this object in
-        this process: copies and pickles start without. AttributeError before the first prediction.
+        one by one, queries done again included), ``rows_redone`` (queries done again exactly) and
+        ``audited_error`` (for an algorithm with absolute error, the error found on exact sums times
+        its safety factor, relative to the total weight of the training rows; else 0). It belongs to
+        this object in this process: copies and pickles start without. AttributeError before the
+        first prediction.
         """
         report = latest_report(self)
         if report is None:

@@ -16,14 +16,21 @@ _reports: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
 
 def prepared_smoother(
-    estimator: Any, observations: Any, settings: tuple, make: Callable[[], Smoother]
+    estimator: Any, state: Callable[[], tuple[Any, tuple]], make: Callable[[], Smoother]
 ) -> Smoother:
-    """Return the estimator's smoother for the same observations and settings, or make it."""
+    """Return the estimator's smoother for the same state, or make it.
+
+    `state` returns the observations and all settings that a smoother depends on. What is made while
+    they change, by a fit in another thread, is not kept.
+    """
+    observations, settings = state()
     kept = _smoothers.get(estimator)
     if kept is not None and kept[0] is observations and kept[1] == settings:
         return kept[2]
     smoother = make()
-    _smoothers[estimator] = observations, settings, smoother
+    observations_after, settings_after = state()
+    if observations_after is observations and settings_after == settings:
+        _smoothers[estimator] = observations, settings, smoother
     return smoother
 
 

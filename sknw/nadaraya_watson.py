@@ -43,7 +43,9 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         pairs are evaluated by compiled loops.
     rtol : float, default=1e-8
         Largest difference of a prediction from the exact one, relative to the range of y, whatever
-        the algorithm and however far the query. Float32 rounds beyond that.
+        the algorithm and in the tails too. Rounding comes on top: that of float32, and for queries
+        at u bandwidths from the rows that of ``x/h``, about ``1e-16 u`` times the distance between
+        rows in bandwidths.
     empty_neighborhood : {"nearest", "mean", "nan", "raise"}, default="nearest"
         Prediction where no training row is in reach of a compact kernel: the nearest row's value
         (the limit that a Gaussian has), the mean of y, NaN, or a ValueError. A warning counts such
@@ -53,7 +55,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         best accelerator; else as named.
     random_state : int, RandomState instance or None, default=None
         Draws the subsample on which ``bandwidth="loo"`` tries its starts when there are more than
-        400 rows. None is a fixed seed: fitting is deterministic.
+        400 rows, and the rows that it holds out when there are more than 20,000. None is a fixed
+        seed: fitting is deterministic.
     verbose : int, default=0
         Above 0, print what a bandwidth search found.
 
@@ -64,9 +67,16 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     criterion_ : float
         Leave-one-out loss at `bandwidth_`: the weighted mean squared error of `predict_loo`; with
         several outputs, the mean over outputs of each one's error over its weighted variance. Only
-        for ``bandwidth="loo"``.
+        for ``bandwidth="loo"``; above 20,000 rows it is that of the rows that were held out.
+    search_report_ : dict
+        What the search looked at: ``n_rows`` (distinct rows), ``n_held_out`` (rows whose
+        predictions make the criterion), ``n_evaluations`` of the criterion and the ``algorithm`` of
+        its sums. Only for ``bandwidth="loo"``.
     algorithm_ : str
-        The algorithm of the kernel sums.
+        The algorithm of the kernel sums, for as many queries as training rows.
+    sums_report_ : dict
+        How the latest prediction was done: ``algorithm``, ``evaluator``, ``n_queries``, ``n_keys``,
+        ``share_of_pairs`` evaluated one by one, ``rows_redone`` exactly, ``audited_error``.
     device_ : str
         The device of the fit.
     n_features_in_ : int

@@ -205,6 +205,7 @@ class Smoother:
     rtol: float
     empty_neighborhood: str
     _prepared: dict[str, PreparedSums] = field(default_factory=dict)
+    _chosen: dict[tuple, Algorithm] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -224,6 +225,13 @@ class Smoother:
 
     def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
         """Return the algorithm for these queries (m, d); None: for the keys themselves."""
+        n_queries = len(self.keys if queries is None else queries)
+        like = (n_queries.bit_length(), queries is None, exclude is None, *self._prepared)
+        if like not in self._chosen:  # looking at the keys takes time
+            self._chosen[like] = self._choose(queries, exclude)
+        return self._chosen[like]
+
+    def _choose(self, queries: Tensor | None, exclude: Tensor | None) -> Algorithm:
         return choose_for(
             self.algorithm,
             self.kernel,
@@ -251,13 +259,24 @@ class Smoother:
 
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
-        weights = self.columns[:1]
+        weights, squared = self.columns[:1], self.kernel.squared()
         first = self._sums(self.kernel, weights, queries, exclude)
-        second = self._sums(self.kernel.squared(), weights.square(), queries, exclude)
-        log_ratio = 2 * (first.mass.log() + first.log_scale)
-        log_ratio = log_ratio - (second.mass.log() + second.log_scale)
-        neighbors = torch.where(first.mass > 0, log_ratio.exp(), 0.0)[0]
-        rows = neighbors.isinf().nonzero().squeeze(1)  # the squares underflow: normalise first
+        second = self._sums(squared, weights.square(), queries, exclude)
+        mass = torch.where(first.mass > 0, first.mass.square(), 0.0)
+        neighbors = (mass / torch.where(first.mass > 0, second.mass, 1.0))[0]
+        # squares underflow sooner: both sums of such rows relative to the same nearest key
+        weak = (first.log_scale != 0) | (second.log_scale != 0) | (second.mass == 0)
+        rows = (weak & (first.mass > 0))[0].nonzero().squeeze(1)
+        if self.kernel.tail is None:
+            return self._by_attention(neighbors, rows, queries, exclude)
+        key_set = KeySet(self.keys, weights[0], self.rtol)
+        for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
+            mass = shifted.sums(self.kernel, weights)[0]
+            neighbors[group] = mass.square() / shifted.sums(squared, weights.square())[0]
+        return neighbors
+
+    def _by_attention(self, neighbors, rows, queries, exclude) -> Tensor:
+        """Overwrite rows by the count from weights that are normalised first."""
         for block in rows.split(self._rows_per_block(len(self.keys))):
             left_out = None if exclude is None else exclude[block]
             weights, _ = self._attention_block(queries[block], left_out)
@@ -265,7 +284,8 @@ class Smoother:
         return neighbors
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
-        algorithm = "dense" if self.algorithm == "dense" else "auto"
+        """Return sums of other columns; Fourier transforms know no square of a kernel."""
+        algorithm = "auto" if self.algorithm == "nufft" else self.algorithm
         return kernel_sums(
             kernel, queries[None], self.keys[None], columns[None],
             exclude=exclude, algorithm=algorithm, rtol=self.rtol,

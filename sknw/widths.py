@@ -19,6 +19,7 @@ from torch import Tensor
 from sknw._arrays import to_tensor
 
 _BROAD = 3.0  # b, in spreads
+_LARGEST = 1e150  # times narrower than that: its square must not overflow
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,11 @@ class Widths:
     spread: np.ndarray
 
     @property
-    def _floor(self) -> np.ndarray:
-        return 1 / np.square(_BROAD * self.spread)
+    def _broad(self) -> np.ndarray:
+        return _BROAD * self.spread
+
+    def _relative(self, widths: np.ndarray) -> np.ndarray:
+        return np.minimum(self._broad / widths, _LARGEST)
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
@@ -50,22 +54,23 @@ class Widths:
     def coordinates(self, widths: np.ndarray) -> np.ndarray:
         """Return the coordinates (p,) of widths (p,), clipped to the range."""
         widths = np.clip(widths, self.lower, self.upper)
-        return -0.5 * np.log(1 / np.square(widths) + self._floor)
+        # relative to the broad width, whose square may be out of range
+        return np.log(self._broad) - 0.5 * np.log1p(np.square(self._relative(widths)))
 
     def at(self, coordinates: Tensor) -> Tensor:
         """Return the widths (p,) at coordinates (p,), differentiable."""
-        floor, least = (
+        broad, least = (
             to_tensor(values, dtype=coordinates.dtype, device=coordinates.device)
-            for values in (self._floor, 1 / np.square(self.upper))
+            for values in (self._broad, np.square(self._relative(self.upper)))
         )
-        precision = torch.exp(-2 * coordinates) - floor
+        precision = torch.expm1(-2 * (coordinates - broad.log()))
         # at the bound rounding may leave less than the least precision: keep value and slope
-        return (precision + (least - precision).clamp_min(0).detach()).rsqrt()
+        return broad * (precision + (least - precision).clamp_min(0).detach()).rsqrt()
 
     def values(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the widths as an array; at the bound exactly the largest."""
-        precision = np.exp(-2 * coordinates) - self._floor
-        widths = np.maximum(precision, 1 / np.square(self.upper)) ** -0.5
+        precision = np.expm1(-2 * (coordinates - np.log(self._broad)))
+        widths = self._broad * np.maximum(precision, np.square(self._relative(self.upper))) ** -0.5
         at_bound = coordinates >= self.coordinates(self.upper) - 1e-12
         return np.where(at_bound, self.upper, np.clip(widths, self.lower, self.upper))
 

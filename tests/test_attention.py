@@ -209,3 +209,15 @@ def test_top_k_is_made_in_blocks_that_fit_repeated_rows_too(monkeypatch):
     with sklearn.config_context(working_memory=1):
         model.attention_weights(X, top_k=3)
     assert max(sizes) * 8 <= 2**20
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential"])
+@pytest.mark.parametrize("algorithm", ["dense", "blocks"])
+def test_far_queries_have_as_many_neighbors_as_their_attention_says(kernel, algorithm):
+    X = np.repeat(np.arange(5.0), 20)[:, None]
+    y = np.random.default_rng(0).normal(size=100)
+    model = NadarayaWatsonRegressor(0.5, kernel=kernel, algorithm=algorithm).fit(X, y)
+    queries = [[-1e8], [-1e5], [-1e3], [-13.0], [1.2], [40.0], [1e6]]
+    weights = model.attention_weights(queries)
+    expected = 1 / np.square(weights).sum(axis=1)
+    np.testing.assert_allclose(model.effective_neighbors(queries), expected, rtol=1e-9)

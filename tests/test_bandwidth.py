@@ -203,3 +203,12 @@ class _Failing:
         if self.after < 0:
             raise ZeroDivisionError
         return (-u).exp()
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-153, 1e140])
+def test_a_search_in_extreme_units_finds_the_same(scale):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    plain = NadarayaWatsonRegressor().fit(X, X[:, 0])
+    scaled = NadarayaWatsonRegressor().fit(X * [scale, 1], X[:, 0])
+    assert scaled.bandwidth_[0] / scale == pytest.approx(plain.bandwidth_[0], rel=0.1)
+    assert scaled.criterion_ < 0.1 * np.var(X[:, 0])

@@ -121,7 +121,7 @@ def test_the_report_tells_what_ran():
         "evaluator": "torch",
         "n_queries": 10,
         "n_keys": 1000,
-        "share_of_pairs": 1.0,
+        "share_of_pairs": 2.0,  # all were evaluated, and all again
         "rows_redone": 10,
         "audited_error": 0.0,
     }
@@ -156,6 +156,7 @@ def problem(**changes):
     ("changes", "chosen"),
     [
         ({"n_queries": 100, "n_keys": 1000}, "dense"),
+        ({"n_queries": 100, "n_keys": 1000, "keys": problem().keys * torch.nan}, "dense"),
         ({"kernel": KERNELS["tricube"]}, "blocks"),
         ({"dtype": torch.float32, "keys": problem().keys.float()}, "blocks"),
         ({"keys": problem().keys / 1e4, "dtype": torch.float32}, "dense"),
@@ -175,3 +176,37 @@ def test_what_is_prepared_already_counts_for_less():
         fresh = algorithm(1e-8).seconds(problem(n_queries=1000))
         again = algorithm(1e-8).seconds(problem(n_queries=1000, prepared=(name,)))
         assert again <= fresh
+
+
+def test_few_pairs_are_chosen_for_without_a_look_at_them(monkeypatch):
+    for algorithm in ALGORITHMS.values():
+        monkeypatch.setattr(algorithm, "unsupported_reasons", None)
+    assert choice.choose("auto", problem(n_queries=10)).name == "dense"
+
+
+def test_the_choice_is_made_once_for_like_predictions(monkeypatch):
+    X, y = data(3000)
+    model = NadarayaWatsonRegressor(0.1).fit(X, y)
+    model.predict(X)
+    model.predict(X)  # now knowing that the keys are prepared
+    monkeypatch.setattr(choice, "_FEWEST_PAIRS", None)  # another choice would fail
+    model.predict(X)
+
+
+def test_what_changes_while_it_is_prepared_is_not_kept():
+    class Estimator:
+        observations = "first"
+
+    estimator = Estimator()
+
+    def make():
+        estimator.observations = "second"
+        return "of the first, or of the second"
+
+    def state():
+        return estimator.observations, ()
+
+    _prepared.prepared_smoother(estimator, state, make)
+    assert estimator not in _prepared._smoothers
+    assert _prepared.prepared_smoother(estimator, state, lambda: "of the second")
+    assert estimator in _prepared._smoothers

@@ -8,7 +8,8 @@ error that is too large beside the mass). `KernelSums.report` tells what happene
 ``n_queries``, ``n_keys``
     Sizes.
 ``share_of_pairs``
-    Share of all pairs of a query and a key that were evaluated one by one.
+    Share of all pairs of a query and a key that were evaluated one by one, those of queries done
+    again included: above 1 where all pairs were evaluated and some twice.
 ``rows_redone``
     Number of queries that were done again exactly.
 ``audited_error``
@@ -96,7 +97,7 @@ class PreparedSums:
             plan = self.algorithm.plan(self.state, queries, exclude)
             plain = self.algorithm.sums(self.state, plan)
             redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
-            self._redo(plain, redone, queries, exclude)
+            n_pairs_redone = self._redo(plain, redone, queries, exclude)
         report = {
             "algorithm": self.algorithm.name,
             "n_queries": plain.shape[2],
@@ -105,6 +106,8 @@ class PreparedSums:
             "audited_error": 0.0,
             **self.algorithm.report(self.state, plan),
         }
+        possible = plain.shape[0] * plain.shape[2] * self.keys.shape[1]
+        report["share_of_pairs"] += n_pairs_redone / possible
         return KernelSums(redone.log_scale, plain.mT, report), plan, redone
 
     def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
@@ -115,8 +118,12 @@ class PreparedSums:
             rows = rows if mask is None else rows | mask
         return rows
 
-    def _redo(self, plain: Tensor, redone: Redone, queries, exclude: Tensor | None) -> None:
-        """Overwrite rows of the plain sums by exact ones, each relative to its nearest key."""
+    def _redo(self, plain: Tensor, redone: Redone, queries, exclude: Tensor | None) -> int:
+        """Overwrite rows of the plain sums by exact ones, each relative to its nearest key.
+
+        Returns the number of pairs that this took.
+        """
+        n_pairs = 0
         queries, exclude = identified(queries, exclude, self.keys)
         for b, rows in redone.members():
             key_set = self.key_set(b)
@@ -124,6 +131,8 @@ class PreparedSums:
                 plain[b, :, group] = shifted.sums(self.kernel, self.columns[b])
                 log_scale = shifted.log_scale(self.kernel)
                 redone.log_scale[b, group] = log_scale.to(plain.dtype)
+                n_pairs += shifted.n_pairs
+        return n_pairs
 
     def key_set(self, b: int) -> KeySet:
         """Return the keys of one member of the batch, ready for exact rows."""

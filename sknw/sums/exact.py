@@ -6,8 +6,8 @@ accuracy in the tails.
 
 The excess of a key's squared distance over the nearest key's is ``(z_j − a)(z_j + a − 2q)`` with a
 the nearest key. The difference of two squared distances would lose the keys' differences to
-rounding when the query is far; this form is exactly zero for keys alike, and accurate at any
-distance.
+rounding when the query is far; this form is exactly zero for keys alike, and as accurate at any
+distance as the points are.
 
 Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
 and keys, only blocks that matter meet.
@@ -66,6 +66,11 @@ class ShiftedRows(ABC):
     queries: Tensor
     key_set: "KeySet"
     exclude: Tensor | None
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that the sums evaluate."""
+        return len(self.queries) * len(self.key_set.keys)
 
     @abstractmethod
     def log_scale(self, kernel: Kernel) -> Tensor:
@@ -338,6 +343,11 @@ class CompiledRows(ShiftedRows):
     @cached_property
     def _keys(self) -> FusedPoints:
         return FUSED.points(self.key_set.layout.points[None])
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that the sums evaluate."""
+        return super().n_pairs if self._pairs is None else self._pairs.evaluated
 
     @property
     def _pairs(self) -> Pairs | None:

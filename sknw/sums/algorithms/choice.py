@@ -18,6 +18,8 @@ _FEWEST_PAIRS = 2e7
 def choose(algorithm: str, problem: Problem) -> Algorithm:
     """Return the algorithm of that name, or for ``"auto"`` the one that should be fastest.
 
+    Of few pairs that is all of them.
+
     Raises
     ------
     ValueError
@@ -25,6 +27,8 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
     """
     automatic = isinstance(algorithm, str) and algorithm == "auto"
     rtol = problem.rtol * (_GRADIENT_CARE if problem.needs_grad else 1.0)
+    if automatic and problem.n_pairs < _FEWEST_PAIRS:
+        return Dense(rtol)
     candidates = list(ALGORITHMS.values()) if automatic else [_named(algorithm)]
     able, refusals = [], []
     for candidate in (candidate(rtol) for candidate in candidates):
@@ -36,8 +40,6 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
         raise ValueError(
             f"No algorithm can do this problem: {'; '.join(refusals)}. Use algorithm='auto'."
         )
-    if len(able) == 1 or problem.n_pairs < _FEWEST_PAIRS:
-        return able[0]
     return min(able, key=lambda candidate: candidate.seconds(problem))
 
 

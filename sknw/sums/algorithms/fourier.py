@@ -77,6 +77,8 @@ class Grid:
         Keys without a value in any column are better left out: they only widen the box.
         """
         for low, high, whole in _boxes(keys):
+            if not np.isfinite(high - low).all():
+                return None
             grid = cls(low, high, whole, tolerance, max_bytes)
             sparse = 2 * len(keys) < math.prod(grid.modes)
             if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):

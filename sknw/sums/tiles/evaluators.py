@@ -17,6 +17,8 @@ def evaluator_for(
     kernel: Kernel, dtype: torch.dtype, device: torch.device, n_pairs: float
 ) -> Evaluator:
     """Return the evaluator for so many pairs of points."""
-    if n_pairs >= _FEWEST_FUSED_PAIRS and FUSED.accepts(kernel, dtype, device):
-        return FUSED
-    return TORCH
+    for evaluator in EVALUATORS.values():
+        fewest = _FEWEST_FUSED_PAIRS if evaluator is FUSED else 0
+        if n_pairs >= fewest and evaluator.accepts(kernel, dtype, device):
+            return evaluator
+    raise ValueError(f"No evaluator accepts kernel {kernel.name!r} in {dtype} on {device}.")
