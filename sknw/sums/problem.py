@@ -30,6 +30,8 @@ class Problem:
         The keys in bandwidth units, for algorithms that look at them before they answer.
     prepared : tuple of str, default=()
         Names of the algorithms that have prepared these keys already.
+    memo : dict
+        What was found out about the keys on the way.
     """
 
     kernel: Kernel
@@ -45,6 +47,7 @@ class Problem:
     rtol: float
     keys: Tensor | None = None
     prepared: tuple[str, ...] = ()
+    memo: dict = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n_pairs(self) -> int:

@@ -21,7 +21,7 @@ _PULL = 2.0  # a gradient takes so many times its sums
 _LAYOUT = 150e-9  # seconds of one core to sort a point along one feature
 _BOX_PAIR = 3e-9  # to compare a pair of boxes along one feature
 _SPREAD = {1: 45e-9, 2: 140e-9, 3: 800e-9}  # to spread a point onto a grid of so many axes
-_GRID_POINT = 20e-9  # of an FFT
+_GRID_POINT = 30e-9  # of an FFT, which few rows leave to one core
 _ACCELERATOR = 100  # an accelerator is so many times a core
 
 
@@ -46,8 +46,8 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
     columns = -(-problem.n_columns // 2)  # two travel as one complex column
     if problem.needs_grad:  # sums with moments, over keys and over queries
         columns += 2 * -(-problem.n_columns * (1 + problem.n_features) // 2)
-    seconds = columns * (n_points * _SPREAD[problem.n_features] + 2 * n_grid * _GRID_POINT)
-    return 2e-3 + problem.n_batch * seconds / speed(problem)
+    spreading = n_points * _SPREAD[problem.n_features] / speed(problem)
+    return 2e-3 + problem.n_batch * columns * (spreading + 2 * n_grid * _GRID_POINT)
 
 
 def speed(problem: Problem) -> float:

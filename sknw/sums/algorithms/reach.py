@@ -10,7 +10,7 @@ from sknw._arrays import to_numpy
 from sknw.kernels import Kernel
 from sknw.sums.problem import Problem
 
-_SAMPLED_KEYS, _SAMPLED_QUERIES = 2048, 128
+_SAMPLED_KEYS, _SAMPLED_QUERIES = 2048, 64
 
 
 def share_in_reach(problem: Problem, dropped: float, block_size: int) -> float:
@@ -25,7 +25,7 @@ def share_in_reach(problem: Problem, dropped: float, block_size: int) -> float:
     """
     if problem.keys is None:
         return 1.0
-    distances, step = _sampled_distances(problem.keys[0])
+    distances, step = _sampled_distances(problem)
     # the block around a query reaches as far as its `block_size`-th neighbour
     neighbor = min(distances.shape[1] - 1, -(-block_size // step))
     extent = distances[:, neighbor] * min(1.0, block_size / (step * neighbor)) ** (
@@ -50,18 +50,20 @@ def share_of_doubt(problem: Problem, grid: Any, least_share: float) -> float:
     if not grid.whole:
         sample = to_numpy(keys[:: -(-len(keys) // _SAMPLED_KEYS)])
         outside = float(((sample < grid.low) | (sample > grid.high)).any(axis=1).mean())
-    distances, _ = _sampled_distances(problem.keys[0])
+    distances, _ = _sampled_distances(problem)
     share = problem.kernel.profile(distances[:, 1:].square()).mean(dim=1)
     return outside + float((share < least_share).double().mean())
 
 
-def _sampled_distances(keys: Tensor) -> tuple[Tensor, int]:
+def _sampled_distances(problem: Problem) -> tuple[Tensor, int]:
     """Return the sorted distances of some keys from more keys, and how many keys one stands for."""
-    keys = keys.detach()
-    step = -(-len(keys) // _SAMPLED_KEYS)
-    sample = keys[::step].double()
-    queries = sample[:: -(-len(sample) // _SAMPLED_QUERIES)]
-    return torch.cdist(queries, sample).sort(dim=1).values, step
+    if "distances" not in problem.memo:
+        keys = problem.keys[0].detach()
+        step = -(-len(keys) // _SAMPLED_KEYS)
+        sample = keys[::step].double()
+        queries = sample[:: -(-len(sample) // _SAMPLED_QUERIES)]
+        problem.memo["distances"] = torch.cdist(queries, sample).sort(dim=1).values, step
+    return problem.memo["distances"]
 
 
 def _reach(kernel: Kernel, nearest: Tensor, share: float) -> Tensor:
