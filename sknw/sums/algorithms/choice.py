@@ -40,6 +40,8 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
         raise ValueError(
             f"No algorithm can do this problem: {'; '.join(refusals)}. Use algorithm='auto'."
         )
+    if len(able) == 1:
+        return able[0]
     return min(able, key=lambda candidate: candidate.seconds(problem))
 
 
