@@ -330,8 +330,8 @@ def a_problem():
     return Problem(
         kernel=KERNELS["gaussian"],
         n_batch=1,
-        n_queries=5,
-        n_keys=6,
+        n_queries=50_000,
+        n_keys=60_000,
         n_features=7,
         n_columns=2,
         dtype=torch.float64,

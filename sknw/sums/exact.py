@@ -30,7 +30,7 @@ from sknw.sums.tiles.fused import FusedPoints, Shift
 from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
-_WORTH_A_LAYOUT = 2e8  # pairs
+_WORTH_A_LAYOUT = 5e8  # pairs
 _KEY_BLOCK, _ROW_BLOCK = 256, 64
 # Rows whose weights are smaller (logarithm) underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
@@ -137,12 +137,20 @@ class KeySet:
         return self.weights > 0
 
     @cached_property
-    def layout(self) -> Layout:
-        """The keys that count in compact blocks, by their places among all keys."""
+    def as_they_stand(self) -> "CompiledKeys":
+        """The keys that count, for few rows."""
+        order = self.usable.nonzero().squeeze(1)
+        everything = len(order) == len(self.keys)
+        points = self.keys if everything else self.keys[order]
+        return CompiledKeys(order, FUSED.points(points[None]), everything, None)
+
+    @cached_property
+    def in_blocks(self) -> "CompiledKeys":
+        """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
-        size = max(_KEY_BLOCK, len(usable) // 2048)
-        layout = Layout.of(self.keys[usable], size)
-        return replace(layout, order=usable[layout.order])
+        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048))
+        points = FUSED.points(layout.points[None])
+        return CompiledKeys(usable[layout.order], points, False, layout)
 
     def shifted_groups(
         self,
@@ -165,6 +173,35 @@ class KeySet:
         size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
         for group in rows.split(size) if len(rows) else ():
             yield group, TorchRows.of(self, queries[group], _of(exclude, group))
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledKeys:
+    """Keys that count, as the compiled loops take them.
+
+    Parameters
+    ----------
+    order : Tensor of shape (n_usable,)
+        Their places among all keys.
+    points : FusedPoints
+        The keys in that order.
+    is_identity : bool
+        Whether these are all keys as they stand.
+    layout : Layout or None
+        Their compact blocks.
+    """
+
+    order: Tensor
+    points: FusedPoints
+    is_identity: bool
+    layout: Layout | None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def gathered(self, columns: Tensor) -> Tensor:
+        """Return columns (k, n) of all keys in this order, (1, k, n_usable)."""
+        return columns[None] if self.is_identity else columns[None, :, self.order]
 
 
 def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -314,6 +351,8 @@ class CompiledRows(ShiftedRows):
         Key that a row leaves out, or -1.
     layout : Layout
         The rows, sorted.
+    keys : CompiledKeys
+        The keys that count.
     meeting : Meeting or None
         Which of them meet which keys; None: all.
     """
@@ -322,6 +361,7 @@ class CompiledRows(ShiftedRows):
     key_set: KeySet
     exclude: Tensor | None
     layout: Layout
+    keys: CompiledKeys
     meeting: Meeting | None
 
     @classmethod
@@ -329,20 +369,17 @@ class CompiledRows(ShiftedRows):
         cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
-        keys = key_set.layout
         layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048))
-        met = None
-        if len(queries) * len(keys) >= _WORTH_A_LAYOUT:
-            met = meeting_of(kernel, layout, keys, key_set.weights[keys.order], key_set.rtol / 2)
-        return cls(queries, key_set, exclude, layout, met)
+        if len(queries) * len(key_set.keys) < _WORTH_A_LAYOUT:
+            return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None)
+        keys = key_set.in_blocks
+        weights = key_set.weights[keys.order]
+        met = meeting_of(kernel, layout, keys.layout, weights, key_set.rtol / 2)
+        return cls(queries, key_set, exclude, layout, keys, met)
 
     @cached_property
     def _rows(self) -> FusedPoints:
         return FUSED.points(self.layout.points[None])
-
-    @cached_property
-    def _keys(self) -> FusedPoints:
-        return FUSED.points(self.key_set.layout.points[None])
 
     @property
     def n_pairs(self) -> int:
@@ -358,7 +395,7 @@ class CompiledRows(ShiftedRows):
         """The sorted key that each sorted row leaves out, or -1."""
         if self.exclude is None:
             return None
-        keys = self.key_set.layout
+        keys = self.keys
         places = self.exclude.new_full((len(self.key_set.keys),), -1)
         places[keys.order] = torch.arange(len(keys))
         exclude = self.exclude[self.layout.order]
@@ -367,7 +404,7 @@ class CompiledRows(ShiftedRows):
     @cached_property
     def _shift(self) -> Shift:
         """Each sorted row's nearest key."""
-        return FUSED.nearest(self._rows, self._keys, self._exclude, self._pairs)
+        return FUSED.nearest(self._rows, self.keys.points, self._exclude, self._pairs)
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
@@ -376,9 +413,9 @@ class CompiledRows(ShiftedRows):
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
-        columns = columns[None, :, self.key_set.layout.order]
+        columns = self.keys.gathered(columns)
         sums = FUSED.sums(
-            kernel, self._rows, self._keys, columns, self._exclude, self._pairs, self._shift
+            kernel, self._rows, self.keys.points, columns, self._exclude, self._pairs, self._shift
         )
         return self.layout.unsorted(sums[0])
 
@@ -386,8 +423,8 @@ class CompiledRows(ShiftedRows):
         """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
         deep, plain_grad = self._in_plain_units(kernel, grad)
         total = grad.new_zeros((len(grad), len(self.key_set.keys)))
-        total[:, self.key_set.layout.order] = FUSED.sums(
-            kernel, self._keys, self._rows, plain_grad, *self._turned()
+        total[:, self.keys.order] = FUSED.sums(
+            kernel, self.keys.points, self._rows, plain_grad, *self._turned()
         )[0].to(grad.dtype)
         if len(deep):
             total += self._by_torch(deep).scatter_to_usable(kernel, grad[:, deep])
@@ -395,17 +432,16 @@ class CompiledRows(ShiftedRows):
 
     def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
-        keys = self.key_set.layout
         deep, plain_grad = self._in_plain_units(kernel, grad)
-        columns_in_use = columns[None, :, keys.order]
+        columns_in_use = self.keys.gathered(columns)
         of_rows = FUSED.pull(
-            kernel, self._rows, self._keys, grad[None, :, self.layout.order], columns_in_use,
+            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order], columns_in_use,
             self._exclude, self._pairs, shift=self._shift,
         )  # fmt: skip
         of_rows = self.layout.unsorted(of_rows[0].mT).mT
         of_keys = of_rows.new_zeros(self.key_set.keys.shape)
-        of_keys[keys.order] = FUSED.pull(
-            kernel, self._keys, self._rows, columns_in_use, plain_grad, *self._turned()
+        of_keys[self.keys.order] = FUSED.pull(
+            kernel, self.keys.points, self._rows, columns_in_use, plain_grad, *self._turned()
         )[0]
         if len(deep):
             of_keys += self._by_torch(deep).pull(kernel, grad[:, deep], columns)[1]
@@ -414,8 +450,8 @@ class CompiledRows(ShiftedRows):
     def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
         """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
         return FUSED.pull(
-            kernel, self._rows, self._keys, grad[None, :, self.layout.order],
-            columns[None, :, self.key_set.layout.order], self._exclude, self._pairs,
+            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order],
+            self.keys.gathered(columns), self._exclude, self._pairs,
             squared=True, shift=self._shift,
         )[0].sum(dim=0)  # fmt: skip
 
@@ -433,7 +469,7 @@ class CompiledRows(ShiftedRows):
     def _turned(self) -> tuple[Tensor | None, Pairs | None]:
         """Return what keys leave out and which rows they meet, for sums over the rows."""
         pairs = None if self.meeting is None else self.meeting.turned
-        return swapped_exclude(self._exclude, len(self.key_set.layout)), pairs
+        return swapped_exclude(self._exclude, len(self.keys)), pairs
 
 
 def _log_weight(kernel: Kernel, squared_distance: Tensor) -> Tensor:
