@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw._arrays import to_tensor
 from sknw._observations import Observations
 from sknw.kernels import Kernel
 from sknw.smoother import smooth
@@ -86,13 +86,12 @@ class LeaveOneOut:
         policy has none (``"nan"``, ``"raise"``), with the error of the mean of the others.
         """
         n = observations.n_keys
-        order = _compact_order(observations)
         single = observations.y.shape[1] == 1
         has_value = empty_neighborhood in ("nearest", "mean")
         return cls(
-            rows=to_tensor(observations.keys[order], dtype=dtype, device=device),
-            values=to_tensor(observations.y[:n][order], dtype=dtype, device=device),
-            weights=to_tensor(observations.weights[order], dtype=dtype, device=device),
+            rows=to_tensor(observations.keys, dtype=dtype, device=device),
+            values=to_tensor(observations.y[:n], dtype=dtype, device=device),
+            weights=to_tensor(observations.weights, dtype=dtype, device=device),
             variance=to_tensor(observations.y_variance, dtype=dtype, device=device),
             unit=float(observations.y_variance[0] * observations.y_scale[0] ** 2)
             if single
@@ -218,14 +217,16 @@ class LeaveOneOut:
             return self
         return replace(self, held_out=self._draw(size, random_state))
 
+    def in_compact_order(self) -> "LeaveOneOut":
+        """Return the problem with near keys together, where many keys make that worthwhile."""
+        if len(self) < _WORTH_SORTING:
+            return self
+        spread = to_tensor(self.spread, dtype=self.rows.dtype, device=self.rows.device)
+        order = Layout.of(self.rows / spread, _SORTED_TO).order
+        return replace(
+            self, rows=self.rows[order], values=self.values[order], weights=self.weights[order]
+        )
+
     def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
         chosen = np.sort(random_state.choice(len(self), size, replace=False))
         return to_tensor(chosen, dtype=torch.int64, device=self.rows.device)
-
-
-def _compact_order(observations: Observations) -> np.ndarray | slice:
-    """Return an order in which near keys stand together, where many keys make that worthwhile."""
-    if observations.n_keys < _WORTH_SORTING:
-        return slice(None)
-    scaled = to_tensor(observations.keys / observations.spread, dtype=torch.float64, device="cpu")
-    return to_numpy(Layout.of(scaled, _SORTED_TO).order)

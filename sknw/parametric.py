@@ -170,6 +170,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         metric = METRICS[self.metric]() if isinstance(self.metric, str) else clone(self.metric)
         w_init = self._first_start(metric, task.n_features)
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
+        task = task.in_compact_order()
         module = metric.build(task.n_features)
         bandwidth = np.broadcast_to(selection.bandwidth, (task.n_features,))
         trained = train(

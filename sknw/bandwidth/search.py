@@ -106,6 +106,7 @@ def _search_all(task: LeaveOneOut, random_state: np.random.RandomState) -> _Foun
 
 def _search_large(task: LeaveOneOut, random_state: np.random.RandomState) -> _Found:
     """Search on a subset of the rows, then go on from there with all of them as neighbours."""
+    task = task.in_compact_order()
     part = task.subsample(_PART, random_state)
     rough = _search_all(part, random_state).minimum
     shrinkage = (len(part) / len(task)) ** (1 / (task.n_features + 4))

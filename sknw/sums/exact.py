@@ -355,6 +355,8 @@ class CompiledRows(ShiftedRows):
         The keys that count.
     meeting : Meeting or None
         Which of them meet which keys; None: all.
+    exactly : bool
+        Whether the nearest key has to be just that, ties included.
     """
 
     queries: Tensor
@@ -363,6 +365,7 @@ class CompiledRows(ShiftedRows):
     layout: Layout
     keys: CompiledKeys
     meeting: Meeting | None
+    exactly: bool
 
     @classmethod
     def of(
@@ -370,12 +373,13 @@ class CompiledRows(ShiftedRows):
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
         layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048))
+        exactly = kernel.tail is _nearest_tail
         if len(queries) * len(key_set.keys) < _WORTH_A_LAYOUT:
-            return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None)
+            return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
         weights = key_set.weights[keys.order]
         met = meeting_of(kernel, layout, keys.layout, weights, key_set.rtol / 2)
-        return cls(queries, key_set, exclude, layout, keys, met)
+        return cls(queries, key_set, exclude, layout, keys, met, exactly)
 
     @cached_property
     def _rows(self) -> FusedPoints:
@@ -404,7 +408,9 @@ class CompiledRows(ShiftedRows):
     @cached_property
     def _shift(self) -> Shift:
         """Each sorted row's nearest key."""
-        return FUSED.nearest(self._rows, self.keys.points, self._exclude, self._pairs)
+        return FUSED.nearest(
+            self._rows, self.keys.points, self._exclude, self._pairs, exactly=self.exactly
+        )
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""

@@ -28,6 +28,8 @@ from sknw.sums.tiles.pairs import Pairs
 
 _CHUNKS_PER_THREAD = 8
 _PAIRS_PER_THREAD = 2e6  # below, starting a thread costs more than it brings
+# Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
+_FAR = {8: 1e6, 4: 1e2}
 _NONE = np.empty(0, dtype=np.int64)
 _switched_off = threading.local()
 
@@ -143,11 +145,18 @@ class Fused(Evaluator):
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
     def nearest(
-        self, queries: FusedPoints, keys: FusedPoints, exclude: Tensor | None, pairs: Pairs | None
+        self,
+        queries: FusedPoints,
+        keys: FusedPoints,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+        *,
+        exactly: bool,
     ) -> Shift:
         """Return each query's nearest key, for one set.
 
-        First by rounded distances, then by what others are nearer than that.
+        First by rounded distances; then, where rounding may matter or it has to be `exactly` that
+        key, by what others are nearer.
         """
         queries, exclude = _with_identity(queries, keys, exclude)
         pairs = pairs or Pairs.all(len(queries), len(keys), keys.features.shape[1])
@@ -167,8 +176,10 @@ class Fused(Evaluator):
 
         rough, index = search(np.empty((len(points[1]), 0), dtype=keys.dtype))
         anchors = np.ascontiguousarray(points[1][:, index])
-        excess, nearer = search(anchors)
-        anchors = np.where(excess < 0, points[1][:, nearer], anchors)
+        reached = rough[np.isfinite(rough)]
+        if exactly or reached.max(initial=0.0) > _FAR[keys.dtype.itemsize]:
+            excess, nearer = search(anchors)
+            anchors = np.where(excess < 0, points[1][:, nearer], anchors)
         squared = np.square(points[0] - anchors).sum(axis=0)
         squared[np.isinf(rough)] = np.inf
         return Shift(squared, anchors)
