@@ -153,7 +153,7 @@ class Nufft(Algorithm):
         aim = _HEADROOM * self.rtol * poor_mass / (need * total)
         found = _transformed(to_numpy(keys), to_numpy(columns), float(np.clip(aim, *_TOLERANCES)))
         sums, served = found.sums.at(to_numpy(probes))
-        rounding = np.finfo(np.float64).eps * total
+        rounding = np.finfo(np.float64).eps * float(exact[0].max())
         error = _SAFETY * float(np.abs(sums - exact)[:, served].max(initial=rounding))
         return replace(found, error=error / total, least_mass=error * need / self.rtol)
 
