@@ -226,7 +226,7 @@ class Smoother:
     def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
         """Return the algorithm for these queries (m, d); None: for the keys themselves."""
         n_queries = len(self.keys if queries is None else queries)
-        like = (n_queries.bit_length(), queries is None, exclude is None, *self._prepared)
+        like = (n_queries.bit_length(), queries is None, exclude is None)
         if like not in self._chosen:  # looking at the keys takes time
             self._chosen[like] = self._choose(queries, exclude)
         return self._chosen[like]

@@ -188,7 +188,6 @@ def test_the_choice_is_made_once_for_like_predictions(monkeypatch):
     X, y = data(3000)
     model = NadarayaWatsonRegressor(0.1).fit(X, y)
     model.predict(X)
-    model.predict(X)  # now knowing that the keys are prepared
     monkeypatch.setattr(choice, "_FEWEST_PAIRS", None)  # another choice would fail
     model.predict(X)
 
