@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from problems import problem
 
-from sknw.kernels import KERNELS
+from sknw.kernels import KERNELS, as_kernel
 from sknw.sums import kernel_sums
 from sknw.sums.algorithms import blocks as blocks_module
 from sknw.sums.algorithms.blocks import Blocks
-from sknw.sums.problem import Problem
 from sknw.sums.tiles.evaluators import FUSED, TORCH
 from sknw.sums.tiles.fused import disabled
 from sknw.sums.tiles.pairs import Layout, Pairs, meeting_of
@@ -145,23 +145,8 @@ def test_all_pairs_are_all():
 
 
 def test_a_function_that_might_grow_is_refused():
-    from sknw.kernels import as_kernel
-
     def ring(u):
         return torch.exp(-((u - 2) ** 2))
 
-    problem = Problem(
-        kernel=as_kernel(ring),
-        n_batch=1,
-        n_queries=5,
-        n_keys=5,
-        n_features=1,
-        n_columns=2,
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-        needs_grad=False,
-        leave_one_out=False,
-        rtol=1e-8,
-    )
-    (reason,) = Blocks(1e-8).unsupported_reasons(problem)
+    (reason,) = Blocks(1e-8).unsupported_reasons(problem(kernel=as_kernel(ring)))
     assert "is not known to fall with the distance" in reason

@@ -8,13 +8,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from problems import problem
 from sklearn.base import clone
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor, _prepared
 from sknw.kernels import KERNELS
 from sknw.sums import ALGORITHMS, PreparedSums
 from sknw.sums.algorithms import choice
-from sknw.sums.problem import Problem
 
 
 def data(n=300, d=2, seed=0):
@@ -132,24 +132,6 @@ def test_the_report_tells_what_ran():
     assert 0 < model.sums_report_["share_of_pairs"] < 1
     model.predict_loo()
     assert model.sums_report_["n_queries"] == 1000
-
-
-def problem(**changes):
-    settings = {
-        "kernel": KERNELS["gaussian"],
-        "n_batch": 1,
-        "n_queries": 1_000_000,
-        "n_keys": 1_000_000,
-        "n_features": 2,
-        "n_columns": 2,
-        "dtype": torch.float64,
-        "device": torch.device("cpu"),
-        "needs_grad": False,
-        "leave_one_out": True,
-        "rtol": 1e-8,
-        "keys": torch.rand(1, 5000, 2, generator=torch.Generator().manual_seed(0)).double() * 100,
-    }
-    return Problem(**{**settings, **changes})
 
 
 @pytest.mark.parametrize(

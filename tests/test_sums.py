@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from problems import problem
 
 from sknw.kernels import KERNELS
-from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, Problem, kernel_sums
+from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, kernel_sums
 from sknw.sums.algorithms import choice as choice_module
 from sknw.sums.tiles import torch_tiles as tiles_module
 
@@ -292,11 +293,12 @@ def test_an_algorithm_reuses_the_state_of_the_same_keys():
     dense = ALGORITHMS["dense"](1e-8)
     keys, columns = points(50, 2, seed=1), columns_of(50, 2, seed=2)
     first = PreparedSums.of(KERNELS["gaussian"], keys, columns, dense)
-    again = PreparedSums.of(KERNELS["gaussian"], keys, 2 * columns, dense, like=first.state)
-    assert again.state.forms is first.state.forms
-    torch.testing.assert_close(again.sums(None).sums, 2 * first.sums(None).sums)
-    others = PreparedSums.of(KERNELS["gaussian"], keys.clone(), columns, dense, like=first.state)
-    assert others.state.forms is not first.state.forms
+    again = dense.prepare(KERNELS["gaussian"], keys, 2 * columns, first.state)
+    assert again.forms is first.state.forms
+    doubled = dense.sums(again, dense.plan(again, None, None))
+    torch.testing.assert_close(doubled.mT, 2 * first.sums(None).sums)
+    others = dense.prepare(KERNELS["gaussian"], keys.clone(), columns, first.state)
+    assert others.forms is not first.state.forms
 
 
 def test_memory_kept_for_tiles_outlives_inference_mode_and_serves_several_threads():
@@ -326,44 +328,28 @@ class Picky(Algorithm):
     seconds = prepare = plan = sums = never_asked
 
 
-def a_problem():
-    return Problem(
-        kernel=KERNELS["gaussian"],
-        n_batch=1,
-        n_queries=50_000,
-        n_keys=60_000,
-        n_features=7,
-        n_columns=2,
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-        needs_grad=False,
-        leave_one_out=False,
-        rtol=1e-8,
-    )
-
-
 def test_a_refusal_names_every_reason(monkeypatch):
     monkeypatch.setattr(choice_module, "ALGORITHMS", {"picky": Picky})
     message = (
-        "No algorithm can do this problem: picky: it is Tuesday, 7 features are too many. "
+        "No algorithm can do this problem: picky: it is Tuesday, 2 features are too many. "
         "Use algorithm='auto'."
     )
     for name in ("picky", "auto"):
         with pytest.raises(ValueError, match=message):
-            choice_module.choose(name, a_problem())
+            choice_module.choose(name, problem())
 
 
 def test_auto_takes_the_first_that_can(monkeypatch):
     dense = ALGORITHMS["dense"]
     monkeypatch.setattr(choice_module, "ALGORITHMS", {"picky": Picky, "dense": dense})
-    assert type(choice_module.choose("auto", a_problem())) is dense
+    assert type(choice_module.choose("auto", problem())) is dense
 
 
 def test_an_unknown_algorithm_is_refused():
     with pytest.raises(
         ValueError, match=r"algorithm must be 'auto' or one of \['dense', .*; got 'x'"
     ):
-        choice_module.choose("x", a_problem())
+        choice_module.choose("x", problem())
 
 
 def test_nothing_depends_on_the_global_generators():

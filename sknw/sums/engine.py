@@ -75,16 +75,11 @@ class PreparedSums:
 
     @classmethod
     def of(
-        cls,
-        kernel: Kernel,
-        keys: Tensor,
-        columns: Tensor,
-        algorithm: Algorithm,
-        like: Any | None = None,
+        cls, kernel: Kernel, keys: Tensor, columns: Tensor, algorithm: Algorithm
     ) -> "PreparedSums":
-        """Let the algorithm prepare, with the work of a state of the same keys if there is one."""
+        """Let the algorithm prepare."""
         with full_precision(keys):
-            state = algorithm.prepare(kernel, keys, columns, like)
+            state = algorithm.prepare(kernel, keys, columns)
         return cls(kernel, keys, columns, algorithm, state)
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
@@ -100,9 +95,11 @@ class PreparedSums:
             n_pairs_redone = self._redo(plain, redone, queries, exclude)
         report = {
             "algorithm": self.algorithm.name,
+            "evaluator": None,
             "n_queries": plain.shape[2],
             "n_keys": self.keys.shape[1],
             "rows_redone": int(redone.rows.sum()),
+            "share_of_pairs": 0.0,
             "audited_error": 0.0,
             **self.algorithm.report(self.state, plan),
         }

@@ -32,7 +32,7 @@ from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 _KEYS_PER_TILE = 2048
 _WORTH_A_LAYOUT = 5e7  # pairs
 _KEY_BLOCK, _ROW_BLOCK = 256, 64
-# Rows whose weights are smaller (logarithm) underflow beside a gradient.
+# Logarithm of the largest weight, and of one that does not underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 _DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
@@ -60,8 +60,19 @@ def nearest_kernel(kernel: Kernel) -> Kernel:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class ShiftedRows(ABC):
-    """Queries (m, d) against keys (n, d), with each row's nearest key as its unit of weight."""
+    """Queries against keys, with each row's nearest key as its unit of weight.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (m, d)
+        Rows in bandwidth units.
+    key_set : KeySet
+        The keys, (n, d).
+    exclude : Tensor of shape (m,) or None
+        Key that a row leaves out, or -1.
+    """
 
     queries: Tensor
     key_set: "KeySet"
@@ -214,21 +225,14 @@ class TorchRows(ShiftedRows):
 
     Parameters
     ----------
-    queries : Tensor of shape (m, d)
-        Rows in bandwidth units.
-    key_set : KeySet
-        The keys.
-    exclude : Tensor of shape (m,) or None
-        Key that a row leaves out, or -1.
+    queries, key_set, exclude
+        As in `ShiftedRows`.
     nearest : Tensor of shape (m, 1)
         The smallest squared distance of each row; infinity without any key.
     anchors : Tensor of shape (m, d)
         The key at that distance.
     """
 
-    queries: Tensor
-    key_set: KeySet
-    exclude: Tensor | None
     nearest: Tensor
     anchors: Tensor
 
@@ -343,12 +347,8 @@ class CompiledRows(ShiftedRows):
 
     Parameters
     ----------
-    queries : Tensor of shape (m, d)
-        Rows in bandwidth units.
-    key_set : KeySet
-        The keys.
-    exclude : Tensor of shape (m,) or None
-        Key that a row leaves out, or -1.
+    queries, key_set, exclude
+        As in `ShiftedRows`.
     layout : Layout
         The rows, sorted.
     keys : CompiledKeys
@@ -359,9 +359,6 @@ class CompiledRows(ShiftedRows):
         Whether the nearest key has to be just that, ties included.
     """
 
-    queries: Tensor
-    key_set: KeySet
-    exclude: Tensor | None
     layout: Layout
     keys: CompiledKeys
     meeting: Meeting | None

@@ -100,5 +100,5 @@ class Algorithm(ABC):
         return swapped_sums(self, state, plan, state.kernel, grad)
 
     def report(self, state: Any, plan: Any) -> dict:
-        """Return what a user may want to know about these sums."""
+        """Return what a user may want to know: the entries of `sknw.sums.engine` that it knows."""
         return {}

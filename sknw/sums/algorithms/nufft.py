@@ -79,11 +79,6 @@ class Nufft(Algorithm):
 
     name = "nufft"
 
-    def __init__(self, rtol: float):
-        super().__init__(rtol)
-        self._looked_at: Problem | None = None
-        self._found: Grid | None = None
-
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Say what has no fast transform, or no room for its grid."""
         kernel, reasons = problem.kernel, []
@@ -109,10 +104,10 @@ class Nufft(Algorithm):
 
     def _grid(self, problem: Problem) -> Grid | None:
         """Return the grid that the first member of the batch would need."""
-        if self._looked_at is not problem:
-            self._found = _grid_of(to_numpy(problem.keys[0]), self._typical_tolerance)
-            self._looked_at = problem
-        return self._found
+        if "grid" not in problem.memo:
+            grid = _grid_of(to_numpy(problem.keys[0]), self._typical_tolerance)
+            problem.memo["grid"] = grid
+        return problem.memo["grid"]
 
     @property
     def _typical_tolerance(self) -> float:

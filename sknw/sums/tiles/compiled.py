@@ -47,7 +47,7 @@ FORMS = ("profile", "slope", "square")
     _POWER,
     _NEAREST,
 ) = range(len(FAMILIES))
-_PROFILE, _SLOPE, _SQUARE = range(len(FORMS))
+_, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
@@ -554,17 +554,6 @@ def _leaves_out(exclude, i, start, stop):
 
 
 @_compiled
-def _next_run(gaps, limits, query_limit, box, first, last):
-    """Return the next run of boxes, from `box` on, that the query reaches; (last, last): none."""
-    while box < last and gaps[box - first] > max(query_limit, limits[box]):
-        box += 1
-    end = box
-    while end < last and gaps[end - first] <= max(query_limit, limits[end]):
-        end += 1
-    return box, end
-
-
-@_compiled
 def _fill_gaps(queries, i, low, high, first, last, gaps):
     """Squared distances of query i from the boxes first:last."""
     n = np.uint64(last - first)
@@ -578,6 +567,25 @@ def _fill_gaps(queries, i, low, high, first, last, gaps):
             for j in range(n):
                 gap = max(max(low0[j] - q0, q0 - high0[j]), _0)
                 gaps[j] += gap * gap
+
+
+@_compiled
+def _find_runs(queries, i, low, high, query_limit, limits, box, end, gaps, runs):
+    """Fill `runs` with the runs of boxes in box:end that query i reaches; return their number."""
+    if not low.shape[1]:
+        runs[0, 0], runs[0, 1] = box, end
+        return 1
+    _fill_gaps(queries, i, low, high, box, end, gaps)
+    n_runs, within = 0, False
+    for c in range(box, end):
+        reached = gaps[c - box] <= max(query_limit, limits[c])
+        if reached and not within:
+            runs[n_runs, 0] = c
+            n_runs += 1
+        if reached:
+            runs[n_runs - 1, 1] = c + 1
+        within = reached
+    return n_runs
 
 
 @_compiled
@@ -644,10 +652,10 @@ def add_sums(
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
     buffer, other = _buffer(places, queries), _buffer(places, queries)
-    gaps = np.zeros(_BLOCK, queries.dtype)
-    pruned, evaluated = low.shape[1] > 0, 0
+    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    evaluated = 0
     powers = family == _POWER and uniform and len(columns) == 2
-    pairwise = powers and not pruned and keys.shape[0] >= 4
+    pairwise = powers and low.shape[1] == 0 and keys.shape[0] >= 4
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
             box = starts[r]
@@ -655,23 +663,21 @@ def add_sums(
                 end = _end_of_chunk(places, box, stops[r])
                 i = blocks[b]
                 while i < blocks[b + 1]:
-                    run, run_end, step = box, end, 1
-                    if pruned:
-                        _fill_gaps(queries, i, low, high, box, end, gaps)
-                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
-                    while run < run_end:
-                        start, stop = places[run], places[run_end]
+                    step = 1
+                    for t in range(
+                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
+                    ):
+                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
                         evaluated += stop - start
-                        alone = _leaves_out(exclude, i, start, stop)
-                        if pairwise and not alone and i + 1 < blocks[b + 1]:
-                            alone = _leaves_out(exclude, i + 1, start, stop)
-                            step = 1 if alone else 2
+                        everything = not _leaves_out(exclude, i, start, stop)
+                        if pairwise and everything and i + 1 < blocks[b + 1]:
+                            step = 1 if _leaves_out(exclude, i + 1, start, stop) else 2
                         if step == 2:
                             evaluated += stop - start
                             _add_powers_of_two(
                                 queries, i, keys, start, stop, columns[1], buffer, other, out
                             )
-                        elif powers and not _leaves_out(exclude, i, start, stop):
+                        elif powers and everything:
                             _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
                         else:
                             _weights(
@@ -679,7 +685,6 @@ def add_sums(
                                 form, buffer,
                             )  # fmt: skip
                             _add_columns(buffer, columns, start, stop, i, out)
-                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
                     i += step
                 box = end
     return evaluated
@@ -752,20 +757,18 @@ def add_pulls(
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
     buffer, products = _buffer(places, queries), _buffer(places, queries)
-    gaps = np.zeros(_BLOCK, queries.dtype)
-    pruned, evaluated = low.shape[1] > 0, 0
+    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    evaluated = 0
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
             box = starts[r]
             while box < stops[r]:
                 end = _end_of_chunk(places, box, stops[r])
                 for i in range(blocks[b], blocks[b + 1]):
-                    run, run_end = box, end
-                    if pruned:
-                        _fill_gaps(queries, i, low, high, box, end, gaps)
-                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
-                    while run < run_end:
-                        start, stop = places[run], places[run_end]
+                    for t in range(
+                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
+                    ):
+                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
                         evaluated += stop - start
                         _weights(
                             queries,
@@ -784,7 +787,6 @@ def add_pulls(
                             queries, i, keys, left, right, start, stop, squared, buffer, products,
                             out,
                         )  # fmt: skip
-                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
                 box = end
     return evaluated
 
@@ -797,20 +799,18 @@ def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index
     """
     blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
     buffer = _buffer(places, queries)
-    gaps = np.zeros(_BLOCK, queries.dtype)
-    pruned, evaluated = low.shape[1] > 0, 0
+    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    evaluated = 0
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
             box = starts[r]
             while box < stops[r]:
                 end = _end_of_chunk(places, box, stops[r])
                 for i in range(blocks[b], blocks[b + 1]):
-                    run, run_end = box, end
-                    if pruned:
-                        _fill_gaps(queries, i, low, high, box, end, gaps)
-                        run, run_end = _next_run(gaps, limits, reaches[b], box, box, end)
-                    while run < run_end:
-                        start, stop = places[run], places[run_end]
+                    for t in range(
+                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
+                    ):
+                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
                         evaluated += stop - start
                         if anchors.shape[1]:
                             _excesses(queries, i, keys, anchors, start, stop, buffer)
@@ -827,6 +827,5 @@ def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index
                             while buffer[j] != smallest:
                                 j += 1
                             index[i] = start + j
-                        run, run_end = _next_run(gaps, limits, reaches[b], run_end, box, end)
                 box = end
     return evaluated
