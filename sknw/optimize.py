@@ -76,6 +76,11 @@ class Objective:
         """Number of distinct parameters at which the loss was computed."""
         return len(self._seen)
 
+    @property
+    def path(self) -> tuple[list[np.ndarray], list[float]]:
+        """The parameters at which the loss was computed, and the losses, in their order."""
+        return [np.frombuffer(x) for x in self._seen], list(self._seen.values())
+
     def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
         parameters = to_tensor(x, dtype=torch.float64, device=self.device).clone()
         parameters.requires_grad_(requires_grad)

@@ -131,6 +131,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         *,
         bandwidth="scott",
         kernel="gaussian",
+        categorical_features="from_dtype",
         w_init=None,
         alpha=0.0,
         solver="lbfgs",
@@ -150,6 +151,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.metric = metric
         self.bandwidth = bandwidth
         self.kernel = kernel
+        self.categorical_features = categorical_features
         self.w_init = w_init
         self.alpha = alpha
         self.solver = solver
@@ -172,7 +174,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
         task = task.in_compact_order()
         module = metric.build(task.n_features)
-        bandwidth = np.broadcast_to(selection.bandwidth, (task.n_features,))
+        bandwidth = np.broadcast_to(selection.widths, (task.n_features,))
         trained = train(
             self.solver,
             TrainingProblem(module, task, bandwidth, float(self.alpha)),
@@ -187,7 +189,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             n_starts=self.n_starts,
             random_state=random_state,
         )
-        self.bandwidth_ = selection.bandwidth
+        self.bandwidth_ = self._observations.features.bandwidth(selection.widths)
         self._keep(metric, module, trained)
 
     def _first_start(self, metric: ScaleMetric, n_features: int) -> np.ndarray | None:

@@ -11,10 +11,10 @@ ROOT = Path(sknw.__file__).parent
 
 # From the lowest room to the highest; a room may import its own layer's files and lower ones.
 LAYERS = [
-    ["_types", "_compat", "_threads", "_arrays", "_observations"],
+    ["_types", "_compat", "_threads", "_arrays", "_features", "_observations"],
     ["kernels", "metrics"],
     ["sums"],
-    ["smoother", "widths", "optimize", "leave_one_out"],
+    ["smoother", "local_smoother", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
     ["_attention", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
