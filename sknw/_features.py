@@ -189,7 +189,10 @@ class Features:
 
     def numeric_part(self, X: Any) -> Any:
         """Return the columns of X that are numbers, in the container that they came in."""
-        return _Table.of(X).take(np.flatnonzero(~self.is_categorical))
+        table = _Table.of(X)
+        if self.is_categorical.all():
+            return np.empty((len(table.X), 0))
+        return table.take(np.flatnonzero(~self.is_categorical))
 
     def columns(self, X: Any, numbers: np.ndarray) -> np.ndarray:
         """Return all columns (n_rows, n_columns), given the checked numbers among them."""

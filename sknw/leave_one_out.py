@@ -27,7 +27,7 @@ _SPREAD_FRACTION = 1e-7
 _EXTENT_MULTIPLE = 1e4
 _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
 _SCAN_POINTS = 16
-_POLISH_PAIRS = 2e9
+_POLISH_PAIRS = 5e8
 _SCAN_POINTS_ONE_PARAMETER = 60
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
@@ -267,7 +267,7 @@ class LeaveOneOut:
         if self.kernel.has_smooth_loss and not has_kinks:
             return 0
         affordable = _POLISH_PAIRS / len(self) ** 2
-        return int(np.clip(affordable, 10 * self.n_parameters, 40 * self.n_parameters))
+        return int(np.clip(affordable, 20 * self.n_parameters, 150 * self.n_parameters))
 
     def scan_bandwidths(self) -> np.ndarray:
         """Return widths (n_points, n_parameters) from narrow to wide, in equal log-steps.

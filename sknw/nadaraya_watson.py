@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
 from sknw.bandwidth import Selection, resolve_bandwidth
@@ -191,6 +192,25 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             kind=self._neighbor_kind,
             empty_neighborhood=self.empty_neighborhood,
         )
+
+    def aitchison_aitken(self):
+        """Return what Aitchison and Aitken's kernel calls the λ of the unordered features.
+
+        Their kernel is ``1 − λ`` for a match and ``λ/(c − 1)`` for a mismatch of c categories; it
+        gives the same weights as ``λ^{1(a≠b)}`` does with the λ of `bandwidth_`.
+
+        Returns
+        -------
+        lambdas : ndarray of shape (n_features_in_,)
+            NaN for every other feature.
+        """
+        check_is_fitted(self)
+        lambdas = np.full(self.n_features_in_, np.nan)
+        for index, categories in self._observations.features.categories.items():
+            if not categories.ordered:
+                mismatches = (categories.n_categories - 1) * self.bandwidth_[index]
+                lambdas[index] = mismatches / (1 + mismatches)
+        return lambdas
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         return scaled
