@@ -12,7 +12,7 @@ from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
 from sknw._compat import Interval, StrOptions
 from sknw._types import warn_user
-from sknw.bandwidth import resolve_bandwidth
+from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, ScaleMetric
 from sknw.training import SOLVERS, Settings, Trained, TrainingProblem, train
@@ -171,6 +171,11 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         metric = METRICS[self.metric]() if isinstance(self.metric, str) else clone(self.metric)
         w_init = self._first_start(metric, task.n_features)
+        if isinstance(self.bandwidth, NeighborBandwidth):
+            raise ValueError(
+                "bandwidth must be the same everywhere where a metric is learned: a number, an "
+                "array, a rule or a BandwidthSearch; got a NeighborBandwidth."
+            )
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
         task = task.in_compact_order()
         module = metric.build(task.n_features)
