@@ -14,6 +14,7 @@ from matplotlib.colors import PowerNorm, to_hex
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression
@@ -167,8 +168,26 @@ def test_no_mark_or_text_has_the_colour_of_the_page(displays, name, style):
 
 @pytest.mark.parametrize("name", sknw.plotting.__all__)
 def test_texts_of_a_figure_do_not_overlap(displays, name):
-    display = displays[name].plot()
-    figure = display.figure_
+    assert_texts_do_not_overlap(displays[name].plot().figure_)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 4), (2, 2)])
+def test_texts_of_panels_do_not_overlap(shape):
+    weights = np.random.default_rng(0).dirichlet(np.ones(300), size=(*shape, 300))
+    values = np.linspace(-1000, 1000, 300)
+    display = AttentionDisplay.from_weights(
+        weights, titles=["a title"] * np.prod(shape), query_values=values, key_values=values
+    )
+    assert_texts_do_not_overlap(display.plot().figure_)
+
+
+def test_texts_of_a_path_do_not_overlap():
+    tried = np.random.default_rng(0).uniform(size=(20, 4))
+    display = BandwidthPathDisplay(tried, tried[:, 0], is_categorical=[0, 0, 1, 0], irrelevant=[1])
+    assert_texts_do_not_overlap(display.plot().figure_)
+
+
+def assert_texts_do_not_overlap(figure):
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     texts = [
@@ -267,7 +286,7 @@ def test_attention_is_summed_over_keys_and_averaged_over_queries(curve, model, t
     ]
     np.testing.assert_allclose(display.weights, expected, rtol=1e-10)
     np.testing.assert_allclose(display.weights.sum(axis=1), 1, rtol=1e-10)
-    assert "of a cell" in display.plot().colorbar_.ax.get_ylabel()
+    assert "weight of a cell" in display.plot().colorbar_.ax.get_ylabel()
     assert display.images_[0, 0].get_extent() == [-0.5, 49.5, 49.5, -0.5]
 
 
@@ -315,6 +334,17 @@ def test_attention_sorted_by_a_feature(curve, model):
     assert display.ax_.get_xlabel() == "x of training row (key)"
     formatter = display.ax_.yaxis.get_major_formatter()
     assert [formatter(place) for place in (0, 10, 49, 60)] == ["0.00", "1.00", "4.90", ""]
+
+
+def test_ticks_tell_values_to_a_hundredth_of_their_range():
+    def ticks(values):
+        display = AttentionDisplay.from_weights(np.eye(3), key_values=values).plot()
+        return [display.ax_.xaxis.get_major_formatter()(place) for place in range(3)]
+
+    assert ticks([-1e-9, 0.5, 1.0]) == ["0.00", "0.50", "1.00"]
+    assert ticks([1000.0, 2000.4, 9000.0]) == ["1000", "2000", "9000"]
+    assert ticks([0.001, 0.002, 0.003]) == ["0.00100", "0.00200", "0.00300"]
+    assert ticks([7.0, 7.0, 7.0]) == ["7.00", "7.00", "7.00"]
 
 
 def test_attention_sorted_by_prediction(curve, model):
@@ -382,7 +412,11 @@ def test_one_sparse_matrix_is_binned(curve, model):
 
 def test_matrices_are_sorted_by_given_values():
     weights = np.arange(6.0).reshape(2, 3)
-    display = AttentionDisplay.from_weights(weights, query_values=[2, 1], key_values=[3, 1, 2])
+    display = AttentionDisplay.from_weights(
+        weights, query_values=[2, 1], key_values=[3, 1, 2], query_label="asks", key_label="is asked"
+    )
+    assert display.plot().ax_.get_xlabel() == "is asked"
+    assert display.ax_.get_ylabel() == "asks"
     assert display.weights.tolist() == [[[[4, 5, 3], [1, 2, 0]]]]
     assert display.key_values.tolist() == [1, 2, 3]
 
@@ -563,6 +597,11 @@ def test_the_band_is_of_standard_deviations_where_there_are_no_intervals(curve):
     mean, std = gp.predict(display.grid[0][:, None], return_std=True)
     np.testing.assert_allclose(display.bands[0][1], mean + 1.959964 * std, rtol=1e-6)
     assert display.band_labels == ["± 1.96 standard deviations"]
+
+
+def test_a_band_without_width_is_none(curve):
+    average = DummyRegressor().fit(*curve[:2])
+    assert RegressionCurveDisplay.from_estimator(average, curve[0]).bands == [None]
 
 
 def test_there_is_no_band_where_there_is_none_or_none_is_wanted(curve, model, plane):
@@ -781,7 +820,7 @@ def _window(display):
 
 def test_the_window_is_one_bandwidth_to_either_side(curve, model, learned):
     X, y = curve[:2]
-    step = np.ptp(X) / 499
+    step = 1.12 * np.ptp(X) / 499
     display = NeighborhoodDisplay.from_estimator(model, X, y, [2.0]).plot()
     assert _window(display) == (pytest.approx(1.7, abs=step), pytest.approx(2.3, abs=step))
     display = NeighborhoodDisplay.from_estimator(learned, X, y, [2.0]).plot()
@@ -794,7 +833,7 @@ def test_the_window_of_a_pipeline_is_in_the_units_of_the_rows(curve):
     X, y = curve[:2]
     pipeline = make_pipeline(StandardScaler(), NadarayaWatsonRegressor(0.2)).fit(X, y)
     display = NeighborhoodDisplay.from_estimator(pipeline, X, y, [2.0]).plot()
-    width, step = 0.2 * X.std(), np.ptp(X) / 499
+    width, step = 0.2 * X.std(), 1.12 * np.ptp(X) / 499
     assert _window(display)[1] == pytest.approx(2 + width, abs=step)
 
 
@@ -881,6 +920,7 @@ def test_an_embedding_of_more_is_turned_to_its_principal_axes(plane, plane_learn
     variances = np.linalg.eigvalsh(np.cov(Z.T))[::-1]
     np.testing.assert_allclose(display.Z.var(axis=0, ddof=1), variances[:2], rtol=1e-8)
     assert f"{variances[0] / variances.sum():.0%} of variance" in display.labels[0]
+    assert display.plot().colorbar_.ax.get_ylabel() == "height"
 
 
 def test_components_can_be_chosen_and_rows_thinned_out(plane, plane_learned):
@@ -982,6 +1022,12 @@ def test_categories_and_what_the_search_found_irrelevant(plane):
     np.testing.assert_allclose(display.scales, [1.0, 2.0, np.inf, 0.0])
     assert [text.get_text() for text in display.texts_] == ["exact match", "irrelevant"]
     assert [bar.get_width() for bar in display.bars_] == [1.0, 2.0, 2.0, 0.0]
+
+
+def test_scales_alone():
+    display = FeatureScaleDisplay([0.0, 0.0], feature_names=["a", "b"], scale_label="1 / h").plot()
+    assert display.ax_.get_xlabel() == "1 / h"
+    assert display.texts_ == []
 
 
 def test_names_must_be_as_many_as_features(plane_model):

@@ -26,7 +26,8 @@ from sknw.plotting._shared import (
 
 _SHARE_OF_MEMORY = 1 / 8  # of scikit-learn's working_memory, for one batch of weights
 _BYTES = {"dense": 8, "sparse": 16}  # per weight
-_TICKS = 6
+_WIDEST_FIGURE = 10.0  # inches: wider ones are shrunk on a page until texts cannot be read
+_TICKS, _TICKS_OF_A_PANEL = 6, 4
 
 
 class AttentionDisplay:
@@ -251,7 +252,8 @@ class AttentionDisplay:
         n_queries = panels.shape[2] if self.n_queries is None else self.n_queries
         n_keys = panels.shape[3] if self.n_keys is None else self.n_keys
         sharing = {"sharex": True, "sharey": True}
-        self.axes_ = axes_grid(ax, n_rows, n_columns, (3.2, 2.9), **(sharing if ax is None else {}))
+        size = min(3.2, _WIDEST_FIGURE / n_columns), 2.9
+        self.axes_ = axes_grid(ax, n_rows, n_columns, size, **(sharing if ax is None else {}))
         settings = {
             "cmap": COLOR_MAP,
             "aspect": "auto",
@@ -259,12 +261,13 @@ class AttentionDisplay:
             "extent": (-0.5, n_keys - 0.5, n_queries - 0.5, -0.5),
             **_shared_scale(panels, imshow_kwargs),
         }
+        n_ticks = _TICKS if self.axes_.size == 1 else _TICKS_OF_A_PANEL
         self.images_ = np.empty((n_rows, n_columns), dtype=object)
         for place, axes in np.ndenumerate(self.axes_):
             self.images_[place] = axes.imshow(panels[place], **settings)
             axes.set(xlabel=self.key_label, ylabel=self.query_label)
-            _label_ticks(axes.xaxis, self.key_values)
-            _label_ticks(axes.yaxis, self.query_values)
+            _label_ticks(axes.xaxis, self.key_values, n_ticks)
+            _label_ticks(axes.yaxis, self.query_values, n_ticks)
             if ax is None:
                 axes.label_outer()
         if self.titles is not None:
@@ -280,7 +283,7 @@ class AttentionDisplay:
         return self
 
     def _weight_label(self, is_binned: bool) -> str:
-        label = "attention weight of a cell" if is_binned else "attention weight"
+        label = "weight of a cell" if is_binned else "attention weight"
         if self.attention_shown > 0.9995:
             return f"{label} (rows sum to 1)"
         return f"{label} ({self.attention_shown:.1%} of all)"
@@ -396,11 +399,11 @@ def _axis_label(what: str, sorted_by: str | None) -> str:
     return what if sorted_by is None else f"{sorted_by} of {what}"
 
 
-def _label_ticks(axis, values) -> None:
+def _label_ticks(axis, values, n_ticks: int) -> None:
     """Count rows at the ticks, or tell what they were sorted by."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(_TICKS, integer=True))
+    axis.set_major_locator(MaxNLocator(n_ticks, integer=True))
     if values is not None:
         axis.set_major_formatter(FuncFormatter(partial(_value_at, np.asarray(values))))
 
@@ -412,4 +415,4 @@ def _value_at(values: np.ndarray, place: float, _tick: int) -> str:
     value = values[min(max(round(place), 0), len(values) - 1)]
     extent = values[-1] - values[0]
     decimals = 2 - math.floor(math.log10(extent)) if extent > 0 else 2
-    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+    return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}"  # + 0.0: never -0

@@ -362,6 +362,8 @@ def _band(estimator, table, coverage: float) -> tuple[tuple[np.ndarray, np.ndarr
     if "return_std" not in inspect.signature(model.predict).parameters:
         return None, ""
     mean, std = model.predict(prepare(table), return_std=True)
+    if not np.any(std > 0):  # as a DummyRegressor's, which is a placeholder
+        return None, ""
     width = norm.ppf((1 + coverage) / 2)
     return (mean - width * std, mean + width * std), f"± {width:.2f} standard deviations"
 

@@ -26,6 +26,7 @@ from sknw.plotting._shared import (
 
 _WINDOW_POINTS = {1: 500, 2: 120}  # of each feature drawn
 _LARGEST_SCATTER = 2000
+_MARGIN = 0.06  # of the range, so that no mark is cut by the frame
 _LARGEST_MARKER, _SMALLEST_MARKER = 220, 14
 
 
@@ -294,9 +295,10 @@ def _drawn_features(X, features) -> list[int]:
 
 
 def _grid(values: np.ndarray, query: np.ndarray, n_drawn: int) -> np.ndarray:
-    """Return a grid over the data and the query."""
+    """Return a grid over the data and the query, and a little beyond."""
     ends = np.concatenate([values, query])
-    return np.linspace(ends.min(), ends.max(), _WINDOW_POINTS[n_drawn])
+    margin = _MARGIN * np.ptp(ends)
+    return np.linspace(ends.min() - margin, ends.max() + margin, _WINDOW_POINTS[n_drawn])
 
 
 def _distances(model, prepare, query, grid: dict[int, np.ndarray]) -> np.ndarray | None:
