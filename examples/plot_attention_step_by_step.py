@@ -71,7 +71,7 @@ print(f"nonparametric attention: error {test_error(nonparametric):.3f}")
 # The heat map shows the weights: rows are queries, columns keys, and both are in ascending order of
 # x. A query looks at the keys around it, but from far too wide an angle.
 
-AttentionDisplay.from_estimator(nonparametric, X_test, X_train=X, sort_by=0).plot()
+_ = AttentionDisplay.from_estimator(nonparametric, X_test, X_train=X, sort_by=0).plot()
 
 # %%
 # Batched products
@@ -161,7 +161,7 @@ trained = {
     f"step 0.1, w = {careful.w_:.1f}": careful,
     f"L-BFGS, w = {optimal.w_:.1f}": optimal,
 }
-LossCurveDisplay.from_estimator(list(trained.values()), names=list(trained)).plot()
+_ = LossCurveDisplay.from_estimator(list(trained.values()), names=list(trained)).plot()
 
 # %%
 # Prediction
@@ -181,7 +181,7 @@ for name, model in {"no learning, w = 1": nonparametric, **trained}.items():
 # The region in which weights are large narrows. Colours grow with the square root of the weight
 # here, so that the first map can be seen beside the second.
 
-AttentionDisplay.from_weights(
+_ = AttentionDisplay.from_weights(
     [model.attention_weights(X_test) for model in (nonparametric, parametric, optimal)],
     titles=["w = 1", f"w = {parametric.w_:.1f}", f"w = {optimal.w_:.1f}"],
     query_values=X_test[:, 0],
@@ -209,7 +209,7 @@ _, ax = plt.subplots(layout="constrained")
 for (name, values), marker in zip(errors.items(), "os", strict=True):
     ax.loglog(sizes, values, marker=marker, label=name)
 ax.set(xlabel="training rows", ylabel="error on the test grid (mean of 3 samples)")
-ax.legend()
+_ = ax.legend()
 
 # %%
 # Exercise 2: what is the learnt w, and why does it sharpen?
@@ -247,7 +247,7 @@ ax.semilogx(tried, loo, label="leave-one-out (noise included)")
 ax.semilogx(tried, grid, linestyle="--", label="test grid (no noise)")
 ax.axvline(selected.bandwidth_[0], color="0.55", linestyle=":", label="selected")
 ax.set(xlabel="bandwidth = 1 / w", ylabel="mean squared error")
-ax.legend()
+_ = ax.legend()
 
 # %%
 # Exercise 4: another parametric attention

@@ -31,7 +31,7 @@ X, y = iris[["petal length (cm)"]], iris["sepal width (cm)"]
 fits = {
     f"bandwidth {h:g}": NadarayaWatsonRegressor(bandwidth=h).fit(X, y) for h in (0.05, 0.4, 2.0)
 }
-RegressionCurveDisplay.from_estimator(list(fits.values()), X, y, names=list(fits)).plot()
+_ = RegressionCurveDisplay.from_estimator(list(fits.values()), X, y, names=list(fits)).plot()
 
 # %%
 # Leave-one-out
@@ -89,7 +89,7 @@ models = compared(X, y)
 # the few rows at its edges have nearly all the weight.
 
 query = X.iloc[:1].assign(**{"petal length (cm)": 3.0})
-NeighborhoodDisplay.from_estimator(selected, X, y, query, top_k=8).plot()
+_ = NeighborhoodDisplay.from_estimator(selected, X, y, query, top_k=8).plot()
 
 # %%
 # A weak relation
@@ -101,7 +101,7 @@ NeighborhoodDisplay.from_estimator(selected, X, y, query, top_k=8).plot()
 diabetes = load_diabetes(as_frame=True, scaled=False)
 X, y = diabetes.data[["age"]], diabetes.target.rename("progression of diabetes")
 models = compared(X, y)
-RegressionCurveDisplay.from_estimator(
+_ = RegressionCurveDisplay.from_estimator(
     [models["loo"], models["scott"]], X, y, names=["leave-one-out", "Scott's rule"]
 ).plot()
 

@@ -74,7 +74,7 @@ print(pd.Series(attention.predict(people), people.index).round(1).to_string())
 # The one who waits, seen from above: keys in the plane of their features, the query as a star, and
 # the keys that vote, coloured by their values and as large as their weights.
 
-NeighborhoodDisplay.from_estimator(
+_ = NeighborhoodDisplay.from_estimator(
     attention, keys, seconds, people.loc[["waiting"]], top_k=4
 ).plot()
 
@@ -95,7 +95,7 @@ print(np.allclose(by_hand @ seconds, attention.predict(people)))
 # The identity matrix is attention at its sharpest: ten queries, ten keys, and each query looks at
 # the key that is equal to it and at nothing else.
 
-AttentionDisplay.from_weights(np.eye(10), key_label="key").plot()
+_ = AttentionDisplay.from_weights(np.eye(10), key_label="key").plot()
 
 # %%
 # It is the limit of a narrow bandwidth when every query is a key. Widening the bandwidth lets each
@@ -104,7 +104,7 @@ AttentionDisplay.from_weights(np.eye(10), key_label="key").plot()
 X = np.arange(10.0)[:, None]
 bandwidths = [0.1, 1.0, 3.0, 100.0]
 maps = [NadarayaWatsonRegressor(h).fit(X, X[:, 0]).attention_weights(X) for h in bandwidths]
-AttentionDisplay.from_weights(
+_ = AttentionDisplay.from_weights(
     maps, titles=[f"bandwidth {h:g}" for h in bandwidths], key_label="key"
 ).plot()
 

@@ -79,7 +79,7 @@ for step in range(120):
     if step % 30 == 0:
         print(f"step {step:3d}  leave-one-out loss {losses[-1]:.4f}")
 
-LossCurveDisplay([losses], best_losses=[min(losses)], names="network").plot()
+_ = LossCurveDisplay([losses], best_losses=[min(losses)], names="network").plot()
 
 # %%
 # Beside a bandwidth per feature
@@ -106,7 +106,7 @@ with torch.no_grad():
 pooling = NadarayaWatsonRegressor(bandwidth=1.0).fit(embedded_train, y_train)
 assert np.allclose(pooling.predict(embedded_test), predicted)
 
-AttentionDisplay.from_weights(
+_ = AttentionDisplay.from_weights(
     [by_bandwidths.attention_weights(X_test), pooling.attention_weights(embedded_test)],
     titles=["bandwidth per feature", "network"],
     query_values=angle_test,
