@@ -94,6 +94,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             device = fit_device(self.device, X)
             X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, features)
+            self.is_categorical_ = features.is_categorical if features.categories else None
             check_algorithm(
                 self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
             )

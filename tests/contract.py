@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 from sknw.metrics import ScalarMetric
 
 NAMES = ["height", "weight", "age"]
@@ -13,6 +13,8 @@ MODELS = {
     "per-feature": NadarayaWatsonRegressor(bandwidth=[0.8, 1.0, 2.0], kernel="exponential"),
     "rule": NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
     "loo": NadarayaWatsonRegressor(),
+    "search": NadarayaWatsonRegressor(BandwidthSearch("aicc", n_starts=1)),
+    "neighbors": NadarayaWatsonRegressor(NeighborBandwidth(4, kind="key")),
     "diagonal": ParametricNWRegressor(n_starts=1),
     "scalar-sgd": ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5),
     "metric-object": ParametricNWRegressor(metric=ScalarMetric(), n_starts=1, alpha=0.01),

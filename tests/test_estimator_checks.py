@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 
 # Between them: every kind of kernel (smooth, with a kink, with a jump, one of the user's own),
 # every way to find a bandwidth, every policy that gives finite predictions.
@@ -17,6 +17,10 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="cosine", empty_neighborhood="nan"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
+    NadarayaWatsonRegressor(bandwidth="aicc"),
+    NadarayaWatsonRegressor(BandwidthSearch("gcv", per_feature=False), kernel="biweight"),
+    NadarayaWatsonRegressor(NeighborBandwidth(2), categorical_features=None),
+    NadarayaWatsonRegressor("scott", categorical_features=[0]),
 ]
 
 PARAMETRIC = [
