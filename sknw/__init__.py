@@ -1,6 +1,6 @@
 """Nadaraya-Watson kernel regression (attention pooling) as scikit-learn estimators on torch."""
 
-from sknw._types import DeviceWarning, EmptyNeighborhoodWarning
+from sknw._types import DeviceWarning, EmptyNeighborhoodWarning, MetricWarning
 from sknw.nadaraya_watson import NadarayaWatsonRegressor
 from sknw.parametric import ParametricNWRegressor
 
@@ -9,6 +9,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "DeviceWarning",
     "EmptyNeighborhoodWarning",
+    "MetricWarning",
     "NadarayaWatsonRegressor",
     "ParametricNWRegressor",
 ]

@@ -15,6 +15,7 @@ MODELS = {
     "loo": NadarayaWatsonRegressor(),
     "diagonal": ParametricNWRegressor(n_starts=1),
     "scalar-sgd": ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5),
+    "full": ParametricNWRegressor(metric="full", n_components=2, n_starts=1, max_iter=5),
     "metric-object": ParametricNWRegressor(metric=ScalarMetric(), n_starts=1, alpha=0.01),
 }
 # One that selects nothing, one that searches and one that trains: for slower tests.

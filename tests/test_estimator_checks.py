@@ -30,6 +30,8 @@ PARAMETRIC = [
     ParametricNWRegressor(kernel="exponential", bandwidth="silverman", max_iter=20),
     ParametricNWRegressor(kernel="triweight", empty_neighborhood="mean", max_iter=5, n_starts=1),
     ParametricNWRegressor(metric="scalar", kernel="epanechnikov", max_iter=5, n_starts=1),
+    ParametricNWRegressor(metric="full", max_iter=10, n_starts=1),
+    ParametricNWRegressor(metric="full", n_components=1, solver="sgd", max_iter=3, alpha=0.01),
 ]
 
 
