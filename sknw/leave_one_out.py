@@ -214,12 +214,13 @@ class LeaveOneOut:
 
     def among(self, keys: Tensor, n_held_out: int) -> "LeaveOneOut":
         """Return the problem of these keys (index), of which the first are held out."""
+        all_held_out = n_held_out == len(keys)
         return replace(
             self,
             rows=self.rows[keys],
             values=self.values[keys],
             weights=self.weights[keys],
-            held_out=torch.arange(n_held_out, device=self.rows.device),
+            held_out=None if all_held_out else torch.arange(n_held_out, device=self.rows.device),
         )
 
     def single(self) -> "LeaveOneOut":

@@ -75,7 +75,7 @@ class FullMetric(Metric):
         return to_numpy(module.w).copy()
 
     def initial(self, w_init, n_columns: int, n_components: int) -> np.ndarray:
-        """Return a starting W from a number or an array (n_features,) or (n_components, n_features).
+        """Return a starting W from a number, a diagonal (n_features,) or a whole matrix.
 
         Raises
         ------

@@ -1,14 +1,17 @@
 """Mini-batch training by Adam (Kingma & Ba 2015): rows held out some at a time.
 
-Each step predicts a batch of rows from the other rows, or from a fresh random share of them. A
+Each step predicts a batch of rows from all other rows, or from a fresh random share of them, or
+(`sknw.training.neighborhoods`) from the batch itself, made of rows that are near each other now. A
 share makes steps cheap and regularises: no row can rely on one particular neighbour (ModernNCA's
-stochastic neighbourhoods). The steps run in float32. Their length rises over the first epoch, falls
+stochastic neighbourhoods). Its windows end too wide for all rows, so validation and the end look
+for the best common scale (`sknw.training.rescaling`). The steps run in float32. Their length rises over the first epoch, falls
 along half a cosine until `decay_epochs`, and stays at a hundredth; it depends on the epoch alone,
 so a training that stops and goes on takes the same steps as one that does not stop.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -18,10 +21,13 @@ from torch import Tensor
 from sknw._arrays import to_numpy, to_tensor
 from sknw._random import seeded
 from sknw.training.coordinates import Coordinates
+from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.validation import in_blocks
 from sknw.training.watch import Watch
 
-_BATCH, _KEYS = 512, 4096
+_BATCH, _NEAR_BATCH, _MOST_FOR_ALL = 512, 1024, 4096
+_GROUPS = 2  # of near rows in a batch
 _LARGEST_GRADIENT = 1.0  # norm, for a loss in units of variance
 _LEAST_STEP = 0.01
 
@@ -33,17 +39,33 @@ class Adam(Solver, BaseEstimator):
     ----------
     decay_epochs : int, default=40
         Epochs in which the steps shrink to a hundredth; patience begins after them.
-    key_share : float or "auto", default="auto"
-        Share of the rows, drawn anew for each step, that a batch is predicted from; 1 for all.
-        ``"auto"``: all up to 4096 rows, else as many as make 4096.
+    keys : {"auto", "all", "near"} or float, default="auto"
+        What a batch is predicted from: all other rows; the batch itself, made of groups of near
+        rows; or a share in (0, 1) of the rows, drawn anew for each step. ``"auto"``: all up to 4096
+        rows, else near ones.
     """
 
     name = "adam"
     n_starts = 1
 
-    def __init__(self, decay_epochs=40, key_share="auto"):
+    def __init__(self, decay_epochs=40, keys="auto"):
         self.decay_epochs = decay_epochs
-        self.key_share = key_share
+        self.keys = keys
+
+    def check(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises
+        ------
+        ValueError
+        """
+        if not isinstance(self.decay_epochs, Real) or self.decay_epochs <= 0:
+            raise ValueError(f"decay_epochs must be positive; got {self.decay_epochs!r}.")
+        is_share = isinstance(self.keys, Real) and 0 < self.keys < 1
+        if not is_share and self.keys not in ("auto", "all", "near"):
+            raise ValueError(
+                f"keys must be 'auto', 'all', 'near' or a share between 0 and 1; got {self.keys!r}."
+            )
 
     def train(
         self,
@@ -64,8 +86,9 @@ class Adam(Solver, BaseEstimator):
 
     def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
         """Train on from a state; one without an optimiser begins."""
+        self.check()
         walk = _Walk.of(problem, settings, self, state)
-        watch = Watch(problem, settings, quiet_steps=self.decay_epochs)
+        watch = Watch(walk.problem, settings, quiet_steps=self.decay_epochs)
         watch.best, watch.best_loss = state.get("best"), state.get("best_loss", np.inf)
         watch.waited, watch.latest = state.get("waited", 0), state.get("epoch", 0)
         losses, curve, message = list(state.get("losses", [])), [], ""
@@ -109,11 +132,11 @@ class Adam(Solver, BaseEstimator):
         falling = 0.5 + 0.5 * np.cos(np.pi * min(1.0, epoch / self.decay_epochs))
         return warming * max(falling, _LEAST_STEP)
 
-    def n_keys(self, n_rows: int) -> int:
-        """Return how many rows a batch is predicted from."""
-        if self.key_share == "auto":
-            return min(n_rows, _KEYS)
-        return max(2, min(n_rows, round(self.key_share * n_rows)))
+    def chosen_keys(self, n_rows: int) -> str | float:
+        """Return what a batch of so many rows is predicted from."""
+        if self.keys == "auto":
+            return "all" if n_rows <= _MOST_FOR_ALL else "near"
+        return self.keys
 
 
 @dataclass
@@ -123,6 +146,7 @@ class _Walk:
     problem: TrainingProblem
     coordinates: Coordinates
     solver: Adam
+    keys: str | float
     x: Tensor
     optimizer: torch.optim.Adam
     learning_rate: float
@@ -147,10 +171,13 @@ class _Walk:
                 for name, value in state["moments"].items()
             }
             optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
-        batch = _BATCH if settings.batch_size == "auto" else settings.batch_size
+        keys = solver.chosen_keys(len(single.task))
+        batch = settings.batch_size
+        if batch == "auto":
+            batch = _NEAR_BATCH if keys == "near" else _BATCH
         epochs = state.get("epoch", 0)
         return cls(
-            single, coordinates, solver, x, optimizer, rate, min(batch, len(single.task)),
+            single, coordinates, solver, keys, x, optimizer, rate, min(batch, len(single.task)),
             state["seed"], epochs, state["origin"],
         )  # fmt: skip
 
@@ -162,8 +189,7 @@ class _Walk:
     def epoch(self) -> float:
         """Hold every row out once; return the mean loss of the batches."""
         drawn = np.random.RandomState([self.seed, self.epochs])
-        order = drawn.permutation(len(self.problem.task))
-        batches = np.array_split(order, -(-len(order) // self.batch_size))
+        batches = self._near_batches(drawn) if self.keys == "near" else self._batches(drawn)
         total, device = 0.0, self.problem.task.rows.device
         self.problem.module.train()
         with seeded(int(drawn.randint(2**31)), device):
@@ -174,13 +200,31 @@ class _Walk:
                     return loss
                 total += loss * len(batch)
         self.epochs += 1
-        return total / len(order)
+        return total / len(self.problem.task)
+
+    def _batches(self, drawn: np.random.RandomState) -> list[np.ndarray]:
+        order = drawn.permutation(len(self.problem.task))
+        return np.array_split(order, -(-len(order) // self.batch_size))
+
+    def _near_batches(self, drawn: np.random.RandomState) -> list[np.ndarray]:
+        """Return batches of a few groups of near rows each."""
+        module = self.problem.at(self.w).eval()
+        with torch.no_grad():
+            embedded = in_blocks(module, self.problem.scaled)
+        leaves = random_leaves(embedded, max(2, self.batch_size // _GROUPS), drawn)
+        return [
+            np.concatenate(leaves[first : first + _GROUPS])
+            for first in range(0, len(leaves), _GROUPS)
+        ]
 
     def _with_keys(self, batch: np.ndarray, drawn: np.random.RandomState) -> Tensor:
         """Return the batch's rows, followed by the other rows that predict it."""
-        n, n_keys = len(self.problem.task), self.solver.n_keys(len(self.problem.task))
+        n = len(self.problem.task)
         is_key = np.zeros(n, dtype=bool)
-        is_key[drawn.permutation(n)[:n_keys] if n_keys < n else slice(None)] = True
+        if self.keys == "all":
+            is_key[:] = True
+        elif self.keys != "near":
+            is_key[drawn.permutation(n)[: max(2, round(self.keys * n))]] = True
         is_key[batch] = False
         keys = np.concatenate([batch, np.flatnonzero(is_key)])
         return to_tensor(keys, dtype=torch.int64, device=self.problem.task.rows.device)

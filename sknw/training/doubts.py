@@ -37,7 +37,7 @@ def doubts(
     if len(task) < _FEWEST_ROWS or not (task.values.std(dim=0) > 0).any():
         return []
     neighbors = _neighbors(module, task, bandwidth)
-    if np.mean(neighbors > _NEARLY_ALL * task.observations.effective_size) > 0.9:
+    if np.mean(neighbors > _NEARLY_ALL * (task.observations.effective_size - 1)) > 0.9:
         return [
             "The metric has collapsed: every prediction is nearly the mean of y. Either no feature "
             "tells anything about y, or training started too broad; try another w_init or bandwidth"

@@ -16,7 +16,7 @@ from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import Metric
 from sknw.optimize import Objective
 from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
-from sknw.training.validation import Validation
+from sknw.training.validation import Validation, in_blocks
 from sknw.widths import Widths
 
 
@@ -111,11 +111,11 @@ class TrainingProblem:
 
     def validation_errors(self, w: np.ndarray) -> Tensor:
         """Return the validation rows' squared errors (m,) in units of variance."""
-        return self.validation.errors(self.at(w).eval(), self.task, self.bandwidth)
-
-    def validation_loss(self, w: np.ndarray) -> float:
-        """Return the weighted mean of the validation errors, in squared units of y."""
-        return self.validation.mean(self.validation_errors(w)) * self.task.unit
+        module = self.at(w).eval()
+        with torch.no_grad():
+            keys = in_blocks(module, self.scaled)
+            queries = self.validation.embedded(module, self.task, self.bandwidth)
+        return self.validation.errors(queries, keys, self.task)
 
     def penalty(self, w: Tensor) -> Tensor:
         """Return the penalty in the same units."""

@@ -21,6 +21,8 @@ from sknw.training.solvers import SOLVERS
 from sknw.training.starts import starts
 from sknw.training.validation import Validation
 
+_MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
@@ -156,7 +158,7 @@ def _climbed(
     The latter is a pair of parameters and loss.
     """
     reached, matrix = None, None
-    quiet = replace(settings, on_step=None, keeps_state=False)
+    quiet = replace(settings, max_iter=_MAX_ITER, on_step=None, keeps_state=False)
     stages = request.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None
@@ -195,7 +197,7 @@ def _known_starts(stage: Request, problem: TrainingProblem, is_lifted: bool) -> 
     if is_lifted:
         stage.metric.disturb(problem.module)
         return [problem.parameters]
-    return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)]
+    return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
 
 
 def _train_stage(
@@ -219,10 +221,15 @@ def _train_stage(
 
 
 def _at_best_scale(problem: TrainingProblem, trained: Trained) -> Trained:
-    """Return the end with the common scale that suits all rows, where only parts were seen."""
+    """Return the end with the common scale that suits all rows, where only parts were seen.
+
+    Validation rows have seen to that already.
+    """
     if trained.loss is not None or len(problem.task) < 2:
         return trained
-    w = rescaled(problem, trained.w)
+    w = trained.w
+    if problem.validation is None and not problem.is_scale:
+        w, _ = rescaled(problem, w)
     return replace(trained, w=w, loss=problem.final_loss(w))
 
 

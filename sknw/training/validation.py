@@ -29,15 +29,26 @@ class Validation:
 
     rows: LeaveOneOut
 
-    def errors(self, module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> Tensor:
-        """Return squared errors (m,) over the variances, averaged over outputs, at a module."""
+    def at_most(self, size: int) -> "Validation":
+        """Return so many of the rows, evenly spaced."""
+        if len(self.rows) <= size:
+            return self
+        index = np.linspace(0, len(self.rows) - 1, size).astype(int)
+        keys = to_tensor(index, dtype=torch.int64, device=self.rows.rows.device)
+        return Validation(self.rows.among(keys, size))
+
+    def embedded(self, module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> Tensor:
+        """Return the rows' embedding (m, q), in the precision of the task."""
         dtype, device = task.rows.dtype, task.rows.device
         bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
+        return in_blocks(module, self.rows.rows.to(dtype) / bandwidth)
+
+    def errors(self, queries: Tensor, keys: Tensor, task: LeaveOneOut) -> Tensor:
+        """Return squared errors (m,) over the variances, averaged over outputs.
+
+        `queries` (m, q) and `keys` (n, q) are the rows' and the task's embedding.
+        """
         with torch.no_grad():
-            keys, queries = (
-                in_blocks(module, rows.to(dtype) / bandwidth)
-                for rows in (task.rows, self.rows.rows)
-            )
             predictions = smooth(
                 task.kernel,
                 queries[None],

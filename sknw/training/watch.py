@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sknw.training.problem import Settings, TrainingProblem
+from sknw.training.rescaling import rescaled
 
 
 @dataclass
@@ -46,7 +47,11 @@ class Watch:
         return self.stopped
 
     def _validate(self, step: int, w: np.ndarray) -> bool:
-        loss = self.problem.validation_loss(w)
+        problem = self.problem
+        if problem.is_scale:
+            loss = problem.validation.mean(problem.validation_errors(w)) * problem.task.unit
+        else:
+            w, loss = rescaled(problem, w)
         self.curve.append(loss)
         lower = loss < self.best_loss * (1 - self.settings.tol)
         if loss < self.best_loss:
