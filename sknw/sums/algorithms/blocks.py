@@ -24,6 +24,7 @@ from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of, meeting_within
 _SMALLEST, _MOST_BLOCKS = 64, 4096
 
 _NEAR_LOG_WEIGHT = -1.0  # of keys that tell a query its mass
+_WORTH_A_LOOK = 64  # blocks of keys; of fewer, bounds tell as much
 
 
 def block_size(n: int) -> int:
@@ -127,20 +128,23 @@ class Blocks(Algorithm):
         plan = BlockPlan(queries, exclude, evaluator, meetings, excludes, points)
         if compact:
             return plan
-        members = zip(_members(state, plan), meetings, strict=True)
-        found = [self._meeting(*at) for at in members]
-        n_planning = sum(meeting.pairs.evaluated for meeting in meetings)
+        members, n_planning = list(_members(state, plan)), 0
+        masses = [None] * len(members)
+        if len(state.layouts[0].low) >= _WORTH_A_LOOK:
+            masses = [member.masses() for member in members]
+            n_planning = sum(meeting.pairs.evaluated for meeting in meetings)
+        found = [self._meeting(*at) for at in zip(members, masses, strict=True)]
         return replace(plan, meetings=found, n_planning=n_planning)
 
-    def _meeting(self, near: "_Member", meeting: Meeting) -> Meeting:
+    def _meeting(self, member: "_Member", masses: Tensor | None) -> Meeting:
         """Let the mass of the near keys tell queries how far they have to look."""
         return meeting_of(
-            near.kernel,
-            meeting.queries,
-            meeting.keys,
-            near.columns[0, 0].detach(),
+            member.kernel,
+            member.meeting.queries,
+            member.meeting.keys,
+            member.columns[0, 0].detach(),
             self._share_dropped,
-            near.masses(),
+            masses,
         )
 
     def sums(self, state: BlockState, plan: BlockPlan) -> Tensor:

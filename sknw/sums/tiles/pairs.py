@@ -32,7 +32,7 @@ _LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there
 _REMOTE = 1e12  # squared distance
 _CARE = 1e-5  # for distances rounded to float32
 _QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
-_QUERIES_PER_TILE = 256
+_QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +137,8 @@ class Pairs:
     @cached_property
     def tiles(self) -> list[tuple[slice, slice]]:
         """Which slices of queries and keys meet, seen from several boxes of queries at once."""
-        size = max(1, int(self.queries.starts[1]))
-        queries = self.queries.merged(max(1, _QUERIES_PER_TILE // size))
+        several = _QUERIES_PER_TILE // max(1, int(self.queries.starts[1]))
+        queries = self.queries.merged(max(1, min(several, len(self) // _FEWEST_TILES)))
         found = []
         for b in range(len(queries)):
             met = self.keys.met_by(queries, b).astype(np.int8)
