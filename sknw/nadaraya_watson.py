@@ -81,7 +81,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         The device of the fit.
     n_features_in_ : int
         Number of features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X has string column names.
 
     See Also

@@ -42,7 +42,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     alpha : float, default=0.0
         Strength of the penalty: training minimises the leave-one-out loss plus ``alpha ‖w‖²``.
     solver : {"lbfgs", "sgd"}, default="lbfgs"
-        ``"lbfgs"``: bounded quasi-Newton steps on the widths 1/|w|, deterministic. ``"sgd"``:
+        ``"lbfgs"``: bounded quasi-Newton steps on the widths ``1/|w|``, deterministic. ``"sgd"``:
         gradient descent on w with a fixed step, every row held out in turn in each step.
     learning_rate_init : float, default=None
         Step of ``"sgd"`` on the mean loss; None: two over the variance of y, which makes steps
