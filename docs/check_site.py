@@ -38,6 +38,17 @@ _LOADED = {
     ("iframe", "src"),
     ("source", "src"),
 }
+# Innermost elements of the text that stick out of the window, and out of nothing that scrolls.
+_TOO_WIDE = """
+const width = document.documentElement.clientWidth;
+const scrolls = e => e && (["auto", "scroll"].includes(getComputedStyle(e).overflowX)
+    && !e.matches("html, body, .bd-main, .bd-content, .bd-article-container")
+    || scrolls(e.parentElement));
+const wide = [...document.querySelectorAll("article *")]
+    .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e));
+return wide.filter(e => !wide.some(inner => inner !== e && e.contains(inner)))
+    .map(e => e.tagName.toLowerCase() + " " + e.textContent.trim().slice(0, 40)).slice(0, 5);
+"""
 
 
 @dataclass
@@ -164,11 +175,7 @@ def page_problems(driver, address: str) -> list[str]:
     problems = [f"image {source} does not load" for source in missing]
     for width, height in WIDTHS.items():
         resize(driver, width, height)
-        excess = driver.execute_script(
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        if excess > 0:
-            problems.append(f"{excess} pixels too wide at {width}")
+        problems += [f"too wide at {width}: {text}" for text in driver.execute_script(_TOO_WIDE)]
     problems += [
         entry["message"] for entry in driver.get_log("browser") if entry["level"] != "INFO"
     ]

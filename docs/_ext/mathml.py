@@ -7,7 +7,10 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.math import get_node_equation_number
 
-_STRAY = 'xmlns="http://www.w3.org/1998/Math/MathML"'  # HTML knows what <math> is
+_REPLACED = {
+    ' xmlns="http://www.w3.org/1998/Math/MathML"': "",  # HTML knows what <math> is
+    "<mo>‖</mo>": '<mo stretchy="false">‖</mo>',  # which would take the height of its line
+}
 
 
 def visit_inline(translator, node) -> None:
@@ -29,7 +32,10 @@ def visit_block(translator, node) -> None:
 
 
 def _markup(node, *, as_block: bool) -> str:
-    return tex2mathml(node.astext(), as_block=as_block).replace(_STRAY, "")
+    markup = tex2mathml(node.astext(), as_block=as_block)
+    for given, wanted in _REPLACED.items():
+        markup = markup.replace(given, wanted)
+    return markup
 
 
 def setup(app) -> dict:
