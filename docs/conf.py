@@ -1,6 +1,7 @@
 """The site's settings; `docs/build.sh` builds it, without a network."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -111,6 +112,12 @@ html_sidebars = {
 }
 
 
+def without_last_blank_line(_app, _page, source):
+    """Take out the line that ends a doctest in a Markdown page."""
+    source[0] = re.sub(r"(^```python\n.*?\n)\n```$", r"\1```", source[0], flags=re.M | re.S)
+
+
 def setup(app):
     """Write the tables that come from the code's registries."""
     registry_tables.write(HERE / "generated" / "tables")
+    app.connect("source-read", without_last_blank_line)

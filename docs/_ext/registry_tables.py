@@ -14,7 +14,7 @@ from sknw import NadarayaWatsonRegressor
 from sknw.bandwidth import SELECTORS
 from sknw.kernels import KERNELS
 from sknw.metrics import METRICS
-from sknw.sums import ALGORITHMS, Problem
+from sknw.sums import ALGORITHMS
 from sknw.training import SOLVERS
 
 _SUPERSCRIPTS = {"²": "^2", "³": "^3"}
@@ -60,17 +60,15 @@ def _summary(entry) -> str:
 
 def _kernels() -> str:
     formulas = kernel_formulas()
-    header = ["`kernel`", "$K(u)$", "support", "$R(K)$", r"$\mu_2(K)$", "canonical factor",
-              "algorithms"]  # fmt: skip
+    header = ["`kernel`", "$K(u)$", "radius", "$R(K)$", r"$\mu_2(K)$", "canonical factor"]
     rows = [
         (
             f'`"{name}"`',
             f"${formulas[name]}$",
-            "everywhere" if math.isinf(kernel.support) else f"$u < {kernel.support:g}$",
+            r"$\infty$" if math.isinf(kernel.support) else f"{kernel.support:g}",
             f"{kernel.roughness:.4f}",
             f"{kernel.second_moment:.4f}",
             f"{kernel.canonical_factor:.4f}",
-            ", ".join(_algorithms(kernel)),
         )
         for name, kernel in KERNELS.items()
     ]
@@ -92,19 +90,6 @@ def _latex(formula: str) -> str:
         formula = formula.replace(sign, power)
     formula = re.sub(r"\b(exp|cos)\b", r"\\\1", formula)
     return formula.replace("π", r"\pi ").replace("−", "-")
-
-
-def _algorithms(kernel) -> list[str]:
-    """Return the algorithms that accept a kernel, for a few features in float64 on a CPU."""
-    problem = Problem(
-        kernel, 1, 100, 100, 1, 2, torch.float64, torch.device("cpu"),
-        needs_grad=False, leave_one_out=False, rtol=1e-8,
-    )  # fmt: skip
-    return [
-        name
-        for name, algorithm in ALGORITHMS.items()
-        if not algorithm(problem.rtol).unsupported_reasons(problem)
-    ]
 
 
 def _draw_kernels(path: Path) -> None:
