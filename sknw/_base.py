@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from sknw._arrays import (
     fit_device,
@@ -34,6 +34,7 @@ from sknw._compat import (
     fit_context,
     validate_data,
 )
+from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
@@ -55,6 +56,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     _parameter_constraints: ClassVar[dict] = {
         "bandwidth": "no_validation",
         "kernel": [StrOptions(set(KERNELS)), callable],
+        "categorical_features": [None, StrOptions({"from_dtype"}), dict, "array-like"],
         "algorithm": [StrOptions({"auto", *ALGORITHMS})],
         "rtol": [Interval(Real, 0, 1, closed="neither")],
         "empty_neighborhood": [StrOptions(set(EMPTY_NEIGHBORHOODS))],
@@ -90,15 +92,15 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         with _unchanged_on_error(self), torch.inference_mode(False):
             device = fit_device(self.device, X)
-            X, y, sample_weight = self._validate_training(X, y, sample_weight)
-            check_bandwidth(self.bandwidth, X.shape[1])
+            X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
+            check_bandwidth(self.bandwidth, features)
             check_algorithm(
                 self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
             )
             self._y_is_flat = y.ndim == 1
             y = y.reshape(len(y), -1)
             self.device_ = device
-            self._observations = Observations.of(X, y, sample_weight)
+            self._observations = Observations.of(X, y, sample_weight, features)
             task = LeaveOneOut.of(
                 self._observations,
                 as_kernel(self.kernel),
@@ -120,14 +122,18 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
                 "convert it."
             )
-        X, y = validate_data(
-            self,
-            input_array(X),
-            input_array(y),
-            dtype=_FLOATS,
-            multi_output=True,
-            y_numeric=True,
-        )
+        X, y = input_array(X), input_array(y)
+        features = Features.of(X, self.categorical_features)
+        accept = {"dtype": _FLOATS, "multi_output": True, "y_numeric": True}
+        if features is None:
+            X, y = validate_data(self, X, y, **accept)
+            features = Features(X.shape[1])
+        else:
+            validate_data(self, X, skip_check_array=True)
+            numbers, y = check_X_y(
+                features.numeric_part(X), y, ensure_min_features=0, estimator=self, **accept
+            )
+            X = features.columns(X, numbers)
         y = np.asarray(y, dtype=np.float64)
         if isinstance(sample_weight, Real):
             sample_weight = np.full(len(X), float(sample_weight))
@@ -136,7 +142,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         )
         if not sample_weight.any():
             raise ValueError("sample_weight must have at least one positive value; got all zeros.")
-        return X, y, sample_weight
+        return X, y, sample_weight, features
 
     @abstractmethod
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
@@ -286,8 +292,16 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return to_numpy(smoother.effective_neighbors(self._queries(X, smoother)))
 
     def _validate_queries(self, X) -> np.ndarray:
+        """Return the columns (m, n_columns) of queries."""
         check_is_fitted(self)
-        return validate_data(self, input_array(X), dtype=_FLOATS, reset=False)
+        X, features = input_array(X), self._observations.features
+        if not features.categories:
+            return validate_data(self, X, dtype=_FLOATS, reset=False)
+        validate_data(self, X, skip_check_array=True, reset=False)
+        numbers = check_array(
+            features.numeric_part(X), dtype=_FLOATS, ensure_min_features=0, estimator=self
+        )
+        return features.columns(X, numbers)
 
     def _smoother(self, *dtypes: np.dtype) -> Smoother:
         """Return the fitted keys, ready for queries of these dtypes."""
@@ -301,16 +315,21 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device))
 
     def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother:
-        observations = self._observations
-        n_keys = observations.n_keys
         return Smoother.of(
-            as_kernel(self.kernel),
-            self._embedded(observations.keys, dtype, device),
-            to_tensor(observations.y[:n_keys], dtype=dtype, device=device),
-            to_tensor(observations.weights, dtype=dtype, device=device),
+            *self._embedded_keys(dtype, device),
             algorithm=self.algorithm,
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
+        )
+
+    def _embedded_keys(self, dtype: torch.dtype, device: str) -> tuple:
+        """Return the kernel, the embedded keys, their values and their weights."""
+        observations = self._observations
+        return (
+            as_kernel(self.kernel),
+            self._embedded(observations.keys, dtype, device),
+            to_tensor(observations.y[: observations.n_keys], dtype=dtype, device=device),
+            to_tensor(observations.weights, dtype=dtype, device=device),
         )
 
     def _embedding_state(self) -> bytes:
@@ -340,11 +359,18 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
         bandwidth = representable_bandwidth(
-            self.bandwidth_, self._observations.keys, torch.finfo(dtype).max
+            self._widths, self._observations.keys, torch.finfo(dtype).max
         )
         bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
         return pulled_in(embedded, embedded, torch.ones_like(bandwidth))
+
+    @property
+    def _widths(self) -> float | np.ndarray:
+        """The width of every column, or one for all."""
+        features = self._observations.features
+        widths = features.widths(self.bandwidth_)
+        return widths[features.of_column] if np.ndim(widths) else widths
 
     def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
         centred = X - self._observations.centre

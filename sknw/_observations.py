@@ -10,6 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
+from sknw._features import Features
+
 
 @dataclass(frozen=True, eq=False)
 class Observations:
@@ -17,8 +19,8 @@ class Observations:
 
     Parameters
     ----------
-    X : ndarray of shape (n_observations, n_features)
-        Rows less `centre`.
+    X : ndarray of shape (n_observations, n_columns)
+        Rows less `centre`. A numeric feature is one column, a categorical one a block of columns.
     y : ndarray of shape (n_observations, n_outputs)
         Targets less `y_mean`, over `y_scale`.
     weights : ndarray of shape (n_keys,)
@@ -27,10 +29,12 @@ class Observations:
         The observation that each training row belongs to.
     share : ndarray of shape (n_rows,)
         The row's share of its observation's weight.
-    centre : ndarray of shape (n_features,)
-        Median of each feature: robust, so that one remote row cannot cost the others digits.
+    centre : ndarray of shape (n_columns,)
+        Median of each column: robust, so that one remote row cannot cost the others digits.
     y_mean, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
         Weighted mean, largest deviation from it, and range of the keys' targets.
+    features : Features
+        Which feature each column belongs to.
     """
 
     X: np.ndarray
@@ -43,17 +47,26 @@ class Observations:
     y_scale: np.ndarray
     y_min: np.ndarray
     y_max: np.ndarray
+    features: Features
 
     @classmethod
-    def of(cls, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> "Observations":
+    def of(
+        cls,
+        X: np.ndarray,
+        y: np.ndarray,
+        sample_weight: np.ndarray,
+        features: Features | None = None,
+    ) -> "Observations":
         """Merge twins, put keys first, centre.
 
         Parameters
         ----------
-        X : ndarray of shape (n_rows, n_features)
+        X : ndarray of shape (n_rows, n_columns)
         y : ndarray of shape (n_rows, n_outputs)
         sample_weight : ndarray of shape (n_rows,)
             Weights >= 0, not all zero.
+        features : Features or None, default=None
+            Which feature each column belongs to; None: each column is a number.
         """
         first, group = _merge_twins(np.column_stack([X, y]))
         sample_weight = sample_weight / sample_weight.max()
@@ -83,6 +96,7 @@ class Observations:
             y_scale=y_scale,
             y_min=targets[:n_keys].min(axis=0),
             y_max=targets[:n_keys].max(axis=0),
+            features=features or Features(X.shape[1]),
         )
 
     @property
@@ -100,30 +114,47 @@ class Observations:
         """Kish's effective number of keys, ``(Σw)²/Σw²``."""
         return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
 
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.features.n_features
+
     @cached_property
     def spread(self) -> np.ndarray:
         """Weighted standard deviation of each feature; 1 for a constant one."""
         keys = self.keys.astype(np.float64)
         deviations = keys - _weighted_mean(keys, self.weights)
-        variance = _weighted_mean(np.square(deviations), self.weights)
+        variance = self._by_feature(np.add, _weighted_mean(np.square(deviations), self.weights))
         return np.where((self.extent > 0) & (variance > 0), np.sqrt(variance), 1.0)
 
     @cached_property
     def typical_deviation(self) -> np.ndarray:
         """Median distance from the median of each feature, which no remote row moves."""
-        return np.median(np.abs(self.keys.astype(np.float64)), axis=0)
+        deviations = np.median(np.abs(self.keys.astype(np.float64)), axis=0)
+        return self._by_feature(np.maximum, deviations)
 
     @cached_property
     def extent(self) -> np.ndarray:
         """Range of each feature."""
-        return np.ptp(self.keys.astype(np.float64), axis=0)
+        return self._by_feature(np.maximum, np.ptp(self.keys.astype(np.float64), axis=0))
 
     @cached_property
     def smallest_gap(self) -> np.ndarray:
         """Smallest distance between distinct values of each feature; 0 for a constant one."""
         gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)
         smallest = np.where(gaps > 0, gaps, np.inf).min(axis=0, initial=np.inf)
+        smallest = self._by_feature(np.minimum, smallest)
         return np.where(np.isfinite(smallest), smallest, 0.0)
+
+    def _by_feature(self, reduce: np.ufunc, of_columns: np.ndarray) -> np.ndarray:
+        """Return what each feature's columns reduce to."""
+        return reduce.reduceat(of_columns, self.features.first_columns)
+
+    @cached_property
+    def y_deviation(self) -> np.ndarray:
+        """Weighted mean absolute deviation of each scaled output; 1 for a constant one."""
+        deviation = _weighted_mean(np.abs(self.y[: self.n_keys]), self.weights)
+        return np.where(deviation > 0, deviation, 1.0)
 
     @cached_property
     def y_variance(self) -> np.ndarray:

@@ -8,6 +8,10 @@ class EmptyNeighborhoodWarning(UserWarning):
     """Some queries have no training row in reach; `empty_neighborhood` says what they get."""
 
 
+class UnseenCategoryWarning(UserWarning):
+    """Some rows have a category that fit has not seen; it differs equally from every seen one."""
+
+
 class DeviceWarning(UserWarning):
     """The device a model was fitted on is absent here, and the CPU is used instead."""
 

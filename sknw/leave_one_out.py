@@ -15,7 +15,7 @@ from torch import Tensor
 from sknw._arrays import to_tensor
 from sknw._observations import Observations
 from sknw.kernels import Kernel
-from sknw.smoother import smooth
+from sknw.smoother import smooth, smooth_with_own
 from sknw.sums import Layout, choose_for
 from sknw.widths import Widths
 
@@ -27,8 +27,8 @@ _SPREAD_FRACTION = 1e-7
 _EXTENT_MULTIPLE = 1e4
 _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
 _SCAN_POINTS = 16
-_POLISH_PAIRS = 2e9
-_SCAN_POINTS_ONE_FEATURE = 60
+_POLISH_PAIRS = 5e8
+_SCAN_POINTS_ONE_PARAMETER = 60
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
 
@@ -38,7 +38,7 @@ class LeaveOneOut:
 
     Parameters
     ----------
-    rows : Tensor of shape (n, d)
+    rows : Tensor of shape (n, n_columns)
         Centred keys in the units of X.
     values : Tensor of shape (n, k)
         Scaled targets.
@@ -54,6 +54,10 @@ class LeaveOneOut:
         Where the keys come from.
     held_out : Tensor of shape (m,) or None, default=None
         Rows that are predicted; None: all. Their neighbours are always all other rows.
+    shared : ndarray of shape (n_features,) or None, default=None
+        Index of the parameter that is each feature's width; None: every feature has its own.
+    bounds : tuple of two ndarray of shape (n_features,) or None, default=None
+        Smallest and largest width of each feature; None: what the data make worth trying.
     """
 
     rows: Tensor
@@ -67,6 +71,8 @@ class LeaveOneOut:
     empty_neighborhood: str
     observations: Observations
     held_out: Tensor | None = None
+    shared: np.ndarray | None = None
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of(
@@ -109,7 +115,57 @@ class LeaveOneOut:
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return self.rows.shape[1]
+        return self.observations.n_features
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of widths to find."""
+        return self.n_features if self.shared is None else int(self.shared.max()) + 1
+
+    @property
+    def effective_size(self) -> float:
+        """Kish's effective number of keys, ``(Σw)²/Σw²``."""
+        return float(self.weights.sum().square() / self.weights.square().sum())
+
+    def sharing(self, shared: np.ndarray) -> "LeaveOneOut":
+        """Return the problem in which features share widths: `shared` has each one's parameter."""
+        return replace(self, shared=shared)
+
+    def within(self, lower: np.ndarray, upper: np.ndarray) -> "LeaveOneOut":
+        """Return the problem with widths between bounds (n_features,) of the features."""
+        return replace(self, bounds=(lower, upper))
+
+    def of_features(self, of_parameters: np.ndarray) -> np.ndarray:
+        """Return each feature's own of what parameters have."""
+        return of_parameters if self.shared is None else of_parameters[self.shared]
+
+    @property
+    def members(self) -> list[np.ndarray]:
+        """The features whose width each parameter is."""
+        shared = self.of_features(np.arange(self.n_parameters))
+        return [np.flatnonzero(shared == index) for index in range(self.n_parameters)]
+
+    def column_scales(self, coordinates: Tensor) -> Tensor:
+        """Return one over the width of each column (n_columns,), at search coordinates."""
+        scales = 1 / self.widths.at(coordinates)
+        index = self.of_features(np.arange(self.n_parameters))[self.observations.features.of_column]
+        if np.array_equal(index, np.arange(len(scales))):
+            return scales
+        return scales[to_tensor(index, dtype=torch.int64, device=scales.device)]
+
+    @property
+    def deviation(self) -> Tensor:
+        """Mean absolute deviation of each scaled output over all keys, (k,)."""
+        return to_tensor(
+            self.observations.y_deviation, dtype=self.variance.dtype, device=self.variance.device
+        )
+
+    @property
+    def absolute_unit(self) -> float:
+        """Units of y in one unit of absolute error; 1 for several outputs."""
+        if self.values.shape[1] > 1:
+            return 1.0
+        return float(self.observations.y_deviation[0] * self.observations.y_scale[0])
 
     def predictions(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
         """Return the leave-one-out predictions of the rows held out, (m, k), at embedded keys."""
@@ -127,17 +183,41 @@ class LeaveOneOut:
             empty_neighborhood=self.empty_neighborhood,
         )[0]
 
+    def fitted(self, embedded: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means (m, k) of the rows held out with themselves among the neighbours.
+
+        With them the leverage (m,): how much of each mean is the row's own value.
+        """
+        return smooth_with_own(
+            self.kernel,
+            None if self.held_out is None else embedded[self.held_out],
+            embedded,
+            self.values,
+            self.weights,
+            own=self.held_out,
+            scales=scales,
+            algorithm=self._able_algorithm(embedded, scales),
+            rtol=self.rtol,
+        )
+
     def loss(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
         """Return the loss of embedded keys (n, q), a scalar in units of variance.
 
         `scales` (q,) of the embedding's features make for a faster gradient than ``embedded *
         scales``; the embedding itself then gets none.
         """
-        held_out = slice(None) if self.held_out is None else self.held_out
-        errors = self.predictions(embedded, scales) - self.values[held_out]
-        weights = self.weights[held_out].to(errors.dtype)
-        per_output = (weights @ errors.square()) / weights.sum()  # (n) @ (n, k) -> (k)
-        return (per_output / self.variance).mean()
+        errors = self.errors(self.predictions(embedded, scales))
+        return (self.mean(errors.square()) / self.variance).mean()
+
+    def errors(self, means: Tensor) -> Tensor:
+        """Return the errors (m, k) of means of the rows held out."""
+        return means - (self.values if self.held_out is None else self.values[self.held_out])
+
+    def mean(self, of_rows: Tensor) -> Tensor:
+        """Return the weighted mean (k,) over the rows held out of what each has (m, k)."""
+        weights = self.weights if self.held_out is None else self.weights[self.held_out]
+        weights = weights.to(of_rows.dtype)
+        return (weights @ of_rows) / weights.sum()  # (m) @ (m, k) -> (k)
 
     def _able_algorithm(self, embedded: Tensor, scales: Tensor | None) -> str:
         """Return the algorithm, or ``"auto"`` where it cannot do the bandwidth on trial."""
@@ -172,35 +252,37 @@ class LeaveOneOut:
 
     @cached_property
     def widths(self) -> Widths:
-        """The range of bandwidths worth trying for each feature."""
+        """The range of widths worth trying, for each parameter."""
         spread, extent = self.spread, self.observations.extent
         gap = self.observations.smallest_gap
         typical = np.minimum(spread, self.observations.typical_deviation)
         lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * typical)
         upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
-        return Widths(np.where(extent > 0, lower, upper), upper, spread * self.kernel.search_scale)
+        lower, upper = self.bounds or (np.where(extent > 0, lower, upper), upper)
+        ranges = Widths(lower, upper, spread * self.kernel.search_scale)
+        return ranges if self.shared is None else ranges.shared(self.shared)
 
-    @property
-    def polish_evaluations(self) -> int:
-        """Evaluations that a search without gradients may spend; 0 where gradients suffice."""
-        if self.kernel.has_smooth_loss:
+    def polish_evaluations(self, has_kinks: bool = False) -> int:
+        """Return how many evaluations a search without gradients may spend; 0 if it need not."""
+        if self.kernel.has_smooth_loss and not has_kinks:
             return 0
         affordable = _POLISH_PAIRS / len(self) ** 2
-        return int(np.clip(affordable, 10 * self.n_features, 40 * self.n_features))
+        return int(np.clip(affordable, 20 * self.n_parameters, 150 * self.n_parameters))
 
     def scan_bandwidths(self) -> np.ndarray:
-        """Return bandwidths (n_points, n_features) from narrow to wide, in equal log-steps.
+        """Return widths (n_points, n_parameters) from narrow to wide, in equal log-steps.
 
-        Each is one multiple of every feature's spread. With a single feature the scan starts at the
-        smallest bandwidth worth trying, since nothing else finds a narrow minimum.
+        Each is one multiple of every spread. With a single parameter the scan starts at the
+        smallest width worth trying, since nothing else finds a narrow minimum.
         """
-        n_points, narrowest = _SCAN_POINTS, _SCAN_RANGE[0]
-        if self.n_features == 1:
+        n_points, narrowest, ranges = _SCAN_POINTS, _SCAN_RANGE[0], self.widths
+        if self.n_parameters == 1:
             smooth_loss = self.kernel.has_smooth_loss
-            n_points = _SCAN_POINTS_ONE_FEATURE if smooth_loss else 3 * _SCAN_POINTS_ONE_FEATURE
-            narrowest = min(narrowest, float(self.widths.lower[0] / self.spread[0]))
-        multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points) * self.kernel.search_scale
-        return np.clip(multiples[:, None] * self.spread, self.widths.lower, self.widths.upper)
+            n_points = _SCAN_POINTS_ONE_PARAMETER if smooth_loss else 3 * _SCAN_POINTS_ONE_PARAMETER
+            spread = ranges.spread[0] / self.kernel.search_scale
+            narrowest = min(narrowest, float(ranges.lower[0] / spread))
+        multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points)
+        return np.clip(multiples[:, None] * ranges.spread, ranges.lower, ranges.upper)
 
     def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem of a random subset of the keys; itself if it is no larger."""
@@ -221,7 +303,8 @@ class LeaveOneOut:
         """Return the problem with near keys together, where many keys make that worthwhile."""
         if len(self) < _WORTH_SORTING:
             return self
-        spread = to_tensor(self.spread, dtype=self.rows.dtype, device=self.rows.device)
+        spread = self.spread[self.observations.features.of_column]
+        spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
         order = Layout.of(self.rows / spread, _SORTED_TO).order
         return replace(
             self, rows=self.rows[order], values=self.values[order], weights=self.weights[order]

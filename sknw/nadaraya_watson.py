@@ -2,10 +2,18 @@
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
-from sknw.bandwidth import resolve_bandwidth
+from sknw.bandwidth import Selection, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
+from sknw.local_smoother import LocalSmoother
+from sknw.smoother import Smoother
+
+_OF_A_SEARCH = (
+    "criterion_", "search_report_", "search_path_", "irrelevant_features_",
+    "n_neighbors_", "_neighbor_kind", "_radii",
+)  # fmt: skip
 
 
 class NadarayaWatsonRegressor(BaseNadarayaWatson):
@@ -118,6 +126,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         bandwidth="loo",
         *,
         kernel="gaussian",
+        categorical_features="from_dtype",
         algorithm="auto",
         rtol=1e-8,
         empty_neighborhood="nearest",
@@ -127,6 +136,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     ):
         self.bandwidth = bandwidth
         self.kernel = kernel
+        self.categorical_features = categorical_features
         self.algorithm = algorithm
         self.rtol = rtol
         self.empty_neighborhood = empty_neighborhood
@@ -136,14 +146,79 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
 
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
-        self.bandwidth_ = selection.bandwidth
-        for name in ("criterion_", "search_report_"):
+        for name in _OF_A_SEARCH:
             vars(self).pop(name, None)
+        if selection.n_neighbors is None:
+            self.bandwidth_ = self._observations.features.bandwidth(selection.widths)
+        else:
+            _check_neighbor_algorithm(self.algorithm)
+            self.n_neighbors_ = selection.n_neighbors
+            self._neighbor_kind, self._radii = self.bandwidth.kind, selection.widths
+            self.bandwidth_ = self._of_rows(selection.widths)
         if selection.criterion is not None:
-            self.criterion_ = selection.criterion
-            self.search_report_ = selection.report
-            if self.verbose:
-                print(f"bandwidth {self.bandwidth_}, leave-one-out loss {self.criterion_:.6g}")
+            self._keep_findings(selection)
+
+    def _keep_findings(self, selection: Selection) -> None:
+        self.criterion_ = selection.criterion
+        self.search_report_ = selection.report
+        path = dict(selection.path)
+        if "widths" in path:
+            path = {"bandwidth": self._observations.features.bandwidth(path.pop("widths")), **path}
+            self.irrelevant_features_ = selection.irrelevant
+        self.search_path_ = path
+        if self.verbose:
+            found = f"n_neighbors {self.n_neighbors_}"
+            found = found if selection.n_neighbors else f"bandwidth {self.bandwidth_}"
+            criterion = selection.report["criterion"]
+            print(f"{found}, criterion {criterion!r} {self.criterion_:.6g}")
+
+    def _of_rows(self, of_keys: np.ndarray) -> np.ndarray:
+        """Return for each training row what its observation's key has; NaN for weightless rows."""
+        observations = self._observations
+        padded = np.append(of_keys, np.nan)
+        return padded[np.minimum(observations.group, observations.n_keys)]
+
+    @property
+    def _widths(self) -> float | np.ndarray:
+        return 1.0 if hasattr(self, "n_neighbors_") else super()._widths
+
+    def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother | LocalSmoother:
+        if not hasattr(self, "n_neighbors_"):
+            return super()._new_smoother(dtype, device)
+        return LocalSmoother.of(
+            *self._embedded_keys(dtype, device),
+            radii=self._radii,
+            n_neighbors=self.n_neighbors_,
+            kind=self._neighbor_kind,
+            empty_neighborhood=self.empty_neighborhood,
+        )
+
+    def aitchison_aitken(self):
+        """Return what Aitchison and Aitken's kernel calls the λ of the unordered features.
+
+        Their kernel is ``1 − λ`` for a match and ``λ/(c − 1)`` for a mismatch of c categories; it
+        gives the same weights as ``λ^{1(a≠b)}`` does with the λ of `bandwidth_`.
+
+        Returns
+        -------
+        lambdas : ndarray of shape (n_features_in_,)
+            NaN for every other feature.
+        """
+        check_is_fitted(self)
+        lambdas = np.full(self.n_features_in_, np.nan)
+        for index, categories in self._observations.features.categories.items():
+            if not categories.ordered:
+                mismatches = (categories.n_categories - 1) * self.bandwidth_[index]
+                lambdas[index] = mismatches / (1 + mismatches)
+        return lambdas
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         return scaled
+
+
+def _check_neighbor_algorithm(algorithm: str) -> None:
+    if algorithm not in ("auto", "dense"):
+        raise ValueError(
+            f"algorithm must be 'auto' or 'dense' for a NeighborBandwidth, whose windows differ; "
+            f"got {algorithm!r}."
+        )

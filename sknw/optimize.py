@@ -1,8 +1,9 @@
 """Minimise a leave-one-out loss over bounded parameters, from several starts.
 
 The search runs on the logarithm of the objective, so tolerances are relative and steps do not
-depend on the units of y. SciPy's L-BFGS-B does the steps where gradients inform; Powell's method
-polishes where they do not (compact kernels, whose loss has kinks and flat stretches). On larger
+depend on the units of y. SciPy's L-BFGS-B does the steps where gradients inform; where they do not
+(compact kernels, whose loss has kinks and flat stretches), dividing rectangles (DIRECT) look around
+its end and Powell's method polishes. On larger
 data a subsample rehearses the descents from every start, and only the best are played in full.
 """
 
@@ -20,7 +21,7 @@ from sknw._threads import one_blas_thread
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
 _ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
 _NEARLY, _HOPELESS = 0.02, 0.5  # in the logarithm of the objective
-_NEAR, _NEAR_POINTS = 0.4, 81  # in the logarithm of a width
+_NEAR = 0.4  # in the logarithm of a width
 _WINDOW, _WINDOWS, _LINE_TOL = 0.7, 8, 1e-4  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
 
@@ -75,6 +76,11 @@ class Objective:
     def n_evaluations(self) -> int:
         """Number of distinct parameters at which the loss was computed."""
         return len(self._seen)
+
+    @property
+    def path(self) -> tuple[list[np.ndarray], list[float]]:
+        """The parameters at which the loss was computed, and the losses, in their order."""
+        return [np.frombuffer(x) for x in self._seen], list(self._seen.values())
 
     def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
         parameters = to_tensor(x, dtype=torch.float64, device=self.device).clone()
@@ -232,16 +238,24 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
         return objective.log_value(_placed(found.x, free, free_x))
 
     start = found.x[free]
-    if len(start) == 1:  # a line search alone would stay in the kink it starts in
-        (bound,) = (bound for bound, is_free in zip(bounds, free, strict=True) if is_free)
-        around = np.clip(start + np.linspace(-_NEAR, _NEAR, _NEAR_POINTS)[:, None], *bound)
-        start = min([start, *around], key=value)
+    low, high = np.transpose(
+        [bound for bound, is_free in zip(bounds, free, strict=True) if is_free]
+    )
+    # line searches alone would stay in the kink or on the step they start in
+    around = optimize.direct(
+        value,
+        list(zip(np.maximum(low, start - _NEAR), np.minimum(high, start + _NEAR), strict=True)),
+        maxfun=descent.polish_evaluations // 2,
+        vol_tol=0,
+        len_tol=1e-4,
+    )
+    start = min([start, around.x], key=value)
     result = optimize.minimize(
         value,
         start,
         method="Powell",
-        bounds=[bound for bound, is_free in zip(bounds, free, strict=True) if is_free],
-        options={"maxfev": descent.polish_evaluations, "xtol": 1e-6, "ftol": 1e-10},
+        bounds=list(zip(low, high, strict=True)),
+        options={"maxfev": descent.polish_evaluations // 2, "xtol": 1e-6, "ftol": 1e-10},
     )
     x = _placed(found.x, free, min([start, result.x], key=value))
     reached = objective.log_value(x)

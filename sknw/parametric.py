@@ -12,7 +12,7 @@ from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
 from sknw._compat import Interval, StrOptions
 from sknw._types import warn_user
-from sknw.bandwidth import resolve_bandwidth
+from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, ScaleMetric
 from sknw.training import SOLVERS, Settings, Trained, TrainingProblem, train
@@ -131,6 +131,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         *,
         bandwidth="scott",
         kernel="gaussian",
+        categorical_features="from_dtype",
         w_init=None,
         alpha=0.0,
         solver="lbfgs",
@@ -150,6 +151,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.metric = metric
         self.bandwidth = bandwidth
         self.kernel = kernel
+        self.categorical_features = categorical_features
         self.w_init = w_init
         self.alpha = alpha
         self.solver = solver
@@ -169,10 +171,15 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         metric = METRICS[self.metric]() if isinstance(self.metric, str) else clone(self.metric)
         w_init = self._first_start(metric, task.n_features)
+        if isinstance(self.bandwidth, NeighborBandwidth):
+            raise ValueError(
+                "bandwidth must be the same everywhere where a metric is learned: a number, an "
+                "array, a rule or a BandwidthSearch; got a NeighborBandwidth."
+            )
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
         task = task.in_compact_order()
         module = metric.build(task.n_features)
-        bandwidth = np.broadcast_to(selection.bandwidth, (task.n_features,))
+        bandwidth = np.broadcast_to(selection.widths, (task.n_features,))
         trained = train(
             self.solver,
             TrainingProblem(module, task, bandwidth, float(self.alpha)),
@@ -187,7 +194,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             n_starts=self.n_starts,
             random_state=random_state,
         )
-        self.bandwidth_ = selection.bandwidth
+        self.bandwidth_ = self._observations.features.bandwidth(selection.widths)
         self._keep(metric, module, trained)
 
     def _first_start(self, metric: ScaleMetric, n_features: int) -> np.ndarray | None:

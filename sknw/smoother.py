@@ -87,6 +87,48 @@ def smooth(
     return torch.stack(filled)
 
 
+def smooth_with_own(
+    kernel: Kernel,
+    queries: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    *,
+    own: Tensor | None = None,
+    scales: Tensor | None = None,
+    algorithm: str = "auto",
+    rtol: float = DEFAULT_RTOL,
+) -> tuple[Tensor, Tensor]:
+    """Return the means of keys that count themselves, and the weight each gives itself.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (m, d) or None
+        The keys `own`; None: all.
+    keys, values, weights : Tensor of shape (n, d), (n, k), (n,)
+        As in `smooth`, without a batch.
+    own : Tensor of shape (m,) or None, default=None
+        Which key each query is.
+    kernel, scales, algorithm, rtol
+        As in `smooth`.
+
+    Returns
+    -------
+    means : Tensor of shape (m, k)
+    leverage : Tensor of shape (m,)
+        Diagonal of the matrix that turns values into means; its sum over all keys is the trace.
+    """
+    columns = value_columns(values[None], weights[None])
+    sums = kernel_sums(
+        kernel, None if queries is None else queries[None], keys[None], columns,
+        scales=scales, exclude=own, algorithm=algorithm, rtol=rtol,
+    )  # fmt: skip
+    centre = kernel.profile(keys.new_zeros(1))  # the weight at distance zero
+    itself = (columns[0] if own is None else columns[0][:, own]).mT * centre
+    total = sums.sums[0] * sums.log_scale[0].exp()[:, None] + itself
+    return total[:, 1:] / total[:, :1], itself[:, 0] / total[:, 0]
+
+
 def value_columns(values: Tensor, weights: Tensor) -> Tensor:
     """Return the columns ``w [1, v]`` of shape (b, 1 + k, n)."""
     ones = torch.ones_like(values[..., :1])
@@ -116,7 +158,7 @@ class _Fallback:
         if not empty.any():
             return means
         rows = empty.nonzero().squeeze(1)
-        _refuse(self.policy, len(rows), len(means))
+        refuse_if_raising(self.policy, len(rows), len(means))
         if queries is None:
             queries, exclude = self.keys, torch.arange(len(self.keys), device=self.keys.device)
         filled = means.clone()
@@ -149,8 +191,9 @@ class _Fallback:
         return total[:, 1:] / total[:, :1]
 
 
-def _refuse(policy: str, n_empty: int, n_queries: int) -> None:
-    if policy == "raise":
+def refuse_if_raising(policy: str, n_empty: int, n_queries: int) -> None:
+    """Raise where queries are empty and the policy is to raise."""
+    if n_empty and policy == "raise":
         raise ValueError(
             f"{n_empty} of {n_queries} queries have no training row within the kernel's support; "
             "use a larger bandwidth, kernel='gaussian', or another empty_neighborhood."
@@ -325,7 +368,7 @@ class Smoother:
         empty = mass <= 0
         n_empty = int(empty.sum())
         if n_empty:
-            _refuse(self.empty_neighborhood, n_empty, len(queries))
+            refuse_if_raising(self.empty_neighborhood, n_empty, len(queries))
             self._fill_attention(weights, queries, exclude, empty)
         return weights / weights.sum(dim=1, keepdim=True), n_empty
 

@@ -38,6 +38,19 @@ class Widths:
     upper: np.ndarray
     spread: np.ndarray
 
+    def shared(self, parameter: np.ndarray) -> "Widths":
+        """Return the ranges of parameters that are the widths of several each.
+
+        A shared width may be as narrow as the narrowest of its members and as wide as the widest,
+        and is compared with their typical scale.
+        """
+        members = [parameter == index for index in range(parameter.max() + 1)]
+        return Widths(
+            lower=np.array([self.lower[own].min() for own in members]),
+            upper=np.array([self.upper[own].max() for own in members]),
+            spread=np.array([np.exp(np.log(self.spread[own]).mean()) for own in members]),
+        )
+
     @property
     def _broad(self) -> np.ndarray:
         return _BROAD * self.spread

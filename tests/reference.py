@@ -122,6 +122,42 @@ def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
     return float(np.mean(losses / np.where(variances > 0, variances, 1.0)))
 
 
+def loo_absolute(kernel, X, y, bandwidth, sample_weight=None):
+    """Weighted mean of absolute leave-one-out errors; a float."""
+    share = normalized(relative_weights(sample_weight, len(y))[None, :])[0]
+    return float(share @ np.abs(y - predict_loo(kernel, X, y, bandwidth, sample_weight)))
+
+
+def hat_matrix(kernel, X, y, bandwidth, sample_weight=None):
+    """Matrix H (p, p) that turns distinct observations' y into fitted means, y and weights (p,)."""
+    X, y, sample_weight = merge_twins(X, y, sample_weight)
+    return weights(kernel, X, X, bandwidth, sample_weight), y, sample_weight
+
+
+def in_sample(kernel, X, y, bandwidth, sample_weight=None):
+    """Mean squared error of the fit, tr H, and Kish's number of observations."""
+    hat, y, sample_weight = hat_matrix(kernel, X, y, bandwidth, sample_weight)
+    errors = y - hat @ y
+    return np.average(errors**2, weights=sample_weight), np.trace(hat), kish(sample_weight)
+
+
+def aicc(kernel, X, y, bandwidth, sample_weight=None):
+    """Corrected Akaike criterion of Hurvich, Simonoff and Tsai (1998); infinite past its pole."""
+    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight)
+    if trace + 2 >= n:
+        return np.inf
+    return float(np.log(variance) + (1 + trace / n) / (1 - (trace + 2) / n))
+
+
+def gcv(kernel, X, y, bandwidth, sample_weight=None):
+    """Generalised cross-validation."""
+    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight)
+    return float(variance / (1 - trace / n) ** 2)
+
+
+CRITERIA = {"loo": loo_loss, "loo_absolute": loo_absolute, "aicc": aicc, "gcv": gcv}
+
+
 def effective_neighbors(kernel, X_query, X_train, bandwidth, sample_weight=None, y=None):
     """Kish's number of neighbours behind each prediction (m,), 0 where there are none.
 

@@ -147,8 +147,8 @@ def bandwidth_case(id, value, message):
 NOT_POSITIVE = r"^bandwidth must be positive and finite; got "
 NOT_A_BANDWIDTH = r"^bandwidth must be .*(number|numeric).*; got "
 NOT_A_NAME = (
-    r"^bandwidth must be a positive number, an array with one per feature, or one of "
-    r"\['loo', 'scott', 'silverman'.*\]; got "
+    r"^bandwidth must be a positive number, an array with one per feature, one of "
+    r"\['loo', .*'scott', 'silverman'\], a BandwidthSearch or a NeighborBandwidth; got "
 )
 
 BANDWIDTHS = [

@@ -11,13 +11,14 @@ ROOT = Path(sknw.__file__).parent
 
 # From the lowest room to the highest; a room may import its own layer's files and lower ones.
 LAYERS = [
-    ["_types", "_compat", "_threads", "_arrays", "_observations"],
+    ["_types", "_compat", "_threads", "_arrays", "_features", "_observations"],
     ["kernels", "metrics"],
     ["sums"],
-    ["smoother", "widths", "optimize", "leave_one_out"],
+    ["smoother", "local_smoother", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
     ["_attention", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
+    ["plotting"],
     ["__init__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -90,3 +91,16 @@ def test_private_names_of_scikit_learn_stay_in_compat(path):
             private = [part for part in node.module.split(".") if part.startswith("_")]
             private += [alias.name for alias in node.names if alias.name.startswith("_")]
             assert not private, f"{path}:{node.lineno} imports {private}"
+
+
+def test_displays_ask_estimators_by_their_public_names():
+    for path in (ROOT / "plotting").glob("*.py"):
+        assert all(
+            name.startswith("sknw.plotting")
+            for name in imported_modules(path)
+            if name.split(".")[0] == "sknw"
+        ), f"{path} imports more than its own room"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                assert is_own or node.attr == "__name__", f"{path}:{node.lineno} {node.attr}"

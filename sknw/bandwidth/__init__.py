@@ -8,30 +8,40 @@ from numbers import Real
 
 import numpy as np
 
+from sknw._features import Features
 from sknw._observations import Observations
+from sknw.bandwidth.criteria import CRITERIA, Criterion
+from sknw.bandwidth.neighbors import NeighborBandwidth
 from sknw.bandwidth.rules import Scott, Silverman
-from sknw.bandwidth.search import LeaveOneOutSearch
+from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.leave_one_out import LeaveOneOut
 
 SELECTORS: dict[str, Selector] = {
-    selector.name: selector for selector in (LeaveOneOutSearch(), Scott(), Silverman())
+    **{criterion: BandwidthSearch(criterion) for criterion in CRITERIA},
+    **{rule.name: rule for rule in (Scott(), Silverman())},
 }
-_ACCEPTED = f"a positive number, an array with one per feature, or one of {list(SELECTORS)}"
+_ACCEPTED = (
+    f"a positive number, an array with one per feature, one of {list(SELECTORS)}, a "
+    "BandwidthSearch or a NeighborBandwidth"
+)
 
 
-def check_bandwidth(bandwidth, n_features: int) -> None:
+def check_bandwidth(bandwidth, features: Features) -> None:
     """Refuse a bandwidth that is not positive and finite, or not one per feature.
 
     Raises
     ------
     ValueError
     """
+    if isinstance(bandwidth, Selector):
+        bandwidth.check(features)
+        return
     if isinstance(bandwidth, str):
         if bandwidth not in SELECTORS:
             raise ValueError(f"bandwidth must be {_ACCEPTED}; got {bandwidth!r}.")
         return
-    values = _as_numbers(bandwidth)
+    values, n_features = _as_numbers(bandwidth), features.n_features
     if values.ndim > 1:
         raise ValueError(
             "bandwidth must be a number or a 1-D array with one value per feature; "
@@ -39,7 +49,14 @@ def check_bandwidth(bandwidth, n_features: int) -> None:
         )
     if values.ndim == 1 and len(values) != n_features:
         raise ValueError(f"bandwidth has {len(values)} values but X has {n_features} features.")
-    if not (np.isfinite(values).all() and (values > 0).all()):
+    is_lambda = features.is_categorical if values.ndim else np.array(False)
+    if not ((values >= 0) & (values <= 1))[is_lambda].all():
+        raise ValueError(
+            "bandwidth of a categorical feature is λ, between 0 (exact match) and 1 (irrelevant); "
+            f"got {bandwidth}."
+        )
+    numbers = values[~is_lambda]
+    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
         raise ValueError(f"bandwidth must be positive and finite; got {bandwidth}.")
 
 
@@ -59,13 +76,24 @@ def resolve_bandwidth(
     task: LeaveOneOut,
     random_state: np.random.RandomState,
 ) -> Selection:
-    """Return the bandwidths that a parameter stands for, checked."""
-    check_bandwidth(bandwidth, task.n_features)
-    if isinstance(bandwidth, str):
-        return SELECTORS[bandwidth].select(observations, task, random_state)
+    """Return the widths that a parameter stands for, checked."""
+    check_bandwidth(bandwidth, observations.features)
+    selector = SELECTORS.get(bandwidth) if isinstance(bandwidth, str) else bandwidth
+    if isinstance(selector, Selector):
+        return selector.select(observations, task, random_state)
     if isinstance(bandwidth, Real):
         return Selection(float(bandwidth))
-    return Selection(_as_numbers(bandwidth))
+    return Selection(observations.features.widths(_as_numbers(bandwidth)))
 
 
-__all__ = ["SELECTORS", "Selection", "Selector", "check_bandwidth", "resolve_bandwidth"]
+__all__ = [
+    "CRITERIA",
+    "SELECTORS",
+    "BandwidthSearch",
+    "Criterion",
+    "NeighborBandwidth",
+    "Selection",
+    "Selector",
+    "check_bandwidth",
+    "resolve_bandwidth",
+]

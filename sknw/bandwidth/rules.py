@@ -18,8 +18,7 @@ def _silverman_factor(size: float, n_features: int) -> float:
 
 def _by_rule(factor, observations: Observations, kernel: Kernel) -> np.ndarray:
     """Return spread · factor · the kernel's canonical factor, shape (n_features,)."""
-    n_features = observations.X.shape[1]
-    scale = factor(observations.effective_size, n_features) * kernel.canonical_factor
+    scale = factor(observations.effective_size, observations.n_features) * kernel.canonical_factor
     return observations.spread * scale
 
 

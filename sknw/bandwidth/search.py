@@ -1,57 +1,125 @@
-"""Bandwidths that minimise the leave-one-out squared error, one per feature.
+"""Bandwidths that minimise a criterion: the settings of a search, and what it hands back.
 
-Leave-one-out loss has local minima at small bandwidths and plateaus at large ones. The search
-therefore scans the whole range with one common multiple of every feature's spread, and then each
-feature's own. From the best of both, bounded quasi-Newton descents start (in the coordinates of
-`sknw.widths`), and last every feature is asked whether the loss is lower without it. On larger data
-a random subsample rehearses; its bandwidths, rescaled by ``(n_s/n)^(1/(d+4))``, start the descents
-on all rows, and only the latter count.
-
-Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
-random, an unbiased sample of the criterion; their neighbours are always all the others. A single
-feature with a fast transform needs no sample.
+How the minimum is looked for is in `sknw.bandwidth.strategy`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
-import torch
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
 
-from sknw._arrays import to_tensor
+from sknw._compat import Interval, StrOptions
+from sknw._features import Features
 from sknw._observations import Observations
 from sknw._types import warn_user
+from sknw.bandwidth.criteria import CRITERIA
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
-from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
-from sknw.optimize import (
-    Descent,
-    Minimum,
-    Objective,
-    coordinate_scan,
-    descend,
-    line_search,
-    scan_minima,
-)
-from sknw.widths import Widths
-
-_MAX_ITER = 200
-_TOL = 1e-11
-_EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
-_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
-# More rows than this are held out in part, and rehearsed on a part of them first.
-_LARGE, _PART = 20_000, 4000
-_FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
-_TOL_OF_LARGE, _RTOL_OF_LARGE = 1e-7, 1e-6
-_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
+from sknw.bandwidth.strategy import Found, Plan, search
+from sknw.leave_one_out import LeaveOneOut
+from sknw.optimize import Minimum
 
 
-class LeaveOneOutSearch(Selector):
-    """Per-feature bandwidths by weighted leave-one-out squared error (Härdle & Marron 1985)."""
+class BandwidthSearch(Selector, BaseEstimator):
+    """A search for the bandwidths that minimise a criterion, with its settings.
 
-    name = "loo"
+    Given as ``bandwidth=BandwidthSearch(...)``; its parameters nest in a grid search as
+    ``bandwidth__criterion`` and so on. ``bandwidth="loo"`` is ``BandwidthSearch("loo")``, and so
+    for the other criteria. The search is deterministic unless the estimator's `random_state` says
+    otherwise, and leaves its findings on the estimator: `criterion_`, `search_report_`,
+    `search_path_` and `irrelevant_features_`.
+
+    Parameters
+    ----------
+    criterion : {"loo", "loo_absolute", "aicc", "gcv"}, default="loo"
+        What is minimised. With several outputs, errors count in units of each output's variance
+        (of its mean absolute deviation for ``"loo_absolute"``) and are averaged.
+
+        - ``"loo"``: weighted mean squared leave-one-out error [1]_;
+        - ``"loo_absolute"``: weighted mean absolute leave-one-out error, for outliers in y;
+        - ``"aicc"``: ``log σ² + (1 + tr H/n)/(1 − (tr H + 2)/n)`` with σ² the mean squared error of
+          the fit and H the matrix that turns y into it [2]_; smoother than ``"loo"``;
+        - ``"gcv"``: ``σ²/(1 − tr H/n)²`` [3]_.
+    per_feature : bool, default=True
+        Whether every numeric feature has a bandwidth of its own; False: all have the same one, in
+        the units of X (categories keep one each).
+    n_starts : int or "auto", default="auto"
+        How many starts a search over several bandwidths descends from, all of them broad.
+        ``"auto"``: the minima of a scan over common multiples of the spreads, one of single
+        features, and random ones, the more the fewer the rows. A search over one bandwidth scans
+        its whole range, and descends from each of the `n_starts` lowest minima (``"auto"``: 3).
+    bounds : "auto", (float, float) or array-like of shape (n_features, 2), default="auto"
+        Smallest and largest bandwidth; a pair for all numeric features or one per feature (for a
+        categorical feature of λ). ``"auto"``: a tenth of the smallest gap, and 10⁴ times the range,
+        at which a feature has no influence left.
+    max_iter : int, default=200
+        Largest number of quasi-Newton steps from a start.
+    tol : float, default=1e-11
+        A step that gains less, relatively, is the last.
+    n_held_out : int or "auto", default="auto"
+        How many rows are predicted to compute the criterion, drawn once at random; their neighbours
+        are always all the others. ``"auto"``: all up to 20,000 rows; of more, at least 5,000, but
+        all where a fast transform does them. A number at least the number of rows: all.
+
+    See Also
+    --------
+    NeighborBandwidth : A bandwidth that follows the density of the training rows.
+
+    References
+    ----------
+    .. [1] W. Härdle and J. S. Marron, "Optimal bandwidth selection in nonparametric regression
+           function estimation", Annals of Statistics 13(4), 1985.
+    .. [2] C. M. Hurvich, J. S. Simonoff and C.-L. Tsai, "Smoothing parameter selection in
+           nonparametric regression using an improved Akaike information criterion", Journal of the
+           Royal Statistical Society B 60(2), 1998.
+    .. [3] P. Craven and G. Wahba, "Smoothing noisy data with spline functions", Numerische
+           Mathematik 31, 1979.
+
+    Examples
+    --------
+    >>> from sknw import BandwidthSearch, NadarayaWatsonRegressor
+    >>> from sknw.datasets import make_attention_curve
+    >>> X, y, _, _ = make_attention_curve(random_state=0)
+    >>> model = NadarayaWatsonRegressor(BandwidthSearch("aicc")).fit(X, y)
+    >>> len(model.bandwidth_), bool(model.criterion_ < 1)
+    (1, True)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "criterion": [StrOptions(set(CRITERIA))],
+        "per_feature": ["boolean"],
+        "n_starts": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "bounds": "no_validation",
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_held_out": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        criterion="loo",
+        *,
+        per_feature=True,
+        n_starts="auto",
+        bounds="auto",
+        max_iter=200,
+        tol=1e-11,
+        n_held_out="auto",
+    ):
+        self.criterion = criterion
+        self.per_feature = per_feature
+        self.n_starts = n_starts
+        self.bounds = bounds
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_held_out = n_held_out
+
+    def check(self, features: Features) -> None:
+        """Refuse parameters that are not as described."""
+        super().check(features)
+        self._width_bounds(features)
 
     def select(
         self,
@@ -59,174 +127,111 @@ class LeaveOneOutSearch(Selector):
         task: LeaveOneOut,
         random_state: np.random.RandomState,
     ) -> Selection:
-        """Search; take Scott's rule where leave-one-out cannot tell bandwidths apart."""
+        """Search; take Scott's rule where no criterion can tell bandwidths apart."""
+        task = self._narrowed(task, observations.features)
+        plan = Plan(
+            CRITERIA[self.criterion],
+            n_starts=None if self.n_starts == "auto" else self.n_starts,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            n_held_out=None if self.n_held_out == "auto" else self.n_held_out,
+        )
         if not _is_informative(observations):
-            return _by_rule(observations, task, random_state)
-        found = (_search_large if len(task) > _LARGE else _search_all)(task, random_state)
-        if not found.minimum.converged:
+            return self._by_rule(observations, task, random_state, plan)
+        found = search(task, plan, random_state)
+        if not found.is_usable:
             warn_user(
-                f"The bandwidth search stopped after {_MAX_ITER} steps without converging.",
+                f"The criterion {self.criterion!r} is finite at no bandwidth for these "
+                f"{len(task)} distinct rows; Scott's rule is used.",
                 ConvergenceWarning,
             )
-        return Selection(task.widths.values(found.minimum.x), found.criterion, found.report)
+            return self._by_rule(observations, task, random_state, plan)
+        if not found.minimum.converged:
+            warn_user(
+                f"The bandwidth search stopped after {self.max_iter} steps without converging.",
+                ConvergenceWarning,
+            )
+        return self._selection(found, irrelevant=_at_upper_bound(found))
+
+    def _by_rule(
+        self,
+        observations: Observations,
+        task: LeaveOneOut,
+        random_state: np.random.RandomState,
+        plan: Plan,
+    ) -> Selection:
+        """Return Scott's bandwidths, within the bounds, with the criterion there."""
+        widths = Scott().select(observations, task, random_state).widths
+        widths = [np.exp(np.log(widths[own]).mean()) for own in task.members]
+        x = task.widths.coordinates(np.array(widths))
+        objective = plan.objective(task)
+        minimum = Minimum(x, objective.log_value(x), [], converged=True)
+        none = np.zeros(task.n_features, dtype=bool)
+        return self._selection(Found(plan.criterion, task, objective, minimum), irrelevant=none)
+
+    def _selection(self, found: Found, irrelevant: np.ndarray) -> Selection:
+        task, ranges = found.task, found.task.widths
+        widths = task.of_features(ranges.values(found.minimum.x))
+        coordinates, losses = found.objective.path
+        is_common = not (self.per_feature or task.observations.features.categories)
+        return Selection(
+            float(widths[0]) if is_common else widths,
+            criterion=found.value,
+            report=found.report,
+            path={
+                "widths": np.array([task.of_features(ranges.values(x)) for x in coordinates]),
+                "criterion": np.array([found.criterion.reported(loss, task) for loss in losses]),
+            },
+            irrelevant=np.flatnonzero(irrelevant),
+        )
+
+    def _narrowed(self, task: LeaveOneOut, features: Features) -> LeaveOneOut:
+        """Return the problem with the parameters and the bounds that the settings ask for."""
+        bounds = self._width_bounds(features)
+        if bounds is not None:
+            automatic = np.column_stack([task.widths.lower, task.widths.upper])
+            task = task.within(*np.where(np.isfinite(bounds), bounds, automatic).T)
+        if self.per_feature:
+            return task
+        categorical = features.is_categorical  # each keeps a parameter of its own
+        first = 0 if categorical.all() else 1
+        return task.sharing(np.where(categorical, first + np.cumsum(categorical) - 1, 0))
+
+    def _width_bounds(self, features: Features) -> np.ndarray | None:
+        """Return the bounds as widths (n_features, 2), NaN where the data decide."""
+        if isinstance(self.bounds, str) and self.bounds == "auto":
+            return None
+        try:
+            bounds = np.asarray(self.bounds, dtype=np.float64)
+        except (TypeError, ValueError):
+            bounds = np.empty(0)
+        if bounds.shape not in ((2,), (features.n_features, 2)):
+            raise ValueError(
+                "bounds must be 'auto', a pair (lowest, highest), or one pair per feature, "
+                f"({features.n_features}, 2); got {self.bounds!r}."
+            )
+        lowest, highest = bounds[..., 0], bounds[..., 1]
+        if not (np.isfinite(bounds).all() and (lowest > 0).all() and (lowest <= highest).all()):
+            raise ValueError(
+                "bounds must be positive and finite, the lowest not above the highest; got "
+                f"{self.bounds!r}."
+            )
+        if bounds.ndim == 1:
+            bounds = np.where(features.is_categorical[:, None], np.nan, bounds)
+        elif (highest[features.is_categorical] > 1).any():
+            raise ValueError(
+                f"bounds of a categorical feature are of λ, at most 1; got {self.bounds!r}."
+            )
+        return np.column_stack([features.widths(column) for column in bounds.T])
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The end of a search: on which problem, and after what."""
-
-    task: LeaveOneOut
-    objective: Objective
-    minimum: Minimum
-
-    @property
-    def criterion(self) -> float:
-        """Criterion reached, in squared units of y for one output."""
-        return self.objective.reported(self.minimum.x) * self.task.unit
-
-    @property
-    def report(self) -> dict:
-        """What the search looked at."""
-        task = self.task
-        bandwidth = task.widths.values(self.minimum.x)
-        scale = to_tensor(bandwidth, dtype=task.rows.dtype, device=task.rows.device)
-        return {
-            "n_rows": len(task),
-            "n_held_out": len(task) if task.held_out is None else len(task.held_out),
-            "n_evaluations": self.objective.n_evaluations,
-            "algorithm": task.algorithm_at(task.rows / scale, needs_grad=False),
-        }
-
-
-def _search_all(task: LeaveOneOut, random_state: np.random.RandomState) -> _Found:
-    """Search on all rows."""
-    objective = _objective(task)
-    return _Found(task, objective, _search(task, objective, random_state))
-
-
-def _search_large(task: LeaveOneOut, random_state: np.random.RandomState) -> _Found:
-    """Search on a subset of the rows, then go on from there with all of them as neighbours."""
-    task = task.in_compact_order()
-    part = task.subsample(_PART, random_state)
-    rough = _search_all(part, random_state).minimum
-    shrinkage = (len(part) / len(task)) ** (1 / (task.n_features + 4))
-    start = task.widths.shrunk(rough.x, shrinkage)
-    if task.n_features > 1 or not _has_cheap_values(task, start):
-        task = task.holding_out(max(_FEWEST_HELD_OUT, int(_PAIRS / len(task))), random_state)
-    # a sampled criterion is known to percents; where its minimum lies needs no more than this
-    task = replace(task, rtol=max(task.rtol, _RTOL_OF_LARGE))
-    objective = _objective(task)
-    if task.n_features == 1:
-        return _Found(task, objective, line_search(objective, start[0], task.widths.bounds[0]))
-    descent = Descent(task.widths.bounds, _MAX_ITER, _TOL_OF_LARGE)
-    minimum = descend(objective, [start], descent)
-    return _Found(task, objective, _explored(task, objective, minimum, descent))
-
-
-def _has_cheap_values(task: LeaveOneOut, coordinates: np.ndarray) -> bool:
-    """Whether the sums over all rows take time linear in their number."""
-    scale = task.widths.at(to_tensor(coordinates, dtype=torch.float64, device=task.rows.device))
-    embedded = task.rows / scale.to(task.rows.dtype)
-    return task.algorithm_at(embedded, needs_grad=False) == "nufft"
+def _at_upper_bound(found: Found) -> np.ndarray:
+    """Return which features have no influence left (n_features,)."""
+    task, ranges = found.task, found.task.widths
+    at_bound = task.of_features(ranges.values(found.minimum.x) >= ranges.upper)
+    return at_bound & (task.observations.extent > 0)
 
 
 def _is_informative(observations: Observations) -> bool:
     varies = observations.y_max > observations.y_min
     return observations.n_keys > 1 and bool(np.any(observations.extent > 0)) and bool(varies.any())
-
-
-def _by_rule(
-    observations: Observations, task: LeaveOneOut, random_state: np.random.RandomState
-) -> Selection:
-    bandwidth, rows = Scott().select(observations, task, random_state).bandwidth, task.rows
-    with torch.no_grad():
-        scale = to_tensor(bandwidth, dtype=rows.dtype, device=rows.device)
-        report = {"n_rows": len(task), "n_held_out": len(task), "n_evaluations": 1}
-        loss = task.loss(rows / scale).item() * task.unit
-        algorithm = task.algorithm_at(rows / scale, needs_grad=False)
-        return Selection(bandwidth, loss, {**report, "algorithm": algorithm})
-
-
-def _objective(task: LeaveOneOut) -> Objective:
-    def loss(coordinates: Tensor) -> Tensor:
-        return task.loss(task.rows, 1 / task.widths.at(coordinates))
-
-    return Objective(loss, device=task.rows.device)
-
-
-def _search(
-    task: LeaveOneOut, objective: Objective, random_state: np.random.RandomState
-) -> Minimum:
-    small = task.subsample(REHEARSAL_SIZE, random_state)
-    shrinkage = (len(small) / len(task)) ** (1 / (task.n_features + 4))
-    descent = Descent(task.widths.bounds, _MAX_ITER, _TOL, task.polish_evaluations)
-    best = descend(
-        objective,
-        _starts(small, random_state),
-        descent,
-        rehearsal=_objective(small) if len(small) < len(task) else None,
-        carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
-    )
-    return _explored(task, objective, best, descent)
-
-
-def _starts(task: LeaveOneOut, random_state: np.random.RandomState) -> list[np.ndarray]:
-    """Return coordinates to descend from: common multiples of the spreads, and mixed ones."""
-    objective, widths = _objective(task), task.widths
-    scan = [widths.coordinates(bandwidth) for bandwidth in task.scan_bandwidths()]
-    minima = scan_minima(objective, scan)
-    if task.n_features == 1:
-        return minima[:3]
-    multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
-    mixed = coordinate_scan(objective, np.maximum(minima[0], multiples[-1]), multiples)
-    return [*minima[:2], mixed, *_drawn_starts(task, random_state)]
-
-
-def _drawn_starts(task: LeaveOneOut, random_state: np.random.RandomState) -> list[np.ndarray]:
-    """Return the best of random bandwidths; the fewer the rows, the more local minima there are."""
-    objective, widths = _objective(task), task.widths
-    draws = random_state.uniform(*np.log(_DRAWN), size=(_N_DRAWN, task.n_features))
-    points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
-    points.sort(key=objective.log_value)
-    return points[: int(np.clip(_ROWS_PER_START / len(task), 1, 6))]
-
-
-def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
-    """Look around a minimum and descend again, as long as something lower lies close by."""
-    for _ in range(_EXPLORATIONS):
-        lower = _lower_neighbor(objective, task, best)
-        if lower is None:
-            break
-        again = descend(objective, [lower.x], descent)
-        best = again if again.objective <= lower.objective else lower
-    return best
-
-
-def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> Minimum | None:
-    """Return the best of the moves of one width, if it is lower (or wider and no higher)."""
-    widths = task.widths.values(best.x)
-    found = None
-    strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
-    for feature, moved in _moves(widths, task.widths, strides):
-        x = best.x.copy()
-        tried = widths.copy()
-        tried[feature] = moved
-        x[feature] = task.widths.coordinates(tried)[feature]
-        value = objective.log_value(x)
-        if value < best.objective or (np.isinf(moved) and value <= best.objective):
-            best = found = replace(best, x=x, objective=value)
-            widths[feature] = moved
-    return found
-
-
-def _moves(
-    widths: np.ndarray, ranges: Widths, strides: tuple[float, ...]
-) -> Iterator[tuple[int, float]]:
-    """Yield moves (feature, width): a broad one out of the way, a narrow one up and down."""
-    for feature, width in enumerate(widths):
-        if width >= ranges.upper[feature]:
-            continue
-        if width > ranges.spread[feature]:
-            yield feature, np.inf
-        else:
-            yield from ((feature, width * stride) for stride in strides)

@@ -2,37 +2,56 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
+from sknw._features import Features
 from sknw._observations import Observations
 from sknw.leave_one_out import LeaveOneOut
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A selected bandwidth.
+    """A selected width for each feature, in the units of the columns.
 
     Parameters
     ----------
-    bandwidth : float or ndarray of shape (n_features,)
-        In the units of X.
+    widths : float or ndarray of shape (n_features,)
+        A number is the same for all features. With `n_neighbors` it is one for each key.
     criterion : float or None, default=None
-        Value that a search reached, in squared units of y for one output.
+        Value that a search reached.
     report : dict or None, default=None
         What a search looked at.
+    path : dict of str to ndarray, or None, default=None
+        Everything at which a search computed the criterion (``"widths"`` of shape (n_evaluations,
+        n_features), or ``"n_neighbors"``), and the ``"criterion"`` there.
+    irrelevant : ndarray of int or None, default=None
+        Features that a search smoothed away.
+    n_neighbors : int or None, default=None
+        The rank of the neighbour whose distance is the width.
     """
 
-    bandwidth: float | np.ndarray
+    widths: float | np.ndarray
     criterion: float | None = None
     report: dict | None = None
+    path: dict[str, np.ndarray] | None = None
+    irrelevant: np.ndarray | None = None
+    n_neighbors: int | None = None
 
 
 class Selector(ABC):
     """A way to find bandwidths from the data."""
 
-    name: ClassVar[str]
+    def check(self, features: Features) -> None:
+        """Refuse settings that are not as described, or do not fit the features.
+
+        Raises
+        ------
+        ValueError
+        """
+        if isinstance(self, BaseEstimator):
+            self._validate_params()
 
     @abstractmethod
     def select(
@@ -41,4 +60,4 @@ class Selector(ABC):
         task: LeaveOneOut,
         random_state: np.random.RandomState,
     ) -> Selection:
-        """Return the bandwidths for these observations."""
+        """Return the widths for these observations."""

@@ -42,7 +42,7 @@ class Lbfgs(Solver):
                 widths.bounds,
                 settings.max_iter,
                 settings.tol,
-                problem.task.polish_evaluations,
+                problem.task.polish_evaluations(),
             ),
             rehearsal=None if rehearsal is None else _objective(rehearsal, signs),
             carry_over=lambda coordinates: widths.shrunk(coordinates, shrinkage),

@@ -1,0 +1,437 @@
+"""From a table of numbers and categories to numeric columns, a block of columns per feature.
+
+A category enters the distance like a number: with a width h, a mismatch of an unordered feature
+adds ``1/h²`` to the squared distance, and each step between ordered categories does. Under the
+Gaussian these are the factors ``λ^{1(a≠b)}`` and ``λ^{|a−b|}`` of Li and Racine, with
+``λ = exp(−1/(2h²))``: 0 asks for an exact match, 1 makes the feature irrelevant. So a category is a
+point of a block of columns that share one width: a scaled one-hot code, or a thermometer code.
+
+A category that fit has not seen lies equally far from every one it has. A missing category is one
+of its own where fit saw any, and else as an unseen one.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import OrdinalEncoder
+
+from sknw._types import UnseenCategoryWarning, warn_user
+
+_UNSEEN, _MISSING = -1, -2
+_EXACT, _NONE = 1e-4, 1e8  # widths that stand for λ = 0 and λ = 1
+_KINDS = ("unordered", "ordered")
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The categories of one feature.
+
+    Parameters
+    ----------
+    name : str
+        What the feature is called in messages.
+    encoder : OrdinalEncoder
+        From known categories to their positions.
+    ordered : bool
+        Whether the positions mean an order.
+    has_missing : bool
+        Whether missing values are a category.
+    """
+
+    name: str
+    encoder: OrdinalEncoder
+    ordered: bool
+    has_missing: bool
+
+    @classmethod
+    def of(cls, name: str, column: "_Column", ordered: bool) -> "Categories":
+        """Learn the categories of a column."""
+        known = column.known if ordered and column.known is not None else None
+        encoder = OrdinalEncoder(
+            categories="auto" if known is None else [known],
+            handle_unknown="use_encoded_value",
+            unknown_value=_UNSEEN,
+        )
+        present = column.present if len(column.present) else np.array([np.nan])  # no value is NaN
+        encoder.fit(present[:, None])
+        return cls(name, encoder, ordered, bool(column.missing.any()))
+
+    @property
+    def values(self) -> np.ndarray:
+        """The known categories in their order."""
+        return self.encoder.categories_[0]
+
+    @property
+    def n_categories(self) -> int:
+        """Number of known categories, missing included."""
+        return len(self.values) + self.has_missing
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns of the block."""
+        return max(1, self.n_categories - self.ordered)
+
+    def codes(self, column: "_Column") -> np.ndarray:
+        """Return positions (n,), or the code of a missing or an unseen category."""
+        codes = np.full(len(column.values), _MISSING if self.has_missing else _UNSEEN)
+        codes[~column.missing] = _UNSEEN
+        if len(column.present) and column.values.dtype.kind == self.values.dtype.kind:
+            positions = self.encoder.transform(column.present[:, None])
+            codes[~column.missing] = positions[:, 0].astype(np.int64)
+        n_unseen = int(np.count_nonzero(codes == _UNSEEN))
+        if n_unseen:
+            warn_user(
+                f"{n_unseen} rows have a category of {self.name} that fit has not seen; it counts "
+                "as equally different from every category that it has.",
+                UnseenCategoryWarning,
+            )
+        return codes
+
+    def block(self, codes: np.ndarray) -> np.ndarray:
+        """Return the columns (n, n_columns) of codes (n,)."""
+        return (self._thermometer if self.ordered else self._one_hot)(codes)
+
+    def _one_hot(self, codes: np.ndarray) -> np.ndarray:
+        """Return points at distance one from each other, unseen ones as far from all of them."""
+        n = self.n_columns
+        level = np.where(codes == _MISSING, n - 1, codes)
+        block = (level[:, None] == np.arange(n)) / np.sqrt(2)
+        block[codes == _UNSEEN] = (np.sqrt(2) + np.sqrt(2 + 2 * n)) / (2 * n)
+        return block
+
+    def _thermometer(self, codes: np.ndarray) -> np.ndarray:
+        """Return points whose squared distance is the number of steps between them.
+
+        The centre of the cube is equally far from all of them. Missing values lie above it, in a
+        column of their own.
+        """
+        n_steps = len(self.values) - 1
+        block = np.zeros((len(codes), self.n_columns))
+        block[:, :n_steps] = codes[:, None] > np.arange(n_steps)
+        block[codes < 0, :n_steps] = 0.5
+        if self.has_missing:
+            block[codes == _MISSING, n_steps:] = 1.0
+        return block
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What each feature of X is.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features.
+    categories : dict of int to Categories
+        Those that are categorical, by their index.
+    """
+
+    n_features: int
+    categories: dict[int, Categories] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, X: Any, categorical_features: Any) -> "Features | None":
+        """Return the features of a table with categories in it; None if there are none.
+
+        Parameters
+        ----------
+        X : array-like or data frame of shape (n_rows, n_features)
+        categorical_features : "from_dtype", None, dict or array-like
+            As in the estimators.
+
+        Raises
+        ------
+        ValueError
+            If `categorical_features` does not fit X.
+        """
+        if categorical_features is None:
+            return None
+        if isinstance(categorical_features, str) and not _is_frame(X):
+            return None  # an array has no dtypes of columns
+        table = _Table.of(X)
+        kinds = _kinds(table, categorical_features)
+        if not kinds:
+            return None
+        categories = {
+            index: Categories.of(table.label(index), table.column(index), kind == "ordered")
+            for index, kind in sorted(kinds.items())
+        }
+        return cls(table.n_features, categories)
+
+    @cached_property
+    def is_categorical(self) -> np.ndarray:
+        """Mask of the categorical features (n_features,)."""
+        mask = np.zeros(self.n_features, dtype=bool)
+        mask[list(self.categories)] = True
+        return mask
+
+    @cached_property
+    def of_column(self) -> np.ndarray:
+        """The feature that each column belongs to, (n_columns,)."""
+        sizes = [
+            self.categories[index].n_columns if index in self.categories else 1
+            for index in range(self.n_features)
+        ]
+        return np.repeat(np.arange(self.n_features), sizes)
+
+    @cached_property
+    def first_columns(self) -> np.ndarray:
+        """The first column of each feature, (n_features,)."""
+        return np.searchsorted(self.of_column, np.arange(self.n_features))
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return len(self.of_column)
+
+    def numeric_part(self, X: Any) -> Any:
+        """Return the columns of X that are numbers, in the container that they came in."""
+        table = _Table.of(X)
+        if self.is_categorical.all():
+            return np.empty((len(table.X), 0))
+        return table.take(np.flatnonzero(~self.is_categorical))
+
+    def columns(self, X: Any, numbers: np.ndarray) -> np.ndarray:
+        """Return all columns (n_rows, n_columns), given the checked numbers among them."""
+        table = _Table.of(X)
+        result = np.empty((len(numbers), self.n_columns), dtype=numbers.dtype)
+        result[:, ~self.is_categorical[self.of_column]] = numbers
+        for index, categories in self.categories.items():
+            codes = categories.codes(table.column(index))
+            result[:, self.of_column == index] = categories.block(codes)
+        return result
+
+    def widths(self, bandwidth: float | np.ndarray) -> float | np.ndarray:
+        """Return the widths for a bandwidth: the same, but for the λ of categories.
+
+        A single number is the same width for all features.
+        """
+        if not self.categories or np.ndim(bandwidth) == 0:
+            return bandwidth
+        widths = np.array(bandwidth, dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            mismatch = -2 * np.log(widths[self.is_categorical])
+            widths[self.is_categorical] = np.clip(mismatch**-0.5, _EXACT, _NONE)
+        return widths
+
+    def bandwidth(self, widths: float | np.ndarray) -> float | np.ndarray:
+        """Return the bandwidths for widths (..., n_features): the same, but λ for categories."""
+        if not self.categories:
+            return widths
+        widths = np.broadcast_to(widths, np.broadcast_shapes(np.shape(widths), (self.n_features,)))
+        lambdas = np.exp(-0.5 * widths**-2.0)
+        lambdas = np.where(widths > _EXACT, lambdas, 0.0)
+        return np.where(self.is_categorical, np.where(widths < _NONE, lambdas, 1.0), widths)
+
+
+def _kinds(table: "_Table", wanted: Any) -> dict[int, str]:
+    """Return the kind of each categorical feature, by its index."""
+    if isinstance(wanted, str):
+        kinds = {index: table.kind(index) for index in range(table.n_features)}
+        return {index: kind for index, kind in kinds.items() if kind is not None}
+    if isinstance(wanted, dict):
+        _check_kinds(wanted)
+        indices = _indices(table, list(wanted))
+        return dict(zip(indices, wanted.values(), strict=True))
+    return {index: table.kind(index) or "unordered" for index in _indices(table, wanted)}
+
+
+def _check_kinds(wanted: dict) -> None:
+    for key, kind in wanted.items():
+        if kind not in _KINDS:
+            raise ValueError(
+                f"categorical_features, as a dict, has 'ordered' or 'unordered' for a feature; got "
+                f"{kind!r} for {key!r}."
+            )
+
+
+def _indices(table: "_Table", wanted: Any) -> list[int]:
+    """Return the indices that names, indices or a mask stand for."""
+    chosen = np.asarray(wanted)
+    n_features = table.n_features
+    if chosen.ndim != 1 or (chosen.dtype.kind not in "iubUSO" and chosen.size):
+        raise ValueError(
+            "categorical_features must be 'from_dtype', None, a dict, or a list of names, indices "
+            f"or booleans; got {wanted!r}."
+        )
+    if chosen.dtype.kind == "b":
+        if len(chosen) != n_features:
+            raise ValueError(
+                f"categorical_features as a mask must have one value per feature, {n_features}; "
+                f"got {len(chosen)}."
+            )
+        return np.flatnonzero(chosen).tolist()
+    if chosen.dtype.kind in "iu":
+        if not all(0 <= index < n_features for index in chosen.tolist()):
+            raise ValueError(
+                f"categorical_features as indices must be between 0 and {n_features - 1}; got "
+                f"{wanted!r}."
+            )
+        return sorted(set(chosen.tolist()))
+    names = table.names
+    if names is None:
+        raise ValueError(
+            f"categorical_features names {wanted!r}, but X has no column names; use indices or a "
+            "mask, or pass a data frame."
+        )
+    absent = [name for name in chosen.tolist() if name not in names]
+    if absent:
+        raise ValueError(
+            f"categorical_features names {absent}, which X does not have; its columns are "
+            f"{list(names)}."
+        )
+    return [names.index(name) for name in chosen.tolist()]
+
+
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "columns") and hasattr(X, "dtypes")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Values (n,) of one feature, which of them are missing, and all that its dtype knows.
+
+    Numbers are floats, so that 1 and 1.0 are one category; anything else are objects.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray
+    known: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, values, missing: np.ndarray | None = None, known=None) -> "_Column":
+        """Return the column of an array of any dtype."""
+        values = np.asarray(values)
+        missing = _missing(values) if missing is None else missing
+        if known is not None:
+            known = np.asarray(known, dtype=object)
+            known = _narrowed(known, np.zeros(len(known), dtype=bool))
+        return cls(_narrowed(values, missing), missing, known)
+
+    @property
+    def present(self) -> np.ndarray:
+        """The values that are not missing."""
+        return self.values[~self.missing]
+
+
+class _Table:
+    """The columns of X, whatever holds them; this is the case of an array."""
+
+    names: list[str] | None = None
+
+    def __init__(self, X: Any):
+        self.X = X
+
+    @staticmethod
+    def of(X: Any) -> "_Table":
+        """Return the table for a container."""
+        if not _is_frame(X):
+            return _Table(_as_array(X))
+        return _Pandas(X) if hasattr(X, "iloc") else _Polars(X)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.X.shape[1]
+
+    def label(self, index: int) -> str:
+        """Return what a feature is called in messages."""
+        return f"feature {index}" if self.names is None else repr(self.names[index])
+
+    def kind(self, index: int) -> str | None:
+        """Return which kind of category the dtype says; None if it says none."""
+        return None
+
+    def column(self, index: int) -> _Column:
+        """Return one feature."""
+        return _Column.of(self.X[:, index])
+
+    def take(self, indices: np.ndarray) -> Any:
+        """Return some of the columns."""
+        return self.X[:, indices]
+
+
+class _Pandas(_Table):
+    """A pandas data frame."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.X.columns)
+
+    def kind(self, index: int) -> str | None:
+        """Categorical dtypes are categories, and so are texts."""
+        dtype = self.X.dtypes.iloc[index]
+        if hasattr(dtype, "categories"):
+            return "ordered" if dtype.ordered else "unordered"
+        if dtype.kind != "O":
+            return None
+        is_text = any(isinstance(value, str) for value in self.column(index).present)
+        return "unordered" if is_text else None
+
+    def column(self, index: int) -> _Column:
+        """Return one feature."""
+        series = self.X.iloc[:, index]
+        known = getattr(series.dtype, "categories", None)
+        return _Column.of(series.to_numpy(dtype=object), series.isna().to_numpy(dtype=bool), known)
+
+    def take(self, indices: np.ndarray) -> Any:
+        """Return some of the columns."""
+        return self.X.iloc[:, indices]
+
+
+class _Polars(_Table):
+    """A polars data frame; its categoricals and enums are unordered unless the user says so."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.X.columns)
+
+    def kind(self, index: int) -> str | None:
+        """Categoricals, enums and texts are categories."""
+        name = str(self.X.dtypes[index])
+        return "unordered" if name.startswith(("Categorical", "Enum", "String")) else None
+
+    def column(self, index: int) -> _Column:
+        """Return one feature."""
+        series = self.X[:, index]
+        known = getattr(series.dtype, "categories", None)
+        known = known.to_list() if str(series.dtype).startswith("Enum") else None
+        values = np.array([*series.to_list(), None], dtype=object)[:-1]
+        return _Column.of(values, known=known)
+
+    def take(self, indices: np.ndarray) -> Any:
+        """Return some of the columns."""
+        return self.X[:, indices.tolist()]
+
+
+def _as_array(X: Any) -> np.ndarray:
+    array = np.asarray(X) if hasattr(X, "shape") else np.array(X, dtype=object)
+    if array.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {array.ndim}D array of shape {array.shape} instead. Reshape "
+            "your data."
+        )
+    return array
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    """Return which values are None or NaN."""
+    if values.dtype.kind == "O":
+        return np.array([value is None or value != value for value in values], dtype=bool)
+    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
+
+
+def _narrowed(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "iufb":
+        return values.astype(np.float64)
+    values = values.astype(object)
+    if not all(isinstance(value, Real | np.bool_) for value in values[~missing]):
+        return values
+    numbers = np.full(len(values), np.nan)
+    numbers[~missing] = values[~missing].astype(np.float64)
+    return numbers

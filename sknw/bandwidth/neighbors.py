@@ -1,0 +1,186 @@
+"""Bandwidths that follow the density: the distance to the k-th nearest other training row."""
+
+from numbers import Integral
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from sknw._arrays import to_numpy
+from sknw._compat import Interval, StrOptions
+from sknw._features import Features
+from sknw._observations import Observations
+from sknw.bandwidth.selector import Selection, Selector
+from sknw.leave_one_out import LeaveOneOut
+from sknw.local_smoother import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
+
+_N_CANDIDATES = 20  # numbers of neighbours looked at in one pass
+
+
+class NeighborBandwidth(Selector, BaseEstimator):
+    """A bandwidth of its own for every query or training row, by its k-th nearest neighbour.
+
+    Where training rows are dense the window is narrow, where they are sparse it is wide. Distances
+    are Euclidean in the units of X; nothing is standardised.
+
+    Parameters
+    ----------
+    n_neighbors : int or "loo", default="loo"
+        The bandwidth is the distance to this many-th nearest *other* training row, rows identical
+        in X and y counting once. ``"loo"``: the number that minimises the weighted mean squared
+        leave-one-out error, by a scan over all magnitudes and then ever closer around the lowest.
+    kind : {"query", "key"}, default="query"
+        Whose neighbour: of the query (generalized nearest neighbours), or of each training row
+        (adaptive nearest neighbours).
+
+    See Also
+    --------
+    BandwidthSearch : Bandwidths that are the same everywhere.
+
+    Notes
+    -----
+    The kernel of the scaled distance is the same as with a fixed bandwidth. A compact kernel with
+    ``kind="query"`` gives no weight to the k-th neighbour itself. Predictions take time in
+    proportion to the number of queries times that of training rows. `bandwidth_` then has the
+    bandwidth at each training row, and `n_neighbors_` the number of neighbours.
+
+    References
+    ----------
+    .. [1] D. O. Loftsgaarden and C. P. Quesenberry, "A nonparametric estimate of a multivariate
+           density function", Annals of Mathematical Statistics 36(3), 1965.
+    .. [2] L. Breiman, W. Meisel and E. Purcell, "Variable kernel estimates of multivariate
+           densities", Technometrics 19(2), 1977.
+
+    Examples
+    --------
+    >>> from sknw import NadarayaWatsonRegressor, NeighborBandwidth
+    >>> X, y = [[0.0], [1.0], [3.0], [7.0]], [0.0, 1.0, 9.0, 49.0]
+    >>> model = NadarayaWatsonRegressor(NeighborBandwidth(n_neighbors=1)).fit(X, y)
+    >>> model.bandwidth_
+    array([1., 1., 2., 4.])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_neighbors": [StrOptions({"loo"}), Interval(Integral, 1, None, closed="left")],
+        "kind": [StrOptions(set(NEIGHBOR_KINDS))],
+    }
+
+    def __init__(self, n_neighbors="loo", *, kind="query"):
+        self.n_neighbors = n_neighbors
+        self.kind = kind
+
+    def check(self, features: Features) -> None:
+        """Refuse parameters that are not as described, and categories."""
+        super().check(features)
+        if features.categories:
+            names = [categories.name for categories in features.categories.values()]
+            raise ValueError(
+                "NeighborBandwidth measures distances between numbers, but X has categorical "
+                f"features: {', '.join(names)}. Encode or drop them, use "
+                "categorical_features=None, or use a BandwidthSearch."
+            )
+
+    def select(
+        self,
+        observations: Observations,
+        task: LeaveOneOut,
+        random_state: np.random.RandomState,
+    ) -> Selection:
+        """Measure the distances; compare numbers of neighbours where none is given."""
+        n_others = observations.n_keys - 1
+        if self.n_neighbors != "loo" and self.n_neighbors > n_others:
+            raise ValueError(
+                f"n_neighbors must be at most the number of other distinct training rows, "
+                f"{n_others}; got {self.n_neighbors}."
+            )
+        if n_others < 1:
+            raise ValueError(
+                "NeighborBandwidth needs at least 2 distinct training rows; got "
+                f"{observations.n_keys}."
+            )
+        trial = _Trial(task, self.kind, NeighborDistances(task.rows))
+        if self.n_neighbors != "loo":
+            radii = trial.radii([self.n_neighbors])[:, 0]
+            _check_positive(radii, self.n_neighbors)
+            return Selection(radii, n_neighbors=self.n_neighbors)
+        losses = _scan(trial, n_others)
+        best = min(losses, key=lambda rank: (losses[rank], rank))
+        radii = trial.radii([best])[:, 0]
+        _check_positive(radii, best)
+        return Selection(
+            radii,
+            n_neighbors=best,
+            criterion=losses[best] * task.unit,
+            report={
+                "criterion": "loo",
+                "n_rows": len(task),
+                "n_held_out": len(task),
+                "n_evaluations": len(losses),
+                "algorithm": LocalSmoother.name,
+            },
+            path={
+                "n_neighbors": np.array(list(losses)),
+                "criterion": np.array(list(losses.values())) * task.unit,
+            },
+        )
+
+
+class _Trial:
+    """The leave-one-out loss of a number of neighbours."""
+
+    def __init__(self, task: LeaveOneOut, kind: str, distances: NeighborDistances):
+        self.task, self.kind, self.distances = task, kind, distances
+
+    def radii(self, ranks: list[int]) -> np.ndarray:
+        """Return the distances (n, len(ranks)) of the keys to the neighbours of these ranks."""
+        return self.distances.to(self.task.rows, ranks)
+
+    def losses(self, ranks: list[int]) -> dict[int, float]:
+        """Return the loss of each number of neighbours; infinite where a radius is zero."""
+        found, task = {}, self.task
+        for rank, radii in zip(ranks, self.radii(ranks).T, strict=True):
+            found[rank] = np.inf
+            if radii.min() > 0:
+                smoother = LocalSmoother.of(
+                    task.kernel,
+                    task.rows,
+                    task.values,
+                    task.weights,
+                    radii=radii,
+                    n_neighbors=rank,
+                    kind=self.kind,
+                    empty_neighborhood=task.empty_neighborhood,
+                    distances=self.distances,
+                )
+                with torch.no_grad():
+                    errors = task.errors(smoother.predict(None).means)
+                    loss = (task.mean(errors.square()) / task.variance).mean()
+                found[rank] = float(to_numpy(loss))
+        return found
+
+
+def _scan(trial: _Trial, largest: int) -> dict[int, float]:
+    """Return the losses looked at: all magnitudes first, then ever closer around the lowest."""
+    ranks = np.unique(np.geomspace(1, largest, _N_CANDIDATES).round().astype(int))
+    losses = trial.losses(ranks.tolist())
+    while True:
+        best = min(losses, key=lambda rank: (losses[rank], rank))
+        known = sorted(losses)
+        place = known.index(best)
+        low, high = known[max(place - 1, 0)], known[min(place + 1, len(known) - 1)]
+        between = np.unique(np.linspace(low, high, _N_CANDIDATES).round().astype(int))
+        new = [rank for rank in between.tolist() if rank not in losses]
+        if not new:
+            return losses
+        losses.update(trial.losses(new))
+
+
+def _check_positive(radii: np.ndarray, n_neighbors: int) -> None:
+    n_zero = int(np.count_nonzero(radii == 0))
+    if n_zero:
+        raise ValueError(
+            f"{n_zero} of {len(radii)} training rows have {n_neighbors} or more others at the same "
+            "place, so the distance to that neighbour, their bandwidth, is zero; use a larger "
+            "n_neighbors, or a bandwidth that is the same everywhere."
+        )

@@ -1,0 +1,232 @@
+"""How the minimum of a criterion is looked for.
+
+A criterion of bandwidths has local minima where they are narrow and plateaus where they are wide.
+The search therefore scans the whole range with one common multiple of every feature's spread, and
+then each feature's own. From the best of both, bounded quasi-Newton descents start (in the
+coordinates of `sknw.widths`), and last every feature is asked whether the criterion is lower
+without it. Where there is a single bandwidth to find, the scan alone tells its minima apart, and
+each is refined. On larger data a random subsample rehearses; its bandwidths, rescaled by
+``(n_s/n)^(1/(d+4))``, start the descents on all rows, and only the latter count.
+
+Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
+random, an unbiased sample of the criterion; their neighbours are always all the others. A single
+bandwidth with a fast transform needs no sample.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw._arrays import to_tensor
+from sknw.bandwidth.criteria import Criterion
+from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
+from sknw.optimize import (
+    Descent,
+    Minimum,
+    Objective,
+    coordinate_scan,
+    descend,
+    line_search,
+    scan_minima,
+)
+from sknw.widths import Widths
+
+_EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
+_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
+_MINIMA, _ROWS_TO_SCAN = 3, 2000  # of a single bandwidth
+# More rows than this are held out in part, and rehearsed on a part of them first.
+_LARGE, _PART = 20_000, 4000
+_FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
+_TOL_OF_LARGE, _RTOL_OF_LARGE = 1e-7, 1e-6
+_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to minimise, and how hard to try; None leaves the choice to the search."""
+
+    criterion: Criterion
+    n_starts: int | None
+    max_iter: int
+    tol: float
+    n_held_out: int | None
+
+    def objective(self, task: LeaveOneOut) -> Objective:
+        """Return the criterion as a function of search coordinates."""
+
+        def loss(coordinates: Tensor) -> Tensor:
+            return self.criterion.loss(task, task.column_scales(coordinates))
+
+        return Objective(loss, device=task.rows.device)
+
+    def descent(self, task: LeaveOneOut) -> Descent:
+        """Return how to go down on these rows."""
+        polish = task.polish_evaluations(self.criterion.has_kinks)
+        return Descent(task.widths.bounds, self.max_iter, self.tol, polish)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The end of a search: on which problem, and after what."""
+
+    criterion: Criterion
+    task: LeaveOneOut
+    objective: Objective
+    minimum: Minimum
+
+    @property
+    def value(self) -> float:
+        """Criterion reached."""
+        return self.criterion.reported(self.objective.reported(self.minimum.x), self.task)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the criterion is finite there."""
+        return bool(np.isfinite(self.objective.reported(self.minimum.x)))
+
+    @property
+    def report(self) -> dict:
+        """What the search looked at."""
+        task = self.task
+        return {
+            "criterion": self.criterion.name,
+            "n_rows": len(task),
+            "n_held_out": len(task) if task.held_out is None else len(task.held_out),
+            "n_evaluations": self.objective.n_evaluations,
+            "algorithm": _algorithm_at(task, self.minimum.x),
+        }
+
+
+def _algorithm_at(task: LeaveOneOut, coordinates: np.ndarray) -> str:
+    """Return the algorithm of the sums at search coordinates."""
+    t = to_tensor(coordinates, dtype=torch.float64, device=task.rows.device)
+    scales = task.column_scales(t).to(task.rows.dtype)
+    return task.algorithm_at(task.rows * scales, needs_grad=False)
+
+
+def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
+    """Look for the minimum: on all rows, or with a part of them held out."""
+    is_sampled = plan.n_held_out is not None and plan.n_held_out < len(task)
+    if len(task) > _LARGE or is_sampled:
+        return _search_large(task, plan, random_state)
+    objective = plan.objective(task)
+    return Found(plan.criterion, task, objective, _search(task, plan, objective, random_state))
+
+
+def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
+    """Search on a subset of the rows, then go on from there with all of them as neighbours."""
+    task = task.in_compact_order()
+    part = task.subsample(_PART, random_state)
+    rough = _search(part, plan, plan.objective(part), random_state)
+    start = task.widths.shrunk(rough.x, _shrinkage(part, task))
+    has_cheap_values = task.n_parameters == 1 and _algorithm_at(task, start) == "nufft"
+    if plan.n_held_out is not None:
+        task = task.holding_out(plan.n_held_out, random_state)
+    elif not has_cheap_values:
+        task = task.holding_out(max(_FEWEST_HELD_OUT, int(_PAIRS / len(task))), random_state)
+    # a sampled criterion is known to percents; where its minimum lies needs no more than this
+    task = replace(task, rtol=max(task.rtol, _RTOL_OF_LARGE))
+    objective = plan.objective(task)
+    if task.n_parameters == 1:
+        minimum = line_search(objective, start[0], task.widths.bounds[0])
+        return Found(plan.criterion, task, objective, minimum)
+    descent = Descent(task.widths.bounds, plan.max_iter, max(plan.tol, _TOL_OF_LARGE))
+    minimum = _explored(task, objective, descend(objective, [start], descent), descent)
+    return Found(plan.criterion, task, objective, minimum)
+
+
+def _shrinkage(part: LeaveOneOut, task: LeaveOneOut) -> float:
+    """Return the factor on bandwidths between different numbers of rows."""
+    return (len(part) / len(task)) ** (1 / (task.n_features + 4))
+
+
+def _search(
+    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
+) -> Minimum:
+    size = _ROWS_TO_SCAN if task.n_parameters == 1 else REHEARSAL_SIZE
+    small = task.subsample(size, random_state)
+    rehearsal = plan.objective(small) if len(small) < len(task) else None
+    shrinkage, descent = _shrinkage(small, task), plan.descent(task)
+    best = descend(
+        objective,
+        _starts(small, plan, rehearsal or objective, random_state),
+        descent,
+        rehearsal=rehearsal,
+        carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
+    )
+    return _explored(task, objective, best, descent)
+
+
+def _starts(
+    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
+) -> list[np.ndarray]:
+    """Return coordinates to descend from: common multiples of the spreads, and mixed ones."""
+    widths = task.widths
+    scan = [widths.coordinates(bandwidth) for bandwidth in task.scan_bandwidths()]
+    minima = scan_minima(objective, scan)
+    if task.n_parameters == 1:
+        return minima[: plan.n_starts or _MINIMA]
+    multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
+    mixed = coordinate_scan(objective, np.maximum(minima[0], multiples[-1]), multiples)
+    starts = [*minima[:2], mixed]
+    if plan.n_starts is None:
+        n_drawn = int(np.clip(_ROWS_PER_START / len(task), 1, 6))
+    else:
+        n_drawn = max(0, plan.n_starts - len(starts))
+    return [*starts, *_drawn_starts(task, objective, n_drawn, random_state)][: plan.n_starts]
+
+
+def _drawn_starts(
+    task: LeaveOneOut, objective: Objective, n_drawn: int, random_state: np.random.RandomState
+) -> list[np.ndarray]:
+    """Return the best of random bandwidths; the fewer the rows, the more local minima there are."""
+    widths = task.widths
+    size = max(_N_DRAWN, n_drawn), task.n_parameters
+    draws = random_state.uniform(*np.log(_DRAWN), size=size) if n_drawn else []
+    points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
+    points.sort(key=objective.log_value)
+    return points[:n_drawn]
+
+
+def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
+    """Look around a minimum and descend again, as long as something lower lies close by."""
+    for _ in range(_EXPLORATIONS):
+        lower = _lower_neighbor(objective, task, best)
+        if lower is None:
+            break
+        again = descend(objective, [lower.x], descent)
+        best = again if again.objective <= lower.objective else lower
+    return best
+
+
+def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> Minimum | None:
+    """Return the best of the moves of one width, if it is lower (or wider and no higher)."""
+    widths = task.widths.values(best.x)
+    found = None
+    strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
+    for feature, moved in _moves(widths, task.widths, strides):
+        x = best.x.copy()
+        tried = widths.copy()
+        tried[feature] = moved
+        x[feature] = task.widths.coordinates(tried)[feature]
+        value = objective.log_value(x)
+        if value < best.objective or (np.isinf(moved) and value <= best.objective):
+            best = found = replace(best, x=x, objective=value)
+            widths[feature] = moved
+    return found
+
+
+def _moves(
+    widths: np.ndarray, ranges: Widths, strides: tuple[float, ...]
+) -> Iterator[tuple[int, float]]:
+    """Yield moves (feature, width): a broad one out of the way, a narrow one up and down."""
+    for feature, width in enumerate(widths):
+        if width >= ranges.upper[feature]:
+            continue
+        if width > ranges.spread[feature]:
+            yield feature, np.inf
+        else:
+            yield from ((feature, width * stride) for stride in strides)
