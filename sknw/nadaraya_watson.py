@@ -201,7 +201,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
 
         Returns
         -------
-        lambdas : ndarray of shape (n_features_in_,)
+        lambdas : ndarray of shape (n_features,)
             NaN for every other feature.
         """
         check_is_fitted(self)

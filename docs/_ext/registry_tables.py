@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sknw import NadarayaWatsonRegressor
-from sknw.bandwidth import SELECTORS
+from sknw.bandwidth import CRITERIA, SELECTORS
 from sknw.kernels import KERNELS
 from sknw.metrics import METRICS
 from sknw.sums import ALGORITHMS
@@ -26,7 +26,8 @@ def write(folder: Path) -> None:
     _draw_kernels(folder.parent / "kernels.svg")
     pages = {
         "kernels": _kernels(),
-        "selectors": _registry("`bandwidth`", SELECTORS),
+        # a criterion's name stands for a search with it
+        "selectors": _registry("`bandwidth`", {**SELECTORS, **CRITERIA}),
         "metrics": _registry("`metric`", METRICS),
         "solvers": _registry("`solver`", SOLVERS),
         "algorithms": _registry("`algorithm`", ALGORITHMS),
