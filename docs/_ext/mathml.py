@@ -4,9 +4,12 @@ Sphinx's own renderers need MathJax from a server, or LaTeX. The converter here 
 """
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
+_LOGGER = logging.getLogger(__name__)
 _REPLACED = {
     ' xmlns="http://www.w3.org/1998/Math/MathML"': "",  # HTML knows what <math> is
     "<mo>‖</mo>": '<mo stretchy="false">‖</mo>',  # which would take the height of its line
@@ -32,7 +35,11 @@ def visit_block(translator, node) -> None:
 
 
 def _markup(node, *, as_block: bool) -> str:
-    markup = tex2mathml(node.astext(), as_block=as_block)
+    try:
+        markup = tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        _LOGGER.warning("%s in %r", error, node.astext(), location=node, type="math")
+        return f"<code>{node.astext()}</code>"
     for given, wanted in _REPLACED.items():
         markup = markup.replace(given, wanted)
     return markup
