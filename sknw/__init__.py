@@ -1,6 +1,11 @@
 """Nadaraya-Watson kernel regression (attention pooling) as scikit-learn estimators on torch."""
 
-from sknw._types import DeviceWarning, EmptyNeighborhoodWarning, UnseenCategoryWarning
+from sknw._types import (
+    DeviceWarning,
+    EmptyNeighborhoodWarning,
+    MetricWarning,
+    UnseenCategoryWarning,
+)
 from sknw.bandwidth import BandwidthSearch, NeighborBandwidth
 from sknw.nadaraya_watson import NadarayaWatsonRegressor
 from sknw.parametric import ParametricNWRegressor
@@ -11,6 +16,7 @@ __all__ = [
     "BandwidthSearch",
     "DeviceWarning",
     "EmptyNeighborhoodWarning",
+    "MetricWarning",
     "NadarayaWatsonRegressor",
     "NeighborBandwidth",
     "ParametricNWRegressor",

@@ -90,10 +90,15 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         ValueError
             If the data or a parameter is not as described; the estimator is then as it was.
         """
+        return self._fit(X, y, sample_weight)
+
+    def _fit(self, X, y, sample_weight):
+        """Do what `fit` says."""
         with _unchanged_on_error(self), torch.inference_mode(False):
             device = fit_device(self.device, X)
             X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, features)
+            self.is_categorical_ = features.is_categorical if features.categories else None
             check_algorithm(
                 self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
             )
@@ -363,7 +368,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         )
         bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
-        return pulled_in(embedded, embedded, torch.ones_like(bandwidth))
+        return pulled_in(embedded, embedded, torch.ones_like(embedded[:1, :1]))
 
     @property
     def _widths(self) -> float | np.ndarray:

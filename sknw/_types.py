@@ -16,6 +16,10 @@ class DeviceWarning(UserWarning):
     """The device a model was fitted on is absent here, and the CPU is used instead."""
 
 
+class MetricWarning(UserWarning):
+    """The learned metric is hardly what was wanted: collapsed, saturated, worse than the mean."""
+
+
 def warn_user(message: str, category: type[Warning]) -> None:
     """Warn at the line of the user's that led here: the first outside sknw and scikit-learn."""
     level, frame = 1, sys._getframe(0)

@@ -29,6 +29,7 @@ _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
 _SCAN_POINTS = 16
 _POLISH_PAIRS = 5e8
 _SCAN_POINTS_ONE_PARAMETER = 60
+_RTOL_OF_SINGLE = 1e-4
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
 
@@ -116,6 +117,11 @@ class LeaveOneOut:
     def n_features(self) -> int:
         """Number of features."""
         return self.observations.n_features
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns of the rows."""
+        return self.rows.shape[1]
 
     @property
     def n_parameters(self) -> int:
@@ -293,11 +299,53 @@ class LeaveOneOut:
             self, rows=self.rows[index], values=self.values[index], weights=self.weights[index]
         )
 
+    def among(self, keys: Tensor, n_held_out: int) -> "LeaveOneOut":
+        """Return the problem of these keys (index), of which the first are held out."""
+        all_held_out = n_held_out == len(keys)
+        return replace(
+            self,
+            rows=self.rows[keys],
+            values=self.values[keys],
+            weights=self.weights[keys],
+            held_out=None if all_held_out else torch.arange(n_held_out, device=self.rows.device),
+        )
+
+    def single(self) -> "LeaveOneOut":
+        """Return the problem in float32, its sums to no more digits than that needs."""
+        tensors = (self.rows, self.values, self.weights, self.variance)
+        rows, values, weights, variance = (tensor.float() for tensor in tensors)
+        return replace(
+            self,
+            rows=rows,
+            values=values,
+            weights=weights,
+            variance=variance,
+            rtol=max(self.rtol, _RTOL_OF_SINGLE),
+        )
+
+    def split(
+        self, share: float, random_state: np.random.RandomState
+    ) -> tuple["LeaveOneOut", "LeaveOneOut"]:
+        """Return the problems of two parts of the keys, a random share of them in the second."""
+        order = random_state.permutation(len(self))
+        n_second = int(np.clip(round(share * len(self)), 1, len(self) - 1))
+        parts = np.sort(order[n_second:]), np.sort(order[:n_second])
+        keys = [to_tensor(p, dtype=torch.int64, device=self.rows.device) for p in parts]
+        first, second = (
+            replace(self, rows=self.rows[k], values=self.values[k], weights=self.weights[k])
+            for k in keys
+        )
+        return first, second
+
     def holding_out(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem with the loss of a random subset of the rows, all keys kept."""
         if size >= len(self):
             return self
-        return replace(self, held_out=self._draw(size, random_state))
+        return self.holding_out_rows(self._draw(size, random_state))
+
+    def holding_out_rows(self, rows: Tensor) -> "LeaveOneOut":
+        """Return the problem with the loss of these rows (index), all keys kept."""
+        return replace(self, held_out=rows)
 
     def in_compact_order(self) -> "LeaveOneOut":
         """Return the problem with near keys together, where many keys make that worthwhile."""

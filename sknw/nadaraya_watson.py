@@ -24,23 +24,35 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
 
     Parameters
     ----------
-    bandwidth : float, array-like of shape (n_features,), or str, default="loo"
+    bandwidth : float, array-like of shape (n_features,), str, BandwidthSearch or \
+            NeighborBandwidth, default="loo"
         Width h of the window in the units of X; nothing is standardised.
 
-        - a positive number: the same for every feature; an array: one per feature;
-        - ``"loo"``: one per feature, minimising the weighted leave-one-out squared error over
-          bounded log-bandwidths. A feature that does not help ends at its upper bound, many times
-          its range. Above 20,000 rows the error of a random subset of the rows is minimised (at
-          least 5,000), each predicted from *all* others: `search_report_` tells how many;
+        - a positive number: the same for every feature; an array: one per feature, for a
+          categorical one λ between 0 (exact match) and 1 (irrelevant);
+        - ``"loo"``, ``"loo_absolute"``, ``"aicc"``, ``"gcv"``: one per feature, minimising that
+          criterion: `BandwidthSearch` tells which is which, and has settings. A feature that does
+          not help ends at its upper bound, many times its range. Above 20,000 rows the criterion
+          is that of a random subset of the rows (at least 5,000), each predicted from *all*
+          others: `search_report_` tells how many;
         - ``"scott"``: ``σ_j n^(−1/(d+4))``, ``"silverman"``: that times
           ``(4/(d+2))^(1/(d+4))``, both times the kernel's canonical factor; σ_j is the weighted
-          standard deviation and n Kish's effective number of distinct rows.
+          standard deviation and n Kish's effective number of distinct rows;
+        - a `NeighborBandwidth`: the distance to the k-th nearest training row.
     kernel : str or callable, default="gaussian"
         Of the scaled distance ``u = ‖(x − x_i)/h‖``: ``"gaussian"`` ``exp(−u²/2)``,
         ``"exponential"`` ``exp(−u)``; with support u < 1: ``"cosine"`` ``cos(πu/2)``,
         ``"epanechnikov"`` ``1 − u²``, ``"tophat"`` ``1``, ``"linear"`` ``1 − u``, ``"biweight"``
         ``(1 − u²)²``, ``"triweight"`` ``(1 − u²)³``, ``"tricube"`` ``(1 − u³)³``. A callable takes
         a torch tensor of u >= 0 and returns weights >= 0 of the same shape.
+    categorical_features : "from_dtype", None, dict or array-like, default="from_dtype"
+        Which features are categories. ``"from_dtype"``: categorical and text columns of a data
+        frame (pandas or polars; ordered if the pandas dtype is); None: none. Else names, indices
+        or a boolean mask, or a dict of a name or an index to ``"unordered"`` or ``"ordered"``
+        (numbers in their order, an ordered dtype in its own). An unordered mismatch has the
+        weight λ, an ordered one ``λ^steps`` (Li and Racine [4]_); under other kernels than the
+        Gaussian the same distance, ``−2 log λ`` squared, counts. With one number as the bandwidth,
+        ``λ = exp(−1/(2h²))``. Missing values are a category of their own if fit sees any.
     algorithm : {"auto", "dense", "blocks", "nufft"}, default="auto"
         How kernel sums are computed. ``"dense"``: all pairs, exact to rounding. ``"blocks"``: rows
         are sorted into compact blocks, and only pairs of blocks that matter are evaluated; exact
@@ -62,24 +74,36 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         Where to compute. None: the CPU, or the device of X if it is a torch tensor; ``"auto"``: the
         best accelerator; else as named.
     random_state : int, RandomState instance or None, default=None
-        Draws the subsample on which ``bandwidth="loo"`` tries its starts when there are more than
-        400 rows, and the rows that it holds out when there are more than 20,000. None is a fixed
-        seed: fitting is deterministic.
+        Draws the subsample on which a search tries its starts when there are more than 400 rows,
+        some of its starts, and the rows that it holds out when there are more than 20,000. None is
+        a fixed seed: fitting is deterministic.
     verbose : int, default=0
         Above 0, print what a bandwidth search found.
 
     Attributes
     ----------
     bandwidth_ : float or ndarray of shape (n_features,)
-        The bandwidth used: a float where a number was given.
+        The bandwidth used, λ for a categorical feature; a float where all features have the same.
+        For a `NeighborBandwidth` that at each training row, (n_samples,).
     criterion_ : float
-        Leave-one-out loss at `bandwidth_`: the weighted mean squared error of `predict_loo`; with
-        several outputs, the mean over outputs of each one's error over its weighted variance. Only
-        for ``bandwidth="loo"``; above 20,000 rows it is that of the rows that were held out.
+        Value of the criterion at `bandwidth_`; for ``"loo"`` the weighted mean squared error of
+        `predict_loo`; with several outputs, the mean over outputs of each one's error over its
+        weighted variance. Above 20,000 rows it is that of the rows that were held out. Only after
+        a search, as the next three.
+    irrelevant_features_ : ndarray of int
+        Indices of the features whose bandwidth ended at the upper bound.
+    search_path_ : dict of ndarray
+        Every ``"bandwidth"`` (n_evaluations, n_features) at which the criterion was computed in
+        the last stage of the search, in this order, and its ``"criterion"`` (n_evaluations,). For
+        a `NeighborBandwidth`: ``"n_neighbors"`` and ``"criterion"``.
     search_report_ : dict
-        What the search looked at: ``n_rows`` (distinct rows), ``n_held_out`` (rows whose
-        predictions make the criterion), ``n_evaluations`` of the criterion and the ``algorithm`` of
-        its sums. Only for ``bandwidth="loo"``.
+        What the search looked at: the ``criterion``, ``n_rows`` (distinct rows), ``n_held_out``
+        (rows whose predictions make the criterion), ``n_evaluations`` and the ``algorithm`` of its
+        sums.
+    n_neighbors_ : int
+        The number of neighbours. Only for a `NeighborBandwidth`.
+    is_categorical_ : ndarray of bool of shape (n_features_in_,) or None
+        Mask of the categorical features; None if there are none.
     algorithm_ : str
         The algorithm of the kernel sums, for as many queries as training rows.
     sums_report_ : dict
@@ -109,6 +133,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     .. [2] G. S. Watson, "Smooth regression analysis", Sankhyā A 26(4), 1964.
     .. [3] W. Härdle and J. S. Marron, "Optimal bandwidth selection in nonparametric regression
            function estimation", Annals of Statistics 13(4), 1985.
+    .. [4] Q. Li and J. S. Racine, "Nonparametric estimation of regression functions with both
+           categorical and continuous data", Journal of Econometrics 119(1), 2004.
 
     Examples
     --------

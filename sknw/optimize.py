@@ -40,12 +40,18 @@ class Minimum:
         Loss without penalty at the start and after every step.
     converged : bool
         False if the number of steps ended the search.
+    start : ndarray of shape (p,) or None, default=None
+        Where the descent began, after the steps in `began`.
+    began : int, default=0
+        Steps taken before `start`.
     """
 
     x: np.ndarray
     objective: float
     curve: list[float]
     converged: bool
+    start: np.ndarray | None = None
+    began: int = 0
 
     @property
     def n_iter(self) -> int:
@@ -65,11 +71,14 @@ class Objective:
         Added to the loss in what is minimised, not in what is reported.
     device : torch.device or str, default="cpu"
         Where the loss is computed.
+    memory : dict or None, default=None
+        Filled with values and gradients by parameters, and asked first; None: do not keep them.
     """
 
     loss: Callable[[Tensor], Tensor]
     penalty: Callable[[Tensor], Tensor] | None = None
     device: torch.device | str = "cpu"
+    memory: dict[bytes, tuple[float, np.ndarray]] | None = None
     _seen: dict[bytes, float] = field(default_factory=dict)
 
     @property
@@ -104,6 +113,14 @@ class Objective:
 
     def log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the logarithm of the objective and its gradient (p,)."""
+        if self.memory is None:
+            return self._log_value_and_gradient(x)
+        if x.tobytes() not in self.memory:
+            self.memory[x.tobytes()] = self._log_value_and_gradient(x)
+        value, gradient = self.memory[x.tobytes()]
+        return value, gradient.copy()
+
+    def _log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         with torch.inference_mode(False), torch.enable_grad():
             parameters, total = self._total(x, requires_grad=True)
             log_total = torch.log(total + _FLOOR)
@@ -147,7 +164,7 @@ def descend(
     *,
     rehearsal: Objective | None = None,
     carry_over: Callable[[np.ndarray], np.ndarray] = np.array,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float, np.ndarray], bool | None] | None = None,
 ) -> Minimum:
     """Return the lowest minimum reached from the starts.
 
@@ -191,11 +208,24 @@ def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[int]:
     return [index for index, value in enumerate(values) if value < min(values) + _NEARLY]
 
 
+def go_on(
+    objective: Objective,
+    start: np.ndarray,
+    descent: Descent,
+    began: Sequence[float],
+    on_step: Callable[[int, float, np.ndarray], bool | None] | None = None,
+) -> Minimum:
+    """Return where one descent ends that took the steps in `began` before its start."""
+    with one_blas_thread():
+        found = _lbfgs(objective, start, descent, on_step, began)
+        return _polish(objective, found, descent) if descent.polish_evaluations else found
+
+
 def _lbfgs(
     objective: Objective,
     start: np.ndarray,
     descent: Descent,
-    on_step: Callable[[int, float], None] | None,
+    on_step: Callable[[int, float, np.ndarray], bool | None] | None,
     began: Sequence[float] = (),
 ) -> Minimum:
     """Minimise by bounded L-BFGS, going on after steps whose losses `began` holds."""
@@ -209,8 +239,8 @@ def _lbfgs(
         nonlocal latest
         curve.append(objective.reported(latest))
         latest = x.copy()
-        if on_step is not None:
-            on_step(len(curve), curve[-1])
+        if on_step is not None and on_step(len(curve), curve[-1], latest):
+            raise StopIteration
 
     options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10}
     result = optimize.minimize(
@@ -224,7 +254,7 @@ def _lbfgs(
     )
     curve.append(objective.reported(result.x))
     stopped = result.get("status") == 1  # by the number of steps; SciPy omits it if none is free
-    return Minimum(result.x, float(result.fun), curve, converged=not stopped)
+    return Minimum(result.x, float(result.fun), curve, not stopped, start, len(began))
 
 
 def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
@@ -262,7 +292,7 @@ def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     if reached >= found.objective:
         return found
     steps = found.curve[:-1] or found.curve  # part of the last step, or the first
-    return Minimum(x, reached, [*steps, objective.reported(x)], found.converged)
+    return replace(found, x=x, objective=reached, curve=[*steps, objective.reported(x)])
 
 
 def line_search(objective: Objective, start: float, bounds: tuple[float, float]) -> Minimum:

@@ -1,5 +1,8 @@
-"""Parametric Nadaraya-Watson regression: the scale inside the softmax is learned."""
+"""Parametric Nadaraya-Watson regression: the metric inside the softmax is learned."""
 
+import copy
+import hashlib
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -7,87 +10,144 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
 
 from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
-from sknw._compat import Interval, StrOptions
-from sknw._types import warn_user
+from sknw._callbacks import FitCallbacks
+from sknw._compat import CallbackSupportMixin, Interval, StrOptions
+from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import METRICS, ScaleMetric
-from sknw.training import SOLVERS, Settings, Trained, TrainingProblem, train
+from sknw.metrics import METRICS, Metric, ModuleMetric
+from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, train
+
+_BLOCK = 8192  # rows that a network embeds at a time
 
 
-class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson):
+class ParametricNWRegressor(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson
+):
     """Nadaraya-Watson regression with learned attention (parametric attention pooling).
 
-    Predicts ``f(x) = Σ_i softmax_i(log K(‖w ∘ (x − x_i)/h‖)) y_i``; for the Gaussian kernel the
-    softmax is of ``−½‖w ∘ (x − x_i)/h‖²``. The scales w minimise the leave-one-out squared error:
+    Predicts ``f(x) = Σ_i softmax_i(log K(‖z(x) − z(x_i)‖)) y_i`` for a learned embedding z; for the
+    Gaussian kernel the softmax is of ``−½‖z(x) − z(x_i)‖²``. With u the rows less their centre, in
+    units of the bandwidth h, the embedding is ``w u`` (scalar), ``w ∘ u`` (diagonal), ``W u``
+    (full) or ``W u + network(u)`` (mlp). Its weights minimise the leave-one-out squared error:
     every training row is predicted from all the others. The textbook's model is
     ``metric="scalar", bandwidth=1.0, solver="sgd", max_iter=5, learning_rate_init=0.5 * n`` (the
     textbook sums the loss over its n rows, here it is the mean).
 
+    Training goes up from the simplest metric: each starts where the simpler one ended and, without
+    `early_stopping`, never ends above its leave-one-out loss (plus penalty, with `alpha`).
+
     Parameters
     ----------
-    metric : {"scalar", "diagonal"} or Metric, default="diagonal"
-        What is learned: one scale, or one per feature.
+    metric : {"scalar", "diagonal", "full", "mlp"}, Metric or torch.nn.Module, default="diagonal"
+        What is learned: one scale; one per feature; a matrix; a matrix plus a residual network
+        (`sknw.metrics.MlpMetric` has its sizes). A module maps ``(n, n_features)`` to
+        ``(n, n_components)``; it is copied, trained from its present parameters, and times one
+        learned scale it is the embedding.
     bandwidth : float, array-like of shape (n_features,), or str, default="scott"
         The starting scale h, as in `NadarayaWatsonRegressor`; only ``w / h`` matters to the
         prediction.
     kernel : str or callable, default="gaussian"
         As in `NadarayaWatsonRegressor`.
-    w_init : float or array-like of shape (n_features,), default=None
-        Where training starts, not zero. None: at the best common scales of a scan from sharp to
-        broad windows.
+    categorical_features : "from_dtype", None, dict or array-like, default="from_dtype"
+        As in `NadarayaWatsonRegressor`. A category is a block of columns with one common scale in
+        ``"scalar"`` and ``"diagonal"``; ``"full"`` and ``"mlp"`` see the columns.
+    n_components : int, default=None
+        Dimension of the embedding. For ``"full"`` the rank, at most and by default the number of
+        features; for ``"mlp"`` by default 32 more than that. Only used by those two. The guarantee
+        above holds from as many components as features on; fewer start from the directions along
+        which the simpler metric's predictions vary most.
+    w_init : float or array-like of shape (n_features,) or (n_components, n_features), default=None
+        Where training starts, not zero; simpler metrics are then not trained. None: as above. For a
+        network None only.
     alpha : float, default=0.0
-        Strength of the penalty: training minimises the leave-one-out loss plus ``alpha ‖w‖²``.
-    solver : {"lbfgs", "sgd"}, default="lbfgs"
-        ``"lbfgs"``: bounded quasi-Newton steps on the widths ``1/|w|``, deterministic. ``"sgd"``:
-        gradient descent on w with a fixed step, every row held out in turn in each step.
+        Strength of the penalty: training minimises the leave-one-out loss plus ``alpha ‖w‖²``, the
+        sum of squares of all weights learned: scales, the entries of W, or all parameters of the
+        network, biases too.
+    solver : {"auto", "lbfgs", "adam", "sgd"} or Solver, default="auto"
+        ``"lbfgs"``: quasi-Newton steps on all rows (scales: on the widths ``1/|w|``, within bounds),
+        deterministic. ``"adam"``: steps on batches of rows held out (`sknw.training.Adam` has its
+        settings: the decay of the steps, and the share of rows a batch is predicted from).
+        ``"sgd"``: gradient descent on w with a fixed step, every row held out in turn in each step.
+        ``"auto"``: ``"adam"`` for networks, else ``"lbfgs"``. Simpler metrics on the way are always
+        trained by their own default.
     learning_rate_init : float, default=None
-        Step of ``"sgd"`` on the mean loss; None: two over the variance of y, which makes steps
-        free of the units of y. Only used by ``"sgd"``.
+        Largest step of ``"adam"`` (None: 0.03, for networks 0.003), in the coordinates it walks:
+        log-widths for scales, entries over their size at the start for a matrix, parameters for
+        networks. Step of ``"sgd"`` on the mean loss (None: two over the variance of y, which makes
+        steps free of the units of y). Not used by ``"lbfgs"``.
+    batch_size : int or "auto", default="auto"
+        Rows held out in one step of ``"adam"``; ``"auto"``: 512. The others use all rows.
     max_iter : int, default=200
-        Largest number of steps on all rows.
+        Largest number of steps on all rows; of ``"adam"``, of epochs.
     tol : float, default=1e-6
-        ``"lbfgs"`` ends when a step gains less than this, relatively; ``"sgd"`` when
-        `n_iter_no_change` steps do.
-    n_iter_no_change : int, default=10
-        Patience of ``"sgd"``, in steps. Only used by ``"sgd"``.
+        ``"lbfgs"`` ends when a step gains less than this, relatively; the others when
+        `n_iter_no_change` steps (epochs) do.
     n_starts : int or "auto", default="auto"
-        How many starts are tried: `w_init` if given, then the minima of the scan, then random
-        multiples of the first start. ``"auto"``: `w_init` alone if given, else 3 for
-        ``"lbfgs"`` and 1 for ``"sgd"``. Above 400 rows the starts of ``"lbfgs"`` are compared on a
+        How many starts are tried: `w_init` or the simpler metric's end, then for scales the best
+        mix of widths seen from broad windows and the minima of a scan over common scales, then
+        random multiples of the first start. ``"auto"``: `w_init` alone if given, else 3 for
+        ``"lbfgs"`` and 1 for the others. Above 400 rows the starts of ``"lbfgs"`` are compared on a
         subsample.
+    early_stopping : bool, default=False
+        Keep `validation_fraction` of the rows out of training, stop when predicting them from the
+        others has not become better for `n_iter_no_change` steps (epochs; ``"adam"`` counts from
+        the end of its decay), keep the state that predicts them best, and prefer the simpler
+        metric unless this one predicts them better by more than one standard error of the paired
+        differences of squared errors. All rows are neighbours in the end.
+    validation_fraction : float, default=0.1
+        Share of the rows to validate on. Only used with `early_stopping`.
+    n_iter_no_change : int, default=10
+        Patience of ``"adam"`` and ``"sgd"``, in epochs or steps; of any solver with
+        `early_stopping`.
     warm_start : bool, default=False
-        Start from the last fit's `w_` instead of `w_init`, whatever its bandwidth was.
+        On the same rows with the same parameters but `max_iter`, `tol`, `n_iter_no_change` and
+        `verbose`, go on as if the last fit had not stopped. Otherwise start from the last fit's
+        weights instead of `w_init`, whatever its bandwidth was.
     algorithm, rtol, empty_neighborhood, device
         As in `NadarayaWatsonRegressor`.
     random_state : int, RandomState instance or None, default=None
-        Draws the subsample and the random restarts. None is a fixed seed: fitting is
-        deterministic.
+        Draws the subsample, random restarts, validation rows, a network's start and batches. None
+        is a fixed seed: fitting is deterministic.
     verbose : int, default=0
         Above 0, print one line per iteration.
 
     Attributes
     ----------
-    w_ : float or ndarray of shape (n_features,)
-        Learned scales; a float for ``metric="scalar"``.
+    w_ : float, ndarray of shape (n_features,) or (n_components, n_features), or None
+        Learned scales, a float for ``metric="scalar"``; the matrix W; None for networks.
+    components_ : ndarray of shape (n_components, n_features)
+        The embedding in the units of X: ``transform(X) = X @ components_.T``. Linear metrics only.
     bandwidth_ : float or ndarray of shape (n_features,)
         The starting scale used.
     metric_ : Metric
         The trained metric.
     loss_curve_ : list of float
-        Entry t is the leave-one-out loss at the w before step t + 1, without penalty: the weighted
-        mean squared error; with several outputs, the mean over outputs of each one's error over its
-        weighted variance. Of the best start; where a subsample compared the starts (above 400
-        rows), of the descent on all rows that followed.
+        Entry t is the leave-one-out loss at the weights before step t + 1, without penalty: the
+        weighted mean squared error; with several outputs, the mean over outputs of each one's error
+        over its weighted variance. For ``"adam"`` the mean over the batches of epoch t + 1. Of the
+        best start; where a sample compared the starts, of the descent on all rows that followed.
+    validation_curve_ : list of float
+        The error of the validation rows after each step, in the same units; empty without
+        `early_stopping`.
     best_loss_ : float
-        The loss at `w_`.
+        The leave-one-out loss of all rows at the end.
     n_iter_ : int
         Number of steps of the best start.
     algorithm_, device_, n_features_in_, feature_names_in_
         As in `NadarayaWatsonRegressor`.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If training ended before it settled, or diverged (the best state seen is kept).
+    MetricWarning
+        If the metric has collapsed (every prediction is the mean), has saturated (one neighbour
+        decides), or predicts held-out rows worse than the mean of y does.
 
     See Also
     --------
@@ -98,6 +158,8 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     .. [1] A. Zhang, Z. C. Lipton, M. Li and A. J. Smola, "Dive into Deep Learning", chapter on
            attention pooling.
     .. [2] K. Q. Weinberger and G. Tesauro, "Metric learning for kernel regression", AISTATS 2007.
+    .. [3] H.-J. Ye, H.-H. Yin and D.-C. Zhan, "Revisiting nearest neighbor for tabular data: a deep
+           tabular baseline two decades later" (ModernNCA), ICLR 2025.
 
     Examples
     --------
@@ -113,15 +175,19 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseNadarayaWatson._parameter_constraints,
-        "metric": [StrOptions(set(METRICS)), ScaleMetric],
+        "metric": [StrOptions(set(METRICS)), Metric, torch.nn.Module],
+        "n_components": [None, Interval(Integral, 1, None, closed="left")],
         "w_init": [None, Real, "array-like"],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "solver": [StrOptions(set(SOLVERS))],
+        "solver": [StrOptions({"auto", *SOLVERS}), Solver],
         "learning_rate_init": [None, Interval(Real, 0, None, closed="neither")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "n_starts": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
     }
 
@@ -132,14 +198,18 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         bandwidth="scott",
         kernel="gaussian",
         categorical_features="from_dtype",
+        n_components=None,
         w_init=None,
         alpha=0.0,
-        solver="lbfgs",
+        solver="auto",
         learning_rate_init=None,
+        batch_size="auto",
         max_iter=200,
         tol=1e-6,
-        n_iter_no_change=10,
         n_starts="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
         warm_start=False,
         algorithm="auto",
         rtol=1e-8,
@@ -152,14 +222,18 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.bandwidth = bandwidth
         self.kernel = kernel
         self.categorical_features = categorical_features
+        self.n_components = n_components
         self.w_init = w_init
         self.alpha = alpha
         self.solver = solver
         self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
         self.n_starts = n_starts
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.algorithm = algorithm
         self.rtol = rtol
@@ -168,60 +242,143 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.random_state = random_state
         self.verbose = verbose
 
+    def _fit(self, X, y, sample_weight):
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        is_counted = self.max_iter if self.solver in ("adam", "sgd") else None
+        callbacks = FitCallbacks(self, {"X": X, "y": y, "metadata": metadata}, is_counted)
+        self._callbacks = callbacks
+        try:
+            super()._fit(X, y, sample_weight)
+        finally:
+            self.__dict__.pop("_callbacks", None)
+        callbacks.end()
+        return self
+
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
-        metric = METRICS[self.metric]() if isinstance(self.metric, str) else clone(self.metric)
-        w_init = self._first_start(metric, task.n_features)
         if isinstance(self.bandwidth, NeighborBandwidth):
             raise ValueError(
                 "bandwidth must be the same everywhere where a metric is learned: a number, an "
                 "array, a rule or a BandwidthSearch; got a NeighborBandwidth."
             )
+        features = self._observations.features
+        metric, solver = self._chosen()
+        metric.see(features.of_column)
+        n_columns = features.n_columns
+        n_components = metric.components(n_columns, self.n_components)
+        w_init = self._user_start(metric, n_columns, n_components)
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
-        task = task.in_compact_order()
-        module = metric.build(task.n_features)
-        bandwidth = np.broadcast_to(selection.widths, (task.n_features,))
-        trained = train(
-            self.solver,
-            TrainingProblem(module, task, bandwidth, float(self.alpha)),
-            Settings(
-                max_iter=self.max_iter,
-                tol=self.tol,
-                learning_rate_init=self.learning_rate_init,
-                n_iter_no_change=self.n_iter_no_change,
-                report=_print_step if self.verbose else None,
-            ),
+        bandwidth = np.broadcast_to(selection.widths, (task.n_features,))[features.of_column]
+        code = self._training_code(bandwidth) if self.warm_start else None
+        state = self._state_of(code)
+        if state is None and self.warm_start and hasattr(self, "metric_"):
+            w_init = self._last_weights(metric, n_columns, n_components)
+        request = Request(
+            metric=metric,
+            solver=solver,
+            n_components=self.n_components,
+            alpha=float(self.alpha),
             w_init=w_init,
             n_starts=self.n_starts,
-            random_state=random_state,
+            validation_fraction=self.validation_fraction if self.early_stopping else None,
+            state=state,
         )
-        self.bandwidth_ = self._observations.features.bandwidth(selection.widths)
-        self._keep(metric, module, trained)
+        self.bandwidth_ = features.bandwidth(selection.widths)
+        task = task.in_compact_order()
+        settings = self._settings(metric, n_components)
+        module, trained = train(request, task, bandwidth, settings, random_state)
+        self._keep(trained, self._learned(metric, module, n_components))
+        self._training_state = None if trained.state is None else {"code": code, **trained.state}
+        self._warn(trained, doubts(module, task, bandwidth, trained.loss))
 
-    def _first_start(self, metric: ScaleMetric, n_features: int) -> np.ndarray | None:
-        previous = getattr(self, "w_", None) if self.warm_start else None
-        n_scales = metric.n_scales(n_features) or 1
-        if previous is not None and np.size(previous) != n_scales:
-            raise ValueError(
-                f"warm_start=True goes on from w_, which has {np.size(previous)} values, but "
-                f"{n_scales} are learned now; use warm_start=False."
+    def _chosen(self) -> tuple[Metric, Solver]:
+        """Return the metric and the solver that the parameters stand for."""
+        if isinstance(self.metric, torch.nn.Module):
+            metric = ModuleMetric(self.metric)
+        else:
+            metric = METRICS[self.metric]() if isinstance(self.metric, str) else clone(self.metric)
+        name = metric.default_solver if self.solver == "auto" else self.solver
+        return metric, SOLVERS[name] if isinstance(name, str) else name
+
+    def _settings(self, metric: Metric, n_components: int) -> Settings:
+        callbacks, wants_steps = self._callbacks, self._callbacks.wanted or self.verbose
+
+        def on_step(step: int, loss: float, module: Callable[[], torch.nn.Module]) -> bool:
+            if self.verbose:
+                print(f"step {step:4d}  leave-one-out loss {loss:.8g}")
+            return callbacks.step(
+                lambda: self._learned(copy.deepcopy(metric), module(), n_components)
             )
-        w_init = self.w_init if previous is None else previous
-        return None if w_init is None else metric.initial(w_init, n_features)
 
-    def _keep(self, metric: ScaleMetric, module: torch.nn.Module, trained: Trained) -> None:
-        module.set_scales(trained.w)
-        self.metric_ = metric.store(module)
-        self.w_ = metric.describe(module)
+        return Settings(
+            max_iter=self.max_iter,
+            tol=self.tol,
+            learning_rate_init=self.learning_rate_init,
+            n_iter_no_change=self.n_iter_no_change,
+            batch_size=self.batch_size,
+            keeps_state=self.warm_start,
+            on_step=on_step if wants_steps else None,
+        )
+
+    def _learned(self, metric: Metric, module: torch.nn.Module, n_components: int) -> dict:
+        """Return the attributes that predictions follow from."""
+        return {
+            "metric_": metric.store(module, n_components),
+            "w_": metric.describe(module),
+            "bandwidth_": self.bandwidth_,
+        }
+
+    def _keep(self, trained: Trained, learned: dict) -> None:
+        for name, value in learned.items():
+            setattr(self, name, value)
         self.loss_curve_ = trained.loss_curve
+        self.validation_curve_ = trained.validation_curve
         self.best_loss_ = trained.loss
         self.n_iter_ = trained.n_iter
+
+    def _warn(self, trained: Trained, messages: list[str]) -> None:
         if not trained.converged:
             warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
+        for message in messages:
+            warn_user(f"{message}.", MetricWarning)
+
+    def _user_start(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray | None:
+        if self.w_init is None:
+            return None
+        return metric.initial(self.w_init, n_columns, n_components)
+
+    def _last_weights(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray:
+        """Return the last fit's parameters in one vector, if this fit learns as many."""
+        before = self.metric_.parameter_vector
+        n_parameters = sum(p.numel() for p in metric.build(n_columns, n_components).parameters())
+        if len(before) != n_parameters:
+            raise ValueError(
+                f"warm_start=True goes on from w_, which has {len(before)} values, but "
+                f"{n_parameters} are learned now; use warm_start=False."
+            )
+        return before
+
+    def _state_of(self, code: str | None) -> dict | None:
+        """Return where the last fit stopped, if it was one of the same problem."""
+        state = getattr(self, "_training_state", None) if code is not None else None
+        return state if state is not None and state["code"] == code else None
+
+    def _training_code(self, bandwidth: float | np.ndarray) -> str:
+        """Return a code of all that the path of a training follows from."""
+        observations = self._observations
+        code = hashlib.blake2b(digest_size=16)
+        for array in (observations.X, observations.y, observations.weights, bandwidth):
+            code.update(np.ascontiguousarray(array).tobytes())
+        passing = ("max_iter", "tol", "n_iter_no_change", "verbose", "warm_start", "w_init")
+        parameters = self.get_params(deep=False)
+        code.update(repr([(k, v) for k, v in parameters.items() if k not in passing]).encode())
+        return code.hexdigest()
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
-        module = self.metric_.load(self.n_features_in_, dtype=scaled.dtype, device=scaled.device)
+        module = self.metric_.load(
+            self._observations.features.n_columns, dtype=scaled.dtype, device=scaled.device
+        )
         with torch.no_grad():
-            return module(scaled)
+            return torch.cat([module(rows) for rows in scaled.split(_BLOCK)])
 
     def _embedding_state(self) -> bytes:
         learned = self.metric_.parameters_
@@ -231,13 +388,29 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_features_in_
+        return self.metric_.n_components_
+
+    @property
+    def components_(self):
+        """Matrix (n_components, n_features) of the embedding: ``transform(X) = X @ components_.T``.
+
+        With categories it acts on the columns that they become. AttributeError for a metric that is not linear.
+        """
+        check_is_fitted(self)
+        module = self.metric_.load(
+            self._observations.features.n_columns, dtype=torch.float64, device="cpu"
+        )
+        matrix = self.metric_.matrix(module, self._observations.features.n_columns)
+        if matrix is None:
+            raise AttributeError(
+                f"components_ is there for linear metrics; {type(self.metric_).__name__} is none."
+            )
+        return to_numpy(matrix) / np.asarray(self._widths)
 
     def transform(self, X):
         """Return the learned embedding of rows, in which the bandwidth is 1.
 
-        The origin of X is mapped to the origin: ``x ∘ w / bandwidth`` for the scalar and the
-        diagonal metric.
+        A linear metric maps the origin of X to the origin: ``X @ components_.T``.
 
         Parameters
         ----------
@@ -251,9 +424,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         X = self._validate_queries(X)
         dtype = torch_dtype(self._observations.X.dtype, X.dtype)
         device = predict_device(self.device_)
-        embedded = [self._embedded(rows, dtype, device) for rows in (X, np.zeros_like(X[:1]))]
-        return to_numpy(embedded[0] - embedded[1])
-
-
-def _print_step(step: int, loss: float) -> None:
-    print(f"step {step:4d}  leave-one-out loss {loss:.8g}")
+        if self.metric_.is_linear:  # offsets would cost digits
+            embedded = [self._embedded(rows, dtype, device) for rows in (X, np.zeros_like(X[:1]))]
+            return to_numpy(embedded[0] - embedded[1])
+        return to_numpy(self._embedded(X - self._observations.centre, dtype, device))

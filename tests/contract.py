@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
-from sknw.metrics import ScalarMetric
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
+from sknw.metrics import MlpMetric, ScalarMetric
 
 NAMES = ["height", "weight", "age"]
 MODELS = {
@@ -13,8 +13,12 @@ MODELS = {
     "per-feature": NadarayaWatsonRegressor(bandwidth=[0.8, 1.0, 2.0], kernel="exponential"),
     "rule": NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
     "loo": NadarayaWatsonRegressor(),
+    "search": NadarayaWatsonRegressor(BandwidthSearch("aicc", n_starts=1)),
+    "neighbors": NadarayaWatsonRegressor(NeighborBandwidth(4, kind="key")),
     "diagonal": ParametricNWRegressor(n_starts=1),
     "scalar-sgd": ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5),
+    "full": ParametricNWRegressor(metric="full", n_components=2, n_starts=1, max_iter=5),
+    "mlp": ParametricNWRegressor(MlpMetric(8, 8, n_bins=4), n_starts=1, max_iter=2),
     "metric-object": ParametricNWRegressor(metric=ScalarMetric(), n_starts=1, alpha=0.01),
 }
 # One that selects nothing, one that searches and one that trains: for slower tests.
@@ -27,6 +31,7 @@ EXPECTED_WARNINGS = [
     pytest.mark.filterwarnings(
         "ignore:Training did not converge:sklearn.exceptions.ConvergenceWarning"
     ),
+    pytest.mark.filterwarnings("ignore::sknw.MetricWarning"),
 ]
 
 

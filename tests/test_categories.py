@@ -13,7 +13,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, UnseenCategoryWarning
+from sknw import (
+    BandwidthSearch,
+    NadarayaWatsonRegressor,
+    NeighborBandwidth,
+    ParametricNWRegressor,
+    UnseenCategoryWarning,
+)
 
 COLORS, SIZES = ["red", "green", "blue"], ["S", "M", "L", "XL"]
 
@@ -371,3 +377,26 @@ def test_numeric_input_is_not_touched():
     expected = NadarayaWatsonRegressor("scott", categorical_features=None).fit(X, y)
     model = NadarayaWatsonRegressor("scott").fit(pd.DataFrame(X, columns=["a", "b"]), y)
     np.testing.assert_array_equal(model.bandwidth_, expected.bandwidth_)
+
+
+# --- learned metrics -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["scalar", "diagonal", "full"])
+def test_a_metric_is_learned_over_categories_too(metric):
+    X, y = table(80)
+    model = ParametricNWRegressor(metric, max_iter=30, n_starts=1, tol=1e-3).fit(X, y)
+    assert model.score(X, y) > 0.7
+    width = {"scalar": (), "diagonal": (3,), "full": (7, 7)}[metric]
+    assert np.shape(model.w_) == width  # one column, three and three
+    assert model.transform(X).shape == (80, 7)
+    np.testing.assert_allclose(model.attention_weights(X) @ y, model.predict(X), rtol=1e-10)
+
+
+def test_a_diagonal_metric_finds_what_a_search_finds():
+    X, y = table(80)
+    searched = NadarayaWatsonRegressor().fit(X, y)
+    learned = ParametricNWRegressor(tol=1e-10).fit(X, y)
+    assert learned.best_loss_ <= searched.criterion_ * 1.001
+    widths = np.sqrt(-0.5 / np.log(learned.bandwidth_[1:])) / np.abs(learned.w_[1:])
+    assert (np.exp(-0.5 / widths**2) < 0.9).all()  # both categories count

@@ -3,7 +3,8 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
+from sknw.metrics import MlpMetric
 
 # Between them: every kind of kernel (smooth, with a kink, with a jump, one of the user's own),
 # every way to find a bandwidth, every policy that gives finite predictions.
@@ -17,6 +18,10 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="cosine", empty_neighborhood="nan"),
     NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
+    NadarayaWatsonRegressor(bandwidth="aicc"),
+    NadarayaWatsonRegressor(BandwidthSearch("gcv", per_feature=False), kernel="biweight"),
+    NadarayaWatsonRegressor(NeighborBandwidth(2), categorical_features=None),
+    NadarayaWatsonRegressor("scott", categorical_features=[0]),
 ]
 
 PARAMETRIC = [
@@ -30,6 +35,10 @@ PARAMETRIC = [
     ParametricNWRegressor(kernel="exponential", bandwidth="silverman", max_iter=20),
     ParametricNWRegressor(kernel="triweight", empty_neighborhood="mean", max_iter=5, n_starts=1),
     ParametricNWRegressor(metric="scalar", kernel="epanechnikov", max_iter=5, n_starts=1),
+    ParametricNWRegressor(metric="full", max_iter=10, n_starts=1),
+    ParametricNWRegressor(metric="full", n_components=1, solver="sgd", max_iter=3, alpha=0.01),
+    ParametricNWRegressor(metric="diagonal", solver="adam", max_iter=3, early_stopping=True),
+    ParametricNWRegressor(metric=MlpMetric(8, 8, n_bins=4), max_iter=2, n_starts=1),
 ]
 
 
@@ -43,6 +52,7 @@ def parametrized_checks(estimators):
 # Narrow windows on the checks' made-up data, and the small max_iter above, are no failures.
 @pytest.mark.filterwarnings("ignore::sknw._types.EmptyNeighborhoodWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sknw.MetricWarning")
 @parametrized_checks([*NADARAYA_WATSON, *PARAMETRIC])
 def test_estimator_passes_the_check(estimator, check):
     check(estimator)

@@ -11,12 +11,12 @@ ROOT = Path(sknw.__file__).parent
 
 # From the lowest room to the highest; a room may import its own layer's files and lower ones.
 LAYERS = [
-    ["_types", "_compat", "_threads", "_arrays", "_features", "_observations"],
+    ["_types", "_compat", "_threads", "_random", "_arrays", "_features", "_observations"],
     ["kernels", "metrics"],
     ["sums"],
     ["smoother", "local_smoother", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
-    ["_attention", "_prepared", "_base"],
+    ["_attention", "_callbacks", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
     ["plotting"],
     ["__init__"],

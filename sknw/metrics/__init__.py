@@ -1,17 +1,29 @@
 """Metrics: embeddings of the rows, X -> Z, in which the bandwidth is 1.
 
-`METRICS` holds them by the name that the ``metric`` parameter takes.
+`METRICS` holds them by the name that the ``metric`` parameter takes. A metric names the next
+`simpler` one; training goes up from the simplest, so that none ends above a simpler one.
 """
 
 from sknw.metrics._base import Metric, pulled_in, representable_bandwidth
+from sknw.metrics.full import FullMetric
+from sknw.metrics.mlp import MlpMetric
+from sknw.metrics.module import ModuleMetric
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
 
-METRICS: dict[str, type[Metric]] = {"scalar": ScalarMetric, "diagonal": DiagonalMetric}
+METRICS: dict[str, type[Metric]] = {
+    "scalar": ScalarMetric,
+    "diagonal": DiagonalMetric,
+    "full": FullMetric,
+    "mlp": MlpMetric,
+}
 
 __all__ = [
     "METRICS",
     "DiagonalMetric",
+    "FullMetric",
     "Metric",
+    "MlpMetric",
+    "ModuleMetric",
     "ScalarMetric",
     "ScaleMetric",
     "pulled_in",

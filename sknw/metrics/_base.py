@@ -1,6 +1,7 @@
 """What a metric is: settings from which a torch module X -> Z is built."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+from sknw._random import seeded
 
 _LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
 # Coordinates beyond this are pulled in: their squares must not overflow.
@@ -17,36 +19,100 @@ _LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
 class Metric(ABC, BaseEstimator):
     """An embedding to learn; the Euclidean distance in it is the metric.
 
-    The input ``u = (x − centre)/bandwidth`` has one column per feature. Settings are constructor
-    parameters; a trained metric keeps its module's parameters as numpy arrays in `parameters_`.
+    The input ``u = (x − centre)/bandwidth`` has one column per numeric feature, and a block of
+    columns for a categorical one: `feature_of_column_` says which is whose. Settings are constructor
+    parameters; a trained metric keeps its module's parameters as numpy arrays in `parameters_` and
+    the number of its components in `n_components_`.
     """
 
-    @abstractmethod
-    def build(self, n_features: int) -> torch.nn.Module:
-        """Return the module, (n, n_features) to (n, n_components), in its neutral state."""
+    simpler: ClassVar[type["Metric"] | None] = None  # training starts from its end
+    is_linear: ClassVar[bool] = True
+    default_solver: ClassVar[str] = "lbfgs"
+    learning_rate: ClassVar[float] = 0.03  # of Adam, in units of a parameter's magnitude
+    most_rows_as_start: ClassVar[float] = np.inf  # above, richer metrics start from a simpler one
+
+    def see(self, feature_of_column: np.ndarray) -> "Metric":
+        """Take which feature each column (n_columns,) belongs to."""
+        self.feature_of_column_ = feature_of_column
+        return self
 
     @abstractmethod
-    def describe(self, module: torch.nn.Module) -> float | np.ndarray:
-        """Return the learned weights as the estimator's ``w_``."""
+    def build(self, n_columns: int, n_components: int) -> torch.nn.Module:
+        """Return the module, (n, n_columns) to (n, n_components), in its neutral state."""
 
-    def store(self, module: torch.nn.Module) -> "Metric":
+    @abstractmethod
+    def components(self, n_columns: int, n_components: int | None) -> int:
+        """Return the number of components that a user's `n_components` stands for, checked."""
+
+    @abstractmethod
+    def lift(self, module: torch.nn.Module, simpler: Tensor) -> None:
+        """Let the module stand for the simpler metric's matrix (q, n_columns)."""
+
+    def disturb(self, module: torch.nn.Module) -> None:
+        """Leave the simpler metric by a little, where gradients alone would not."""
+
+    @abstractmethod
+    def rescale(self, module: torch.nn.Module, factor: float) -> None:
+        """Multiply the embedding by a factor."""
+
+    def calibrate(self, module: torch.nn.Module, rows: Tensor) -> None:
+        """Take from the rows (n, n_columns) what the module keeps of them."""
+
+    @abstractmethod
+    def initial(self, w_init, n_columns: int, n_components: int) -> np.ndarray:
+        """Return a user's starting weights as the module's parameters in one vector, checked."""
+
+    @abstractmethod
+    def describe(self, module: torch.nn.Module) -> float | np.ndarray | None:
+        """Return the learned weights as the estimator's ``w_``; None where there are no such."""
+
+    def matrix(self, module: torch.nn.Module, n_columns: int) -> Tensor | None:
+        """Return the module as a matrix (n_components, n_columns); None if it is not linear."""
+        return None
+
+    def column_scales(self, w: Tensor, n_columns: int) -> Tensor | None:
+        """Return the factor of each column (n_columns,) where parameters w are only that."""
+        return None
+
+    def magnitudes(self, module: torch.nn.Module, spread: np.ndarray) -> np.ndarray:
+        """Return how large a change of each parameter is ordinary, for columns of this spread."""
+        return np.ones(sum(parameter.numel() for parameter in module.parameters()))
+
+    def store(self, module: torch.nn.Module, n_components: int) -> "Metric":
         """Keep the module's parameters."""
+        self.n_components_ = n_components
+        self.parameter_names_ = [name for name, _ in module.named_parameters()]
         self.parameters_ = {
             name: to_numpy(value).copy() for name, value in module.state_dict().items()
         }
         return self
 
+    @property
+    def parameter_vector(self) -> np.ndarray:
+        """The trained parameters in one vector (p,)."""
+        values = [np.ravel(self.parameters_[name]) for name in self.parameter_names_]
+        return np.concatenate(values).astype(np.float64)
+
     def load(
-        self, n_features: int, *, dtype: torch.dtype, device: str | torch.device
+        self, n_columns: int, *, dtype: torch.dtype, device: str | torch.device
     ) -> torch.nn.Module:
         """Return the trained module."""
-        module = self.build(n_features).to(dtype=dtype, device=device)
+        with seeded(0):
+            module = self.build(n_columns, self.n_components_).to(dtype=dtype, device=device)
         state = {
             name: to_tensor(value, dtype=dtype, device=device)
             for name, value in self.parameters_.items()
         }
         module.load_state_dict(state)
-        return module
+        return module.eval()
+
+
+def numeric(w_init) -> np.ndarray:
+    """Return a user's starting weights in float64; ValueError if they are no numbers."""
+    values = np.asarray(w_init)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"w_init must be numeric; got {w_init!r}.")
+    return values.astype(np.float64)
 
 
 def representable_bandwidth(

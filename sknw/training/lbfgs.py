@@ -1,17 +1,28 @@
-"""Full-batch quasi-Newton training of scales: deterministic, bounded, several starts."""
+"""Full-batch quasi-Newton training: deterministic, bounded, several starts.
+
+On more rows than `_LARGE` the descents first run on a sample of the rows held out, each predicted
+from all others; the steps over all rows begin where they end.
+
+SciPy keeps no state to go on from. But its path follows from the values and gradients it has seen,
+so they are kept, and the next fit walks the same path again without computing anything until it
+arrives where the last one stopped.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
-from sknw._arrays import to_tensor
-from sknw.optimize import Descent, Objective, descend
+from sknw.optimize import Descent, Minimum, descend, go_on
+from sknw.training.coordinates import Coordinates
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.watch import Watch
+
+_LARGE, _HELD_OUT, _TOL_OF_SAMPLE = 20_000, 5000, 1e-4
+_MOST_REMEMBERED = 4_000_000  # numbers
 
 
 class Lbfgs(Solver):
-    """SciPy's L-BFGS-B on the widths 1/|w|; the sign of w does not matter and stays."""
+    """SciPy's L-BFGS-B: scales as widths 1/|w|, whose signs do not matter and stay."""
 
     name = "lbfgs"
     n_starts = 3
@@ -22,53 +33,108 @@ class Lbfgs(Solver):
         starts: Sequence[np.ndarray],
         settings: Settings,
         rehearsal: TrainingProblem | None,
+        random_state: np.random.RandomState,
     ) -> Trained:
         """Return the lowest minimum that the descents reach."""
-        unit, report = problem.task.unit, None
-        if settings.report is not None:
-
-            def report(step: int, loss: float) -> None:
-                settings.report(step, loss * unit)
-
-        signs, widths = np.sign(starts[0]), problem.widths
+        problem.module.eval()
+        coordinates = problem.coordinates(starts[0])
         shrinkage = 1.0
         if rehearsal is not None:
             share = len(rehearsal.task) / len(problem.task)
             shrinkage = share ** (1 / (problem.task.n_features + 4))
+        options = {
+            "rehearsal": None if rehearsal is None else rehearsal.objective(coordinates),
+            "carry_over": lambda x: coordinates.narrowed(x, shrinkage),
+        }
+        found = [coordinates.of(start) for start in starts]
+        descent = _descent(problem, coordinates, settings.max_iter, settings.tol)
+        if len(problem.task) > _LARGE:
+            part = problem.on(problem.task.holding_out(_HELD_OUT, random_state))
+            rough = _descent(
+                part, coordinates, settings.max_iter, max(settings.tol, _TOL_OF_SAMPLE)
+            )
+            found, options = [descend(part.objective(coordinates), found, rough, **options).x], {}
+        memory = {} if settings.keeps_state else None
+        watch = Watch(problem, settings)
         best = descend(
-            _objective(problem, signs),
-            [widths.coordinates(1 / np.abs(start)) for start in starts],
-            Descent(
-                widths.bounds,
-                settings.max_iter,
-                settings.tol,
-                problem.task.polish_evaluations(),
-            ),
-            rehearsal=None if rehearsal is None else _objective(rehearsal, signs),
-            carry_over=lambda coordinates: widths.shrunk(coordinates, shrinkage),
-            on_step=report,
+            problem.objective(coordinates, memory),
+            found,
+            descent,
+            on_step=_watched(watch, coordinates),
+            **options,
         )
-        curve = [loss * unit for loss in best.curve]
-        return Trained(
-            w=signs / widths.values(best.x),
-            loss_curve=curve[: max(best.n_iter, 1)],  # a start at the minimum is one step
-            loss=curve[-1],
-            objective=best.objective,
-            n_iter=max(best.n_iter, 1),
-            converged=best.converged,
-            message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
+        return _trained(problem, coordinates, best, settings, watch, memory)
+
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+        """Walk the same path again, and on."""
+        problem.module.eval()
+        coordinates = problem.coordinates(state["origin"])
+        done = state["n_iter"]
+        descent = _descent(problem, coordinates, done + settings.max_iter, settings.tol)
+        memory = dict(zip(state["seen"], state["values"], strict=True))
+        watch = Watch(problem, settings)
+        best = go_on(
+            problem.objective(coordinates, memory),
+            state["start"],
+            descent,
+            state["began"],
+            _watched(watch, coordinates, skip=done),
         )
+        return _trained(problem, coordinates, best, settings, watch, memory, done)
 
 
-def _objective(problem: TrainingProblem, signs: np.ndarray) -> Objective:
-    device, widths = problem.task.rows.device, problem.widths
+def _descent(
+    problem: TrainingProblem, coordinates: Coordinates, max_iter: int, tol: float
+) -> Descent:
+    polish = problem.task.polish_evaluations() if problem.is_scale else 0
+    return Descent(coordinates.bounds, max_iter, tol, polish)
 
-    def scales(coordinates: Tensor) -> Tensor:
-        sign = to_tensor(signs, dtype=coordinates.dtype, device=device)
-        return sign / widths.at(coordinates)
 
-    return Objective(
-        lambda coordinates: problem.loss(scales(coordinates)),
-        penalty=lambda coordinates: problem.penalty(scales(coordinates)),
-        device=device,
+def _watched(watch: Watch, coordinates: Coordinates, skip: int = 0):
+    def on_step(step: int, loss: float, x: np.ndarray) -> bool:
+        return step > skip and watch(step - skip, loss, coordinates.values(x))
+
+    return on_step
+
+
+def _trained(
+    problem: TrainingProblem,
+    coordinates: Coordinates,
+    best: Minimum,
+    settings: Settings,
+    watch: Watch,
+    memory: dict | None,
+    done: int = 0,
+) -> Trained:
+    unit = problem.task.unit
+    curve = [loss * unit for loss in best.curve[done:]]
+    n_iter = max(len(curve) - 1, 1)  # a start at the minimum is one step
+    w, loss = coordinates.values(best.x), curve[-1]
+    if watch.best is not None:
+        w, loss = watch.best, None
+    return Trained(
+        w=w,
+        loss_curve=curve[:n_iter],
+        loss=loss,
+        n_iter=n_iter,
+        converged=best.converged,
+        message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
+        validation_curve=watch.curve,
+        state=_state(coordinates, best, memory, done + n_iter),
     )
+
+
+def _state(
+    coordinates: Coordinates, best: Minimum, memory: dict | None, n_iter: int
+) -> dict | None:
+    """Return where the best descent began and all that it has seen, unless that is too much."""
+    if memory is None or best.start is None or len(memory) * len(best.x) > _MOST_REMEMBERED:
+        return None
+    return {
+        "origin": coordinates.values(best.start),
+        "start": best.start,
+        "began": best.curve[: best.began],
+        "n_iter": n_iter,
+        "seen": list(memory),
+        "values": list(memory.values()),
+    }

@@ -1,53 +1,121 @@
 """What a solver minimises, and what it returns."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
+from sknw._arrays import to_numpy, to_tensor
 from sknw.leave_one_out import LeaveOneOut
+from sknw.metrics import Metric
+from sknw.optimize import Objective
+from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
+from sknw.training.validation import Validation, in_blocks
 from sknw.widths import Widths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingProblem:
-    """The penalised leave-one-out loss of a module's scales.
+    """The penalised leave-one-out loss of a module's parameters, as one vector w (p,).
 
     What is minimised is ``loss + alpha ‖w‖²`` in squared units of y (several outputs: in units of
     their variances).
 
     Parameters
     ----------
+    metric : Metric
+        What the module is.
     module : torch.nn.Module
-        Embedding whose one parameter is ``w``.
+        Embedding of the rows; its parameters' values do not matter here, their shapes do.
+    n_components : int
+        Columns of the embedding.
     task : LeaveOneOut
         Keys, values and weights.
-    bandwidth : ndarray of shape (n_features,)
+    bandwidth : ndarray of shape (n_columns,)
         The starting scale: the module sees ``(x − centre)/bandwidth``.
     alpha : float
         Strength of the penalty.
+    validation : Validation or None, default=None
+        Rows that are not in the task, to judge by.
     """
 
+    metric: Metric
     module: torch.nn.Module
+    n_components: int
     task: LeaveOneOut
     bandwidth: np.ndarray
     alpha: float
+    validation: Validation | None = None
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """The keys in units of the bandwidth, (n, n_columns)."""
+        rows = self.task.rows
+        return rows / to_tensor(self.bandwidth, dtype=rows.dtype, device=rows.device)
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """The values that the module's parameters have now, (p,)."""
+        return np.concatenate(
+            [to_numpy(parameter).reshape(-1) for parameter in self.module.parameters()]
+        ).astype(np.float64)
+
+    def named(self, w: Tensor) -> dict[str, Tensor]:
+        """Return the vector w (p,) as the module's parameters, differentiable."""
+        like = dict(self.module.named_parameters())
+        parts = w.split([parameter.numel() for parameter in like.values()])
+        return {
+            name: part.reshape(parameter.shape).to(parameter.dtype)
+            for (name, parameter), part in zip(like.items(), parts, strict=True)
+        }
+
+    def at(self, w: np.ndarray) -> torch.nn.Module:
+        """Return the module after setting its parameters to w (p,)."""
+        with torch.no_grad():
+            values = self.named(to_tensor(w, dtype=torch.float64, device=self.task.rows.device))
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(values[name])
+        return self.module
 
     def embed(self, w: Tensor) -> Tensor:
-        """Return the embedded keys for scales w."""
-        rows = self.task.rows
-        bandwidth = to_tensor(self.bandwidth, dtype=rows.dtype, device=rows.device)
-        w = w.reshape(self.module.w.shape)
-        return torch.func.functional_call(self.module, {"w": w}, (rows / bandwidth,))
+        """Return the embedded keys for parameters w."""
+        return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
 
     def loss(self, w: Tensor) -> Tensor:
         """Return the leave-one-out loss in units of variance."""
+        scales = self.metric.column_scales(w, self.scaled.shape[1])
+        if scales is not None:
+            return self.task.loss(self.scaled, scales)
         return self.task.loss(self.embed(w))
+
+    def total(self, w: np.ndarray, loss: float) -> float:
+        """Return the objective, in units of variance, at parameters w of a known loss."""
+        return (
+            loss / self.task.unit
+            + self.penalty(to_tensor(w, dtype=torch.float64, device="cpu")).item()
+        )
+
+    def final_loss(self, w: np.ndarray) -> float:
+        """Return the loss at parameters w (p,) in squared units of y."""
+        if len(self.task) < 2:
+            return np.nan
+        with torch.no_grad():
+            w = to_tensor(w, dtype=torch.float64, device=self.task.rows.device)
+            return self.loss(w).item() * self.task.unit
+
+    def validation_errors(self, w: np.ndarray) -> Tensor:
+        """Return the validation rows' squared errors (m,) in units of variance."""
+        module = self.at(w).eval()
+        with torch.no_grad():
+            keys = in_blocks(module, self.scaled)
+            queries = self.validation.embedded(module, self.task, self.bandwidth)
+        return self.validation.errors(queries, keys, self.task)
 
     def penalty(self, w: Tensor) -> Tensor:
         """Return the penalty in the same units."""
@@ -55,26 +123,60 @@ class TrainingProblem:
             return w.new_zeros(())
         return self.alpha / self.task.unit * w.square().sum()
 
+    def objective(self, coordinates: Coordinates, memory: dict | None = None) -> Objective:
+        """Return loss and penalty as functions of coordinates."""
+        return Objective(
+            lambda x: self.loss(coordinates.at(x)),
+            penalty=lambda x: self.penalty(coordinates.at(x)),
+            device=self.task.rows.device,
+            memory=memory,
+        )
+
     @property
+    def is_scale(self) -> bool:
+        """Whether the parameters are scales of the columns."""
+        w = to_tensor(self.parameters, dtype=torch.float64, device="cpu")
+        return self.metric.column_scales(w, self.scaled.shape[1]) is not None
+
+    def coordinates(self, start: np.ndarray) -> Coordinates:
+        """Return the coordinates in which to walk from a start (p,)."""
+        if self.is_scale:
+            return WidthCoordinates(self.widths, np.sign(start))
+        return PlainCoordinates(self.metric.magnitudes(self.at(start), self.spread))
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each column that the module sees."""
+        return self.task.spread[self.task.observations.features.of_column] / self.bandwidth
+
+    @cached_property
     def widths(self) -> Widths:
-        """The range of ``1/|w|``: the bandwidths ``bandwidth/w`` worth trying."""
-        widths, bandwidth = self.task.widths, self.bandwidth
+        """The range of ``1/|w|`` for scales: the bandwidths ``bandwidth/w`` worth trying."""
+        widths, bandwidth = self.task.widths, self._bandwidth_of_features
         lower, upper = widths.lower / bandwidth, widths.upper / bandwidth
         spread = widths.spread / bandwidth
-        if self.module.w.ndim:
+        if len(self.parameters) == len(lower):
             return Widths(lower, upper, spread)
         return Widths(lower.min(keepdims=True), upper.max(keepdims=True), spread.max(keepdims=True))
 
+    @property
+    def _bandwidth_of_features(self) -> np.ndarray:
+        return self.bandwidth[self.task.observations.features.first_columns]
+
     def scan(self) -> list[np.ndarray]:
         """Return ``1/w`` (n_scales,) from sharp to broad, one common multiple of every spread."""
-        widths = self.task.scan_bandwidths() / self.bandwidth
-        if self.module.w.ndim == 0:
+        widths = self.task.scan_bandwidths() / self._bandwidth_of_features
+        if len(self.parameters) != widths.shape[1]:
             widths = np.exp(np.log(widths).mean(axis=1, keepdims=True))
         return list(widths)
 
     def on(self, task: LeaveOneOut) -> "TrainingProblem":
         """Return the same problem on other rows."""
-        return TrainingProblem(self.module, task, self.bandwidth, self.alpha)
+        return replace(self, task=task)
+
+    def single(self) -> "TrainingProblem":
+        """Return a copy of the problem in float32."""
+        return replace(self, module=copy.deepcopy(self.module).float(), task=self.task.single())
 
 
 @dataclass(frozen=True)
@@ -83,40 +185,49 @@ class Trained:
 
     Parameters
     ----------
-    w : ndarray of shape (n_scales,)
-        Learned scales.
+    w : ndarray of shape (p,)
+        Learned parameters.
     loss_curve : list of float
         Entry t is the loss before step t + 1.
-    loss : float
-        Loss at `w`.
-    objective : float
-        Loss at `w` with penalty.
+    loss : float or None
+        Loss at `w`; None: not computed.
     n_iter : int
         Number of steps.
     converged : bool
         Whether `tol` ended the training.
     message : str
         Why it ended, where it did not converge.
+    validation_curve : list of float
+        Entry t is the validation loss after step t + 1.
+    state : dict or None
+        What the solver needs to go on.
     """
 
     w: np.ndarray
     loss_curve: list[float]
-    loss: float
-    objective: float
+    loss: float | None
     n_iter: int
     converged: bool
     message: str = ""
+    validation_curve: list[float] = field(default_factory=list)
+    state: dict | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The estimator's parameters that steer a solver; their docstring is the estimator's."""
+    """The estimator's parameters that steer a solver; their docstring is the estimator's.
+
+    `on_step` gets the step's number, the loss before it and a function that returns the module
+    after it; training ends where it returns true.
+    """
 
     max_iter: int
     tol: float
     learning_rate_init: float | None
     n_iter_no_change: int
-    report: Callable[[int, float], None] | None = None
+    batch_size: int | str = "auto"
+    keeps_state: bool = False
+    on_step: Callable[[int, float, Callable[[], torch.nn.Module]], bool | None] | None = None
 
 
 class Solver(ABC):
@@ -132,17 +243,24 @@ class Solver(ABC):
         starts: Sequence[np.ndarray],
         settings: Settings,
         rehearsal: TrainingProblem | None,
+        random_state: np.random.RandomState,
     ) -> Trained:
-        """Return the best end over all starts w (n_scales,).
+        """Return the best end over all starts w (p,).
 
         Parameters
         ----------
         problem : TrainingProblem
             What to minimise.
-        starts : sequence of ndarray of shape (n_scales,)
+        starts : sequence of ndarray of shape (p,)
             Where to start, the most promising first.
         settings : Settings
             When to stop, and how far to step.
         rehearsal : TrainingProblem or None
             The problem on fewer rows, on which starts may be compared; None: do not.
+        random_state : RandomState
+            Draws what is random.
         """
+
+    @abstractmethod
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+        """Go on from the state that an earlier training left, as if it had not stopped."""

@@ -8,6 +8,7 @@ import torch
 
 from sknw._arrays import to_numpy, to_tensor
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.watch import Watch
 
 _STEP_PER_VARIANCE = 2.0
 
@@ -24,40 +25,66 @@ class Sgd(Solver):
         starts: Sequence[np.ndarray],
         settings: Settings,
         rehearsal: TrainingProblem | None,
+        random_state: np.random.RandomState,
     ) -> Trained:
         """Return the end with the lowest objective over all starts."""
         ends = [_descend(problem, start, settings) for start in starts]
-        return min(ends, key=lambda end: end.objective)
+        if len(ends) == 1:
+            return ends[0]
+        return min(ends, key=lambda end: problem.total(end.w, problem.final_loss(end.w)))
+
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+        """Go on from the last w, with the objectives seen so far."""
+        return _descend(problem, state["w"], settings, state)
 
 
 @dataclass
 class _Path:
-    """The scales visited, and the loss and the objective (in units of variance) at each."""
+    """The losses and objectives (in units of variance) on the way, the last w and the best."""
 
-    scales: list[torch.Tensor] = field(default_factory=list)
+    before: list[float]  # objectives of an earlier training
     losses: list[float] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
+    last: torch.Tensor | None = None
+    best: torch.Tensor | None = None
 
     def add(self, w: torch.Tensor, loss: float, objective: float) -> None:
-        self.scales.append(w)
+        if objective < min(self.objectives, default=np.inf):
+            self.best = w
+        self.last = w
         self.losses.append(loss)
         self.objectives.append(objective)
 
+    def has_stalled(self, settings: Settings) -> bool:
+        """Whether the last `n_iter_no_change` steps brought no relative gain of `tol`."""
+        patience, seen = settings.n_iter_no_change, self.before + self.objectives
+        if len(seen) <= patience:
+            return False
+        return min(seen[-patience:]) >= min(seen[:-patience]) * (1 - settings.tol)
 
-def _descend(problem: TrainingProblem, start: np.ndarray, settings: Settings) -> Trained:
+
+def _descend(
+    problem: TrainingProblem, start: np.ndarray, settings: Settings, state: dict | None = None
+) -> Trained:
+    problem.module.eval()
+    state = state or {"before": [], "best": None, "best_loss": np.inf, "waited": 0}
     w = to_tensor(start, dtype=torch.float64, device=problem.task.rows.device)
-    unit, step, path = problem.task.unit, _step(problem, settings), _Path()
+    step, path = _step(problem, settings), _Path(state["before"])
+    watch = Watch(problem, settings)
+    watch.best, watch.best_loss, watch.waited = (
+        state[name] for name in ("best", "best_loss", "waited")
+    )
     for t in range(settings.max_iter + 1):  # the last one only looks at where the steps ended
         loss, objective, gradient = _evaluated(problem, w)
         if not np.isfinite(objective):
             break
         path.add(w, loss, objective)
-        if t == settings.max_iter or _has_stalled(path.objectives, settings):
+        if t == settings.max_iter or path.has_stalled(settings) or watch.stopped:
             break
-        if settings.report is not None:
-            settings.report(t + 1, loss * unit)
         w = w - step * gradient
-    return _end(problem, path, np.isfinite(objective), settings)
+        if watch(t + 1, loss, to_numpy(w)):
+            watch.stopped = True
+    return _end(problem, path, bool(np.isfinite(objective)), settings, watch)
 
 
 def _step(problem: TrainingProblem, settings: Settings) -> float:
@@ -78,32 +105,37 @@ def _evaluated(problem: TrainingProblem, w: torch.Tensor) -> tuple[float, float,
     return loss.item(), objective.item(), gradient
 
 
-def _has_stalled(objectives: list[float], settings: Settings) -> bool:
-    """Whether the last `n_iter_no_change` steps brought no relative gain of `tol`."""
-    patience = settings.n_iter_no_change
-    if len(objectives) <= patience:
-        return False
-    return min(objectives[-patience:]) >= min(objectives[:-patience]) * (1 - settings.tol)
-
-
-def _end(problem: TrainingProblem, path: _Path, is_finite: bool, settings: Settings) -> Trained:
-    """Return the last scales visited or, after a divergence, the best."""
-    unit, last = problem.task.unit, len(path.scales) - 1
+def _end(
+    problem: TrainingProblem, path: _Path, is_finite: bool, settings: Settings, watch: Watch
+) -> Trained:
+    """Return the last parameters visited or, after a divergence, the best."""
+    unit, last = problem.task.unit, len(path.losses) - 1
     if last < 0:  # not even the start can be evaluated
         raise ValueError("The leave-one-out loss is not finite at w_init; use a smaller w_init.")
-    stalled = _has_stalled(path.objectives, settings)
+    stalled = path.has_stalled(settings)
     diverged = not is_finite or (stalled and path.objectives[last] > path.objectives[0])
     kept = int(np.argmin(path.objectives)) if diverged else last
     message = f"max_iter={settings.max_iter} steps ended it before the loss settled"
     if diverged:
         message = "the loss diverged; the best w seen is kept. Lower learning_rate_init"
     losses = [loss * unit for loss in path.losses]
+    w, loss = to_numpy(path.best if diverged else path.last), losses[kept]
+    if watch.best is not None:
+        w, loss = watch.best, None
+    state = {
+        "w": to_numpy(path.last).copy(),
+        "before": path.before + path.objectives[:-1],
+        "best": watch.best,
+        "best_loss": watch.best_loss,
+        "waited": watch.waited,
+    }
     return Trained(
-        w=to_numpy(path.scales[kept]),
+        w=w,
         loss_curve=losses[: max(last, 1)],
-        loss=losses[kept],
-        objective=path.objectives[kept],
+        loss=loss,
         n_iter=max(last, 1),
-        converged=stalled and not diverged,
+        converged=(stalled or watch.stopped) and not diverged,
         message=message,
+        validation_curve=watch.curve,
+        state=state if settings.keeps_state and not diverged else None,
     )

@@ -1,0 +1,88 @@
+"""What looks wrong with a trained metric: it collapsed, saturated, or is worse than the mean.
+
+A loss says little by itself. These look at the attention: to how many rows it amounts, and whether
+the predictions beat the mean of y.
+"""
+
+import numpy as np
+import torch
+
+from sknw._arrays import to_tensor
+from sknw.leave_one_out import LeaveOneOut
+from sknw.smoother import Smoother
+from sknw.training.validation import in_blocks
+
+_FEWEST_ROWS = 20  # fewer tell nothing
+_MOST_ROWS = 1000
+_ONE_NEIGHBOR = 1 + 1e-9
+_NEARLY_ALL = 0.99
+
+
+def doubts(
+    module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray, loss: float
+) -> list[str]:
+    """Return messages for the user, most often none.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The trained embedding.
+    task : LeaveOneOut
+        All rows.
+    bandwidth : ndarray of shape (n_columns,)
+        The starting scale.
+    loss : float
+        The leave-one-out loss reached, in squared units of y.
+    """
+    if len(task) < _FEWEST_ROWS or not (task.values.std(dim=0) > 0).any():
+        return []
+    neighbors = _neighbors(module, task, bandwidth)
+    if np.mean(neighbors > _NEARLY_ALL * (task.observations.effective_size - 1)) > 0.9:
+        return [
+            "The metric has collapsed: every prediction is nearly the mean of y. Either no feature "
+            "tells anything about y, or training started too broad; try another w_init or bandwidth"
+        ]
+    saturated = np.mean((neighbors > 0) & (neighbors < _ONE_NEIGHBOR))
+    found = []
+    if saturated > 0.5:
+        found.append(
+            f"The attention has saturated: {saturated:.0%} of the training rows are predicted from "
+            "a single neighbour each, where the loss has no gradient. Start broader (a smaller "
+            "w_init, a larger bandwidth), or try more n_starts or a positive alpha"
+        )
+    mean_loss = _loss_of_mean(task)
+    if not loss <= mean_loss * (1 + 1e-6):
+        cause = "the windows are too narrow" if saturated > 0.5 else "the features tell little"
+        found.append(
+            f"The metric predicts held-out rows worse than the mean of y does (loss {loss:.4g}, "
+            f"that of the mean {mean_loss:.4g}): {cause}, or training ended too early"
+        )
+    return found
+
+
+def _neighbors(module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> np.ndarray:
+    """Return the effective number of neighbours of some training rows, each left out."""
+    with torch.no_grad():
+        scale = to_tensor(bandwidth, dtype=task.rows.dtype, device=task.rows.device)
+        embedded = in_blocks(module, task.rows / scale)
+        smoother = Smoother.of(
+            task.kernel,
+            embedded,
+            task.values,
+            task.weights,
+            algorithm="dense" if task.algorithm == "dense" else "auto",
+            rtol=max(task.rtol, 1e-9),
+            empty_neighborhood=task.empty_neighborhood,
+        )
+        rows = torch.arange(0, len(task), -(-len(task) // _MOST_ROWS), device=embedded.device)
+        return np.asarray(smoother.effective_neighbors(embedded[rows], rows).cpu())
+
+
+def _loss_of_mean(task: LeaveOneOut) -> float:
+    """Return the leave-one-out loss of the weighted mean of the other rows."""
+    weights, values = task.weights.double(), task.values.double()
+    total = weights.sum()
+    mean = (weights @ values) / total
+    others = total / (total - weights)  # y_i − mean of the others, over y_i − mean
+    errors = ((values - mean) * others[:, None]).square()
+    return ((weights @ errors / total) / task.variance.double()).mean().item() * task.unit

@@ -1,0 +1,76 @@
+"""One common factor of an embedding: the width of its windows as a whole.
+
+Training on a share of the keys settles at windows a little too wide for all of them, and a user's
+module starts at any scale.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sknw._arrays import to_tensor
+from sknw.leave_one_out import LeaveOneOut
+from sknw.training.problem import TrainingProblem
+from sknw.training.validation import in_blocks
+
+_STRIDE = 1.12  # between common factors
+_WIDE = np.geomspace(1e-3, 1e3, 49)
+_ROWS = 2000  # held out
+
+
+def rescaled(
+    problem: TrainingProblem, w: np.ndarray, *, wide: bool = False
+) -> tuple[np.ndarray, float]:
+    """Return parameters w (p,) with the embedding times the factor of the lowest loss, and that.
+
+    The loss, in squared units of y, is that of at most 2000 validation rows if there are any, else
+    the leave-one-out loss of as many rows. Factors are tried upwards and downwards from 1 as long
+    as the loss falls, or all of a wide range.
+    """
+    module = problem.at(w).eval()
+    with torch.no_grad():
+        loss_at = _losses(problem, module)
+        if wide:
+            losses = [loss_at(factor) for factor in _WIDE]
+            found = (losses[int(np.nanargmin(losses))], _WIDE[int(np.nanargmin(losses))])
+        else:
+            found = _descended(loss_at)
+    problem.metric.rescale(module, found[1])
+    return problem.parameters, found[0] * problem.task.unit
+
+
+def _descended(loss_at: Callable[[float], float]) -> tuple[float, float]:
+    """Return the lowest loss and its factor, going both ways from 1."""
+    best = loss_at(1.0), 1.0
+    for stride in (_STRIDE, 1 / _STRIDE):
+        start = best[1]
+        while True:
+            factor = best[1] * stride
+            loss = loss_at(factor)
+            if not loss < best[0]:
+                break
+            best = loss, factor
+        if best[1] != start:
+            break
+    return best
+
+
+def _losses(problem: TrainingProblem, module: torch.nn.Module) -> Callable[[float], float]:
+    """Return the loss as a function of a factor of the module's embedding."""
+    task = problem.task
+    keys = in_blocks(module, problem.scaled)
+    if problem.validation is None:
+        part = _spread_out(task)
+        return lambda factor: part.loss(keys * factor).item()
+    part = problem.validation.at_most(_ROWS)
+    queries = part.embedded(module, task, problem.bandwidth)
+    return lambda factor: part.mean(part.errors(queries * factor, keys * factor, task))
+
+
+def _spread_out(task: LeaveOneOut) -> LeaveOneOut:
+    """Return the problem of rows held out evenly."""
+    if len(task) <= _ROWS:
+        return task
+    rows = np.linspace(0, len(task) - 1, _ROWS).astype(int)
+    return task.holding_out_rows(to_tensor(rows, dtype=torch.int64, device=task.rows.device))

@@ -1,0 +1,245 @@
+"""From the simplest metric up: each starts where the simpler one ended, and never ends above it.
+
+Without validation rows a metric that ends above the simpler one's objective gives way to the
+simpler one, in the richer one's form. With validation rows it does so unless it is better there by
+more than one standard error (`sknw.training.validation`).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw._random import seeded
+from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
+from sknw.metrics import Metric
+from sknw.training.directions import important_directions
+from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.rescaling import rescaled
+from sknw.training.solvers import SOLVERS
+from sknw.training.starts import starts
+from sknw.training.validation import Validation
+
+_MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be trained, and how.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric wanted.
+    solver : Solver
+        What minimises; simpler metrics are trained by their default one.
+    n_components : int or None
+        The user's number of components.
+    alpha : float
+        Strength of the penalty.
+    w_init : ndarray of shape (p,) or None
+        The user's start; simpler metrics are then not trained.
+    n_starts : int or "auto"
+        How many starts each metric tries.
+    validation_fraction : float or None
+        Share of the rows to judge by; None: train on all.
+    state : dict or None
+        Where an earlier training of the same rows stopped.
+    """
+
+    metric: Metric
+    solver: Solver
+    n_components: int | None
+    alpha: float
+    w_init: np.ndarray | None
+    n_starts: int | str
+    validation_fraction: float | None
+    state: dict | None = None
+
+    def stages(self, n_rows: int) -> list["Request"]:
+        """Return the requests of the simpler metrics to go through, and this one."""
+        chain = [self]
+        simpler = None if self.w_init is not None else self.metric.simpler
+        while simpler is not None:
+            if n_rows <= simpler.most_rows_as_start:
+                solver = SOLVERS[simpler.default_solver]
+                metric = simpler().see(self.metric.feature_of_column_)
+                chain.insert(0, replace(self, metric=metric, solver=solver, n_components=None))
+            simpler = simpler.simpler
+        return chain
+
+    @property
+    def starts(self) -> int:
+        """Number of starts to try."""
+        if self.n_starts != "auto":
+            return self.n_starts
+        return 1 if self.w_init is not None else self.solver.n_starts
+
+
+def train(
+    request: Request,
+    task: LeaveOneOut,
+    bandwidth: np.ndarray,
+    settings: Settings,
+    random_state: np.random.RandomState,
+) -> tuple[torch.nn.Module, Trained]:
+    """Return the trained module and how it was reached.
+
+    Parameters
+    ----------
+    request : Request
+        What is to be trained.
+    task : LeaveOneOut
+        The rows.
+    bandwidth : ndarray of shape (n_columns,)
+        The starting scale.
+    settings : Settings
+        When to stop, and how far to step.
+    random_state : RandomState
+        Draws validation rows, the subsample that compares starts, restarts and batches.
+    """
+    seed = int(random_state.randint(2**31)) if request.state is None else request.state["seed"]
+    part, validation = task, None
+    if request.validation_fraction is not None and len(task) > 1:
+        draws = np.random.RandomState(seed)
+        part, rest = task.split(request.validation_fraction, draws)
+        validation = Validation(rest)
+    base = _Base(part, bandwidth, validation, seed)
+    if request.state is not None:
+        problem, trained, simpler = _resumed(request, base, settings)
+    else:
+        problem, trained, simpler = _climbed(request, base, settings, random_state)
+    state = trained.state
+    if state is not None:
+        state = {"solver": state, "simpler": simpler, "seed": seed, "w": trained.w}
+    trained = replace(trained, state=state)
+    if simpler is not None:
+        trained = _better(problem, trained, *simpler)
+    whole = problem.on(task)
+    if validation is not None or trained.loss is None:
+        trained = replace(trained, loss=whole.final_loss(trained.w))
+    return problem.at(trained.w).eval(), trained
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """What the stages share."""
+
+    task: LeaveOneOut
+    bandwidth: np.ndarray
+    validation: Validation | None
+    seed: int
+
+    def problem(self, stage: Request) -> TrainingProblem:
+        """Return a stage's problem, its module at a neutral or random start."""
+        task = self.task
+        n_components = stage.metric.components(task.n_columns, stage.n_components)
+        with seeded(self.seed):
+            module = stage.metric.build(task.n_columns, n_components)
+        module = module.to(device=task.rows.device, dtype=_dtype(module, task))
+        problem = TrainingProblem(
+            stage.metric, module, n_components, task, self.bandwidth, stage.alpha, self.validation
+        )
+        stage.metric.calibrate(module, problem.scaled)
+        return problem
+
+
+def _dtype(module: torch.nn.Module, task: LeaveOneOut) -> torch.dtype:
+    """Return the dtype of parameters: float64, or that of the rows where they are in float32."""
+    is_double = all(parameter.dtype == torch.float64 for parameter in module.parameters())
+    return torch.float64 if is_double else task.rows.dtype
+
+
+def _climbed(
+    request: Request, base: _Base, settings: Settings, random_state: np.random.RandomState
+) -> tuple[TrainingProblem, Trained, tuple[np.ndarray, float] | None]:
+    """Train the stages; return the last one's problem and end, and the simpler metric in its form.
+
+    The latter is a pair of parameters and loss.
+    """
+    reached, matrix = None, None
+    quiet = replace(settings, max_iter=_MAX_ITER, on_step=None, keeps_state=False)
+    stages = request.stages(len(base.task))
+    for stage in stages:
+        problem, simpler = base.problem(stage), None
+        if reached is not None:
+            simpler = _lifted(problem, matrix), reached.loss
+        first = _known_starts(stage, problem, is_lifted=simpler is not None)
+        how = settings if stage is stages[-1] else quiet
+        trained = _train_stage(stage, problem, first, how, random_state)
+        if stage is not stages[-1]:
+            reached = trained if simpler is None else _better(problem, trained, *simpler)
+            matrix = stage.metric.matrix(problem.at(reached.w), base.task.n_columns)
+    return problem, trained, simpler
+
+
+def _resumed(
+    request: Request, base: _Base, settings: Settings
+) -> tuple[TrainingProblem, Trained, tuple[np.ndarray, float] | None]:
+    """Go on with the last stage; return what `_climbed` does."""
+    problem, state = base.problem(request), request.state
+    trained = request.solver.resume(problem, settings, state["solver"])
+    return problem, _at_best_scale(problem, trained), state["simpler"]
+
+
+def _lifted(problem: TrainingProblem, matrix: Tensor) -> np.ndarray:
+    """Return the parameters at which the metric is a simpler one's matrix."""
+    if problem.n_components < len(matrix):
+        matrix = important_directions(problem, matrix) @ matrix
+    problem.metric.lift(problem.module, matrix)
+    return problem.parameters
+
+
+def _known_starts(stage: Request, problem: TrainingProblem, is_lifted: bool) -> list[np.ndarray]:
+    """Return the user's start, or one at the simpler metric, or where the module is."""
+    if stage.w_init is not None:
+        return [stage.w_init]
+    if is_lifted:
+        stage.metric.disturb(problem.module)
+        return [problem.parameters]
+    return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
+
+
+def _train_stage(
+    stage: Request,
+    problem: TrainingProblem,
+    first: list[np.ndarray],
+    settings: Settings,
+    random_state: np.random.RandomState,
+) -> Trained:
+    task = problem.task
+    if len(task) < 2:
+        w = first[0] if first else problem.parameters
+        return Trained(w, [np.nan], np.nan, n_iter=0, converged=True)
+    small = task.subsample(REHEARSAL_SIZE, random_state)
+    rehearsal = problem.on(small) if len(small) < len(task) else None
+    found = starts(rehearsal or problem, first, stage.starts, random_state)
+    if first and stage.starts == 1:
+        rehearsal = None
+    trained = stage.solver.train(problem, found, settings, rehearsal, random_state)
+    return _at_best_scale(problem, trained)
+
+
+def _at_best_scale(problem: TrainingProblem, trained: Trained) -> Trained:
+    """Return the end with the common scale that suits all rows, where only parts were seen.
+
+    Validation rows have seen to that already.
+    """
+    if trained.loss is not None or len(problem.task) < 2:
+        return trained
+    w = trained.w
+    if problem.validation is None and not problem.is_scale:
+        w, _ = rescaled(problem, w)
+    return replace(trained, w=w, loss=problem.final_loss(w))
+
+
+def _better(problem: TrainingProblem, trained: Trained, w: np.ndarray, loss: float) -> Trained:
+    """Return what was trained, or the simpler metric at w, of this loss."""
+    if problem.validation is None:
+        keep = problem.total(trained.w, trained.loss) <= problem.total(w, loss)
+    else:
+        keep = problem.validation.is_better(
+            problem.validation_errors(trained.w), problem.validation_errors(w)
+        )
+    return trained if keep else replace(trained, w=w, loss=loss)

@@ -1,0 +1,56 @@
+"""Where training starts: at the simpler metric's end, at broad windows, at random.
+
+A softmax whose windows are narrow has saturated: every row is predicted by its nearest neighbour
+and the gradient vanishes. The best common scale of many features is often such a place (too narrow
+for the features that matter little), so each feature's own width is scanned from broad windows too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sknw.optimize import coordinate_scan, scan_minima
+from sknw.training.problem import TrainingProblem
+
+_RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts
+_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
+
+
+def starts(
+    problem: TrainingProblem,
+    first: Sequence[np.ndarray],
+    n_starts: int,
+    random_state: np.random.RandomState,
+) -> list[np.ndarray]:
+    """Return parameters (p,) to start from.
+
+    Parameters
+    ----------
+    problem : TrainingProblem
+        The problem, or its rehearsal on fewer rows.
+    first : sequence of ndarray of shape (p,)
+        Starts that are known already: the user's, or the simpler metric's end.
+    n_starts : int
+        How many are wanted.
+    random_state : RandomState
+        Draws random restarts.
+    """
+    found = list(first)
+    if len(found) < n_starts and problem.is_scale:
+        found.extend(_scale_starts(problem))
+    while len(found) < n_starts:
+        jump = random_state.normal(scale=_RESTART_SPREAD, size=found[0].shape)
+        found.append(found[0] * np.exp(jump))
+    return found[:n_starts]
+
+
+def _scale_starts(problem: TrainingProblem) -> list[np.ndarray]:
+    """Return the best mix of widths seen from broad windows, and the best common scales."""
+    widths = problem.widths
+    coordinates = problem.coordinates(np.ones(len(widths.spread)))
+    objective = problem.objective(coordinates)
+    minima = scan_minima(objective, [widths.coordinates(width) for width in problem.scan()])
+    if len(widths.spread) > 1:
+        multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
+        minima.insert(0, coordinate_scan(objective, multiples[-1], multiples))
+    return [coordinates.values(x) for x in minima]
