@@ -113,7 +113,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         The device of the fit.
     n_features_in_ : int
         Number of features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X has string column names.
 
     See Also
@@ -227,7 +227,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
 
         Returns
         -------
-        lambdas : ndarray of shape (n_features_in_,)
+        lambdas : ndarray of shape (n_features,)
             NaN for every other feature.
         """
         check_is_fitted(self)
