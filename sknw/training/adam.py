@@ -1,12 +1,14 @@
 """Mini-batch training by Adam (Kingma & Ba 2015): rows held out some at a time.
 
 Each step predicts a batch of rows from all other rows, or from a fresh random share of them, or
-(`sknw.training.neighborhoods`) from the batch itself, made of rows that are near each other now. A
+from the batch itself, made of rows that are near each other now (`sknw.training.neighborhoods`). A
 share makes steps cheap and regularises: no row can rely on one particular neighbour (ModernNCA's
 stochastic neighbourhoods). Its windows end too wide for all rows, so validation and the end look
-for the best common scale (`sknw.training.rescaling`). The steps run in float32. Their length rises over the first epoch, falls
-along half a cosine until `decay_epochs`, and stays at a hundredth; it depends on the epoch alone,
-so a training that stops and goes on takes the same steps as one that does not stop.
+for the best common scale (`sknw.training.rescaling`).
+
+The steps run in float32. Their length rises over the first epoch, falls along half a cosine until
+`decay_epochs`, and stays at a hundredth; it depends on the epoch alone, so a training that stops
+and goes on takes the same steps as one that does not stop.
 """
 
 from collections.abc import Sequence
