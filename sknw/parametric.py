@@ -81,7 +81,8 @@ class ParametricNWRegressor(
         networks. Step of ``"sgd"`` on the mean loss (None: two over the variance of y, which makes
         steps free of the units of y). Not used by ``"lbfgs"``.
     batch_size : int or "auto", default="auto"
-        Rows held out in one step of ``"adam"``; ``"auto"``: 512. The others use all rows.
+        Rows held out in one step of ``"adam"``; ``"auto"``: 64 up to 4096 rows, above 1024 near
+        ones. The other solvers hold out all rows.
     max_iter : int, default=200
         Largest number of steps on all rows; of ``"adam"``, of epochs.
     tol : float, default=1e-6
