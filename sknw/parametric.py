@@ -69,9 +69,9 @@ class ParametricNWRegressor(
         sum of squares of all weights learned: scales, the entries of W, or all parameters of the
         network, biases too.
     solver : {"auto", "lbfgs", "adam", "sgd"} or Solver, default="auto"
-        ``"lbfgs"``: quasi-Newton steps on all rows (scales: on the widths ``1/|w|``, within bounds),
-        deterministic. ``"adam"``: steps on batches of rows held out (`sknw.training.Adam` has its
-        settings: the decay of the steps, and the share of rows a batch is predicted from).
+        ``"lbfgs"``: quasi-Newton steps on all rows (scales: on the widths ``1/|w|``, within
+        bounds), deterministic. ``"adam"``: steps on batches of rows held out (`sknw.training.Adam`
+        has its settings: the decay of the steps, and the share of rows a batch is predicted from).
         ``"sgd"``: gradient descent on w with a fixed step, every row held out in turn in each step.
         ``"auto"``: ``"adam"`` for networks, else ``"lbfgs"``. Simpler metrics on the way are always
         trained by their own default.
