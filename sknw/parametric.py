@@ -394,7 +394,8 @@ class ParametricNWRegressor(
     def components_(self):
         """Matrix (n_components, n_features) of the embedding: ``transform(X) = X @ components_.T``.
 
-        With categories it acts on the columns that they become. AttributeError for a metric that is not linear.
+        With categories it acts on the columns that they become. AttributeError for a metric that is
+        not linear.
         """
         check_is_fitted(self)
         module = self.metric_.load(

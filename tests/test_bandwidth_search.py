@@ -297,7 +297,7 @@ def test_too_many_neighbours_are_an_error():
         ValueError, match="at most the number of other distinct training rows, 9; got"
     ):
         NadarayaWatsonRegressor(NeighborBandwidth(10)).fit(X, y)
-    with pytest.raises(ValueError, match="at least 2 distinct training rows; got 1"):
+    with pytest.raises(ValueError, match="at least 2 distinct training rows; got n_samples = 1"):
         NadarayaWatsonRegressor(NeighborBandwidth()).fit([[1.0]], [1.0])
 
 

@@ -21,7 +21,6 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth="aicc"),
     NadarayaWatsonRegressor(BandwidthSearch("gcv", per_feature=False), kernel="biweight"),
     NadarayaWatsonRegressor(NeighborBandwidth(2), categorical_features=None),
-    NadarayaWatsonRegressor("scott", categorical_features=[0]),
 ]
 
 PARAMETRIC = [

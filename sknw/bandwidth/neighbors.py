@@ -89,15 +89,15 @@ class NeighborBandwidth(Selector, BaseEstimator):
     ) -> Selection:
         """Measure the distances; compare numbers of neighbours where none is given."""
         n_others = observations.n_keys - 1
+        if n_others < 1:
+            raise ValueError(
+                "NeighborBandwidth needs at least 2 distinct training rows; got n_samples = "
+                f"{observations.n_keys}."
+            )
         if self.n_neighbors != "loo" and self.n_neighbors > n_others:
             raise ValueError(
                 f"n_neighbors must be at most the number of other distinct training rows, "
                 f"{n_others}; got {self.n_neighbors}."
-            )
-        if n_others < 1:
-            raise ValueError(
-                "NeighborBandwidth needs at least 2 distinct training rows; got "
-                f"{observations.n_keys}."
             )
         trial = _Trial(task, self.kind, NeighborDistances(task.rows))
         if self.n_neighbors != "loo":

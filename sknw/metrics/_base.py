@@ -20,9 +20,9 @@ class Metric(ABC, BaseEstimator):
     """An embedding to learn; the Euclidean distance in it is the metric.
 
     The input ``u = (x − centre)/bandwidth`` has one column per numeric feature, and a block of
-    columns for a categorical one: `feature_of_column_` says which is whose. Settings are constructor
-    parameters; a trained metric keeps its module's parameters as numpy arrays in `parameters_` and
-    the number of its components in `n_components_`.
+    columns for a categorical one: `feature_of_column_` says which is whose. Settings are
+    constructor parameters; a trained metric keeps its module's parameters as numpy arrays in
+    `parameters_` and the number of its components in `n_components_`.
     """
 
     simpler: ClassVar[type["Metric"] | None] = None  # training starts from its end

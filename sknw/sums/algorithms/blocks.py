@@ -1,7 +1,8 @@
 """Pruned blocks: keys and queries sorted into compact blocks, and only blocks that matter meet."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,21 +11,25 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
-from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_pairs
+from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_runs
 from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.algorithms.reach import share_in_reach
 from sknw.sums.problem import Problem
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.evaluators import evaluator_for
-from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of
+from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of, meeting_within
 
-# Points of a block: small boxes drop more pairs, but more boxes are to be compared.
+# Points of a block: small boxes drop more pairs, but more boxes are to be compared. Sums over keys
+# are fastest where blocks are whole vectors of a core, several at a time.
 _SMALLEST, _MOST_BLOCKS = 64, 4096
+
+_NEAR_LOG_WEIGHT = -1.0  # of keys that tell a query its mass
+_WORTH_A_LOOK = 64  # blocks of keys; of fewer, bounds tell as much
 
 
 def block_size(n: int) -> int:
     """Return the number of points of a block."""
-    return max(_SMALLEST, -(-n // _MOST_BLOCKS))
+    return _SMALLEST * max(1, -(-n // (_SMALLEST * _MOST_BLOCKS)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +59,7 @@ class BlockState:
 
 @dataclass(frozen=True, eq=False)
 class BlockPlan:
-    """Queries with their meetings, and who evaluates the tiles."""
+    """Queries with their meetings, who evaluates the tiles, and pairs that planning evaluated."""
 
     queries: Tensor | None
     exclude: Tensor | None
@@ -62,6 +67,7 @@ class BlockPlan:
     meetings: list[Meeting]
     excludes: list[Tensor | None]
     points: list[Any]
+    n_planning: int = 0
 
 
 class Blocks(Algorithm):
@@ -81,7 +87,7 @@ class Blocks(Algorithm):
         size = block_size(problem.n_keys)
         box_pairs = (problem.n_keys / size) * (problem.n_queries / block_size(problem.n_queries))
         share = share_in_reach(problem, self._share_dropped, size)
-        return seconds_of_layouts(problem, box_pairs) + seconds_of_pairs(
+        return seconds_of_layouts(problem, box_pairs) + seconds_of_runs(
             problem, share * problem.n_pairs
         )
 
@@ -101,25 +107,45 @@ class Blocks(Algorithm):
     def plan(self, state: BlockState, queries: Tensor | None, exclude: Tensor | None) -> BlockPlan:
         """Sort the queries and find the blocks that matter to them."""
         keys = state.keys
-        meetings = [
-            self._meeting(state, b, None if queries is None else queries[b])
-            for b in range(len(keys))
-        ]
-        excludes = [_sorted_exclude(exclude, meeting) for meeting in meetings]
-        n_pairs = sum(meeting.pairs.count for meeting in meetings)
+        layouts = state.layouts
+        if queries is not None:
+            layouts = [Layout.of(rows, block_size(len(rows))) for rows in queries]
+        n_pairs = keys.shape[0] * keys.shape[1] * len(layouts[0])
         evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
         points = (
             state.points(evaluator)
             if queries is None
-            else [evaluator.points(meeting.queries.points[None]) for meeting in meetings]
+            else [evaluator.points(at.points[None]) for at in layouts]
         )
-        return BlockPlan(queries, exclude, evaluator, meetings, excludes, points)
+        # compact support is all that queries need; else near keys tell how far they have to look
+        compact = not math.isinf(state.kernel.support)
+        near = keys.new_full((), _NEAR_LOG_WEIGHT, dtype=torch.float64)
+        reach = state.kernel.support**2 if compact else float(state.kernel.reach(near))
+        meetings = [
+            meeting_within(rows, at, reach) for rows, at in zip(layouts, state.layouts, strict=True)
+        ]
+        excludes = [_sorted_exclude(exclude, meeting) for meeting in meetings]
+        plan = BlockPlan(queries, exclude, evaluator, meetings, excludes, points)
+        if compact:
+            return plan
+        members, n_planning = list(_members(state, plan)), 0
+        masses = [None] * len(members)
+        if len(state.layouts[0].low) >= _WORTH_A_LOOK:
+            masses = [member.masses() for member in members]
+            n_planning = sum(meeting.pairs.evaluated for meeting in meetings)
+        found = [self._meeting(*at) for at in zip(members, masses, strict=True)]
+        return replace(plan, meetings=found, n_planning=n_planning)
 
-    def _meeting(self, state: BlockState, b: int, queries: Tensor | None) -> Meeting:
-        keys = state.layouts[b]
-        layout = keys if queries is None else Layout.of(queries, block_size(len(queries)))
-        weights = state.columns[b, 0, keys.order].detach()
-        return meeting_of(state.kernel, layout, keys, weights, self._share_dropped)
+    def _meeting(self, member: "_Member", masses: Tensor | None) -> Meeting:
+        """Let the mass of the near keys tell queries how far they have to look."""
+        return meeting_of(
+            member.kernel,
+            member.meeting.queries,
+            member.meeting.keys,
+            member.columns[0, 0].detach(),
+            self._share_dropped,
+            masses,
+        )
 
     def sums(self, state: BlockState, plan: BlockPlan) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
@@ -147,8 +173,8 @@ class Blocks(Algorithm):
 
     def report(self, state: BlockState, plan: BlockPlan) -> dict:
         """Return the share of pairs that were evaluated."""
-        evaluated = sum(meeting.pairs.evaluated for meeting in plan.meetings)
-        possible = sum(len(meeting.queries) * len(meeting.keys) for meeting in plan.meetings)
+        evaluated = plan.n_planning + sum(meeting.pairs.evaluated for meeting in plan.meetings)
+        possible = sum(meeting.pairs.possible for meeting in plan.meetings)
         return {"evaluator": plan.evaluator.name, "share_of_pairs": evaluated / possible}
 
 
@@ -181,6 +207,13 @@ class _Member:
     meeting: Meeting
     exclude: Tensor | None
     queries: Any | None
+
+    def masses(self) -> Tensor:
+        """Return the mass of each sorted query."""
+        weights = self.columns[:, :1].detach()
+        return self.evaluator.sums(
+            self.kernel, self.queries, self.keys, weights, self.exclude, self.meeting.pairs
+        )[0, 0]
 
     def sums(self) -> Tensor:
         found = self.evaluator.sums(

@@ -18,8 +18,9 @@ _PAIR = {
 }
 _CALL = {"fused": 100e-6, "torch": 100e-6}  # seconds for a call
 _PULL = 2.0  # a gradient takes so many times its sums
-_LAYOUT = 150e-9  # seconds of one core to sort a point along one feature
-_BOX_PAIR = 3e-9  # to compare a pair of boxes along one feature
+_IN_RUNS = 1.5  # a pair in short runs of keys takes so many times one of a whole set
+_LAYOUT = 100e-9  # seconds of one core to sort a point along one feature
+_BOX_PAIR = 1e-9  # to compare a pair of boxes along one feature
 _SPREAD = {1: 45e-9, 2: 140e-9, 3: 800e-9}  # to spread a point onto a grid of so many axes
 _GRID_POINT = 30e-9  # of an FFT, which few rows leave to one core
 _ACCELERATOR = 100  # an accelerator is so many times a core
@@ -32,6 +33,11 @@ def seconds_of_pairs(problem: Problem, n_pairs: float) -> float:
     nanoseconds = pair + feature * problem.n_features + column * problem.n_columns
     passes = 1 + _PULL * problem.needs_grad
     return _CALL[name] + n_pairs * nanoseconds * 1e-9 * passes / speed(problem)
+
+
+def seconds_of_runs(problem: Problem, n_pairs: float) -> float:
+    """Return the time that so many pairs take in short runs of keys."""
+    return seconds_of_pairs(problem, _IN_RUNS * n_pairs)
 
 
 def seconds_of_layouts(problem: Problem, n_box_pairs: float) -> float:

@@ -32,7 +32,7 @@ def share_in_reach(problem: Problem, dropped: float, block_size: int) -> float:
         1 / problem.n_features
     )
     reach = _reach(problem.kernel, distances[:, 1], dropped / problem.n_keys)
-    return float((distances <= (reach + 2 * extent)[:, None]).double().mean())
+    return float((distances <= (reach + extent)[:, None]).double().mean())
 
 
 def share_of_doubt(problem: Problem, grid: Any, least_share: float) -> float:

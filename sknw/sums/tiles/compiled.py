@@ -49,6 +49,7 @@ FORMS = ("profile", "slope", "square")
 ) = range(len(FAMILIES))
 _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
+_CHUNK = 8192  # the same where each query meets but some of them
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
 _0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
@@ -403,33 +404,47 @@ def _shifted(buffer, n, family, form, nearest):
 
 
 @_compiled
-def _weights(queries, i, keys, start, stop, exclude, nearest, anchors, family, form, buffer):
-    """Fill the buffer with the weights of query i on the keys start:stop."""
-    n = np.uint64(stop - start)
+def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer):
+    """Fill the buffer with the weights of query i on runs of keys, one after another.
+
+    Returns their number.
+    """
+    n = 0
+    for t in range(n_runs):
+        start, stop = runs[t, 0], runs[t, 1]
+        out = buffer[n:]
+        if len(nearest):
+            _excesses(queries, i, keys, anchors, start, stop, out)
+            if family == _NEAREST:
+                epsilon = _EPSILON_32 if keys.itemsize == 4 else _EPSILON
+                _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, out)
+        else:
+            _distances(queries, i, keys, start, stop, out)
+        n += stop - start
+    n_keys, n = n, np.uint64(n)
     if len(nearest):
-        _excesses(queries, i, keys, anchors, start, stop, buffer)
-        if family == _NEAREST:
-            epsilon = _EPSILON_32 if keys.itemsize == 4 else _EPSILON
-            _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, buffer)
         if nearest[i] == np.inf:  # there is no key
             buffer[:] = np.inf
         _shifted(buffer, n, family, form, nearest[i])
+    elif form == _SLOPE:
+        _slope(buffer, n, family)
     else:
-        _distances(queries, i, keys, start, stop, buffer)
-        if form == _SLOPE:
-            _slope(buffer, n, family)
-        else:
-            _profile(buffer, n, family)
+        _profile(buffer, n, family)
     if form == _SQUARE:
         for j in range(n):
             buffer[j] *= buffer[j]
-    if _leaves_out(exclude, i, start, stop):
-        buffer[exclude[i] - start] = _0
+    place = 0
+    for t in range(n_runs if len(exclude) else 0):
+        start, stop = runs[t, 0], runs[t, 1]
+        if start <= exclude[i] < stop:
+            buffer[place + exclude[i] - start] = _0
+        place += stop - start
+    return n_keys
 
 
 @_compiled
 def _add_columns(buffer, columns, start, stop, i, out):
-    """Add the weighted columns of the block to row i of the sums."""
+    """Add the weighted columns of the keys start:stop to row i of the sums."""
     k, n = columns.shape[0], np.uint64(stop - start)
     for c in range(0, k - 1, 2):
         v0, v1 = columns[c, start:stop], columns[c + 1, start:stop]
@@ -444,6 +459,22 @@ def _add_columns(buffer, columns, start, stop, i, out):
         for j in range(n):
             sum0 += buffer[j] * v0[j]
         out[k - 1, i] += sum0
+
+
+@_compiled
+def _add_weighted(
+    queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors, family, form, buffer, out
+):  # fmt: skip
+    """Add the sums of query i over runs of keys; return the number of keys."""
+    n = _weights(
+        queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer
+    )  # fmt: skip
+    place = 0
+    for t in range(n_runs):
+        start, stop = runs[t, 0], runs[t, 1]
+        _add_columns(buffer[place:], columns, start, stop, i, out)
+        place += stop - start
+    return n
 
 
 @_compiled
@@ -553,70 +584,110 @@ def _leaves_out(exclude, i, start, stop):
     return len(exclude) > 0 and start <= exclude[i] < stop
 
 
-@_compiled
-def _fill_gaps(queries, i, low, high, first, last, gaps):
-    """Squared distances of query i from the boxes first:last."""
-    n = np.uint64(last - first)
-    for f in range(low.shape[0]):
-        q0, low0, high0 = queries[f, i], low[f, first:last], high[f, first:last]
-        if f == 0:
-            for j in range(n):
-                gap = max(max(low0[j] - q0, q0 - high0[j]), _0)
-                gaps[j] = gap * gap
-        else:
-            for j in range(n):
-                gap = max(max(low0[j] - q0, q0 - high0[j]), _0)
-                gaps[j] += gap * gap
+# The drivers walk tiles, a tuple of arrays: starts, low, high and reaches of the queries' boxes,
+# the same of the keys', and the reach of each query (see `Boxes` in tiles.pairs). The boxes of keys
+# that a box of queries meets are listed, and a chunk of them stays in the cache while all queries
+# of the box pass over it. Drivers return the number of pairs that they evaluated.
 
 
 @_compiled
-def _find_runs(queries, i, low, high, query_limit, limits, box, end, gaps, runs):
-    """Fill `runs` with the runs of boxes in box:end that query i reaches; return their number."""
-    if not low.shape[1]:
-        runs[0, 0], runs[0, 1] = box, end
-        return 1
-    _fill_gaps(queries, i, low, high, box, end, gaps)
-    n_runs, within = 0, False
-    for c in range(box, end):
-        reached = gaps[c - box] <= max(query_limit, limits[c])
-        if reached and not within:
-            runs[n_runs, 0] = c
-            n_runs += 1
-        if reached:
-            runs[n_runs - 1, 1] = c + 1
-        within = reached
-    return n_runs
+def _scratch(tiles, like):
+    """Room for the keys of a chunk, twice, for boxes that are met, their corners, and for runs."""
+    key_starts, key_low = tiles[4], tiles[5]
+    n_boxes, longest = len(key_starts) - 1, _CHUNK if key_low.shape[1] else _BLOCK
+    for c in range(n_boxes):
+        longest = max(longest, key_starts[c + 1] - key_starts[c])
+    return (
+        np.empty(longest, like.dtype),
+        np.empty(longest, like.dtype),
+        np.empty(n_boxes, np.int64),
+        np.empty((2 * key_low.shape[0] + 2, key_low.shape[1]), like.dtype),
+        np.empty((n_boxes, 2), np.int64),
+    )
 
 
 @_compiled
-def _end_of_chunk(places, box, stop):
-    """Return the end of the boxes, from `box` on, whose keys fit a core's first cache."""
-    end = box + 1
-    while end < stop and places[end + 1] - places[box] <= _BLOCK:
+def _find_boxes(tiles, b, boxes, corners):
+    """Fill `boxes` with those that box b of the queries meets, `corners` with what bounds them.
+
+    Returns their number. Rows of `corners`: low and high of each feature, reaches, and distances.
+    """
+    _, low, high, reaches, _, key_low, key_high, key_reaches, _ = tiles
+    d = key_low.shape[0]
+    if not key_low.shape[1]:
+        for c in range(len(boxes)):
+            boxes[c] = c
+        return len(boxes)
+    gaps = corners[2 * d + 1]
+    for f in range(d):
+        low0, high0, low1, high1 = low[f, b], high[f, b], key_low[f], key_high[f]
+        _add_gaps(low0, high0, low1, high1, f == 0, gaps)
+    n_met = 0
+    for c in range(len(boxes)):
+        boxes[n_met] = c
+        n_met += 1 if gaps[c] <= max(reaches[b], key_reaches[c]) else 0
+    for c in range(n_met):
+        for f in range(d):
+            corners[2 * f, c] = key_low[f, boxes[c]]
+            corners[2 * f + 1, c] = key_high[f, boxes[c]]
+        corners[2 * d, c] = key_reaches[boxes[c]]
+    return n_met
+
+
+@_compiled
+def _add_gaps(low, high, lows, highs, afresh, gaps):
+    """Add the squared distances of low:high from each of the intervals."""
+    if afresh:
+        for c in range(np.uint64(len(lows))):
+            gap = max(max(lows[c] - high, low - highs[c]), _0)
+            gaps[c] = gap * gap
+    else:
+        for c in range(np.uint64(len(lows))):
+            gap = max(max(lows[c] - high, low - highs[c]), _0)
+            gaps[c] += gap * gap
+
+
+@_compiled
+def _end_of_chunk(starts, boxes, first, n_met, limit):
+    """Return the end of the boxes, from `first` on, that have no more keys than the limit."""
+    end, n_keys = first + 1, starts[boxes[first] + 1] - starts[boxes[first]]
+    while end < n_met:
+        n_keys += starts[boxes[end] + 1] - starts[boxes[end]]
+        if n_keys > limit:
+            break
         end += 1
     return end
 
 
 @_compiled
-def _buffer(places, like):
-    """Room for the keys of a chunk of boxes."""
-    longest = _BLOCK
-    for box in range(len(places) - 1):
-        longest = max(longest, places[box + 1] - places[box])
-    return np.empty(longest, like.dtype)
+def _find_runs(queries, i, tiles, boxes, corners, first, last, runs):
+    """Fill `runs` with the runs of keys, of boxes[first:last], that query i meets.
 
-
-# The drivers walk tiles, a tuple of arrays:
-#   blocks     block b holds the queries blocks[b]:blocks[b + 1]
-#   offsets    and meets the ranges offsets[b]:offsets[b + 1]
-#   starts     of boxes starts[r]:stops[r]
-#   stops
-#   places     box c holds the keys places[c]:places[c + 1]
-#   low, high  (d, n_boxes), corners of the boxes; (d, 0) where every query meets every box
-#   reaches    (n_blocks,) squared distance beyond which a query of the block needs no key
-#   limits     (n_boxes,) squared distance beyond which a key of the box needs no query
-# A chunk of boxes stays in the cache while all queries of the block pass over it. They return the
-# number of pairs that they evaluated.
+    Returns their number.
+    """
+    starts, d = tiles[4], queries.shape[0]
+    if not corners.shape[1]:
+        runs[0, 0], runs[0, 1] = starts[boxes[first]], starts[boxes[last - 1] + 1]
+        return 1
+    gaps, key_reaches = corners[2 * d + 1, first:last], corners[2 * d, first:last]
+    reach = tiles[8][i]
+    for f in range(d):
+        q0 = queries[f, i]
+        low, high = corners[2 * f, first:last], corners[2 * f + 1, first:last]
+        _add_gaps(q0, q0, low, high, f == 0, gaps)
+    n_met = 0
+    for c in range(last - first):  # the second column will be overwritten
+        runs[n_met, 1] = boxes[first + c]
+        n_met += 1 if gaps[c] <= max(reach, key_reaches[c]) else 0
+    n_runs, end = 0, -1
+    for c in range(n_met):
+        box = runs[c, 1]
+        if box != end:
+            runs[n_runs, 0] = starts[box]
+            n_runs += 1
+        end = box + 1
+        runs[n_runs - 1, 1] = starts[end]
+    return n_runs
 
 
 @_compiled
@@ -650,43 +721,43 @@ def add_sums(
     anchors : ndarray of shape (d, m) or (d, 0)
         The keys at that distance.
     """
-    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
-    buffer, other = _buffer(places, queries), _buffer(places, queries)
-    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    starts, key_starts = tiles[0], tiles[4]
+    buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated = 0
     powers = family == _POWER and uniform and len(columns) == 2
-    pairwise = powers and low.shape[1] == 0 and keys.shape[0] >= 4
+    pairwise = powers and corners.shape[1] == 0 and keys.shape[0] >= 4
     for b in range(first, last):
-        for r in range(offsets[b], offsets[b + 1]):
-            box = starts[r]
-            while box < stops[r]:
-                end = _end_of_chunk(places, box, stops[r])
-                i = blocks[b]
-                while i < blocks[b + 1]:
-                    step = 1
-                    for t in range(
-                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
-                    ):
-                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
-                        evaluated += stop - start
-                        everything = not _leaves_out(exclude, i, start, stop)
-                        if pairwise and everything and i + 1 < blocks[b + 1]:
-                            step = 1 if _leaves_out(exclude, i + 1, start, stop) else 2
-                        if step == 2:
-                            evaluated += stop - start
-                            _add_powers_of_two(
-                                queries, i, keys, start, stop, columns[1], buffer, other, out
-                            )
-                        elif powers and everything:
-                            _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
-                        else:
-                            _weights(
-                                queries, i, keys, start, stop, exclude, nearest, anchors, family,
-                                form, buffer,
-                            )  # fmt: skip
-                            _add_columns(buffer, columns, start, stop, i, out)
-                    i += step
-                box = end
+        n_met, head = _find_boxes(tiles, b, boxes, corners), 0
+        while head < n_met:
+            end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
+            i = starts[b]
+            while i < starts[b + 1]:
+                n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
+                step = 1
+                for t in range(n_runs if powers else 0):
+                    start, stop = runs[t, 0], runs[t, 1]
+                    everything = not _leaves_out(exclude, i, start, stop)
+                    if pairwise and everything and i + 1 < starts[b + 1]:
+                        step = 1 if _leaves_out(exclude, i + 1, start, stop) else 2
+                    if step == 2:
+                        _add_powers_of_two(
+                            queries, i, keys, start, stop, columns[1], buffer, other, out
+                        )
+                    elif everything:
+                        _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
+                    else:
+                        _add_weighted(
+                            queries, i, keys, columns, runs[t:], 1, exclude, nearest, anchors,
+                            family, form, buffer, out,
+                        )  # fmt: skip
+                    evaluated += step * (stop - start)
+                if not powers:
+                    evaluated += _add_weighted(
+                        queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors,
+                        family, form, buffer, out,
+                    )  # fmt: skip
+                i += step
+            head = end
     return evaluated
 
 
@@ -755,39 +826,27 @@ def add_pulls(
     With `squared`, ``(q_i − z_j)²`` feature by feature.
     `left` (k, m) and `right` (k, n) have an even number of columns.
     """
-    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
-    buffer, products = _buffer(places, queries), _buffer(places, queries)
-    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    starts, key_starts = tiles[0], tiles[4]
+    buffer, products, boxes, corners, runs = _scratch(tiles, queries)
     evaluated = 0
     for b in range(first, last):
-        for r in range(offsets[b], offsets[b + 1]):
-            box = starts[r]
-            while box < stops[r]:
-                end = _end_of_chunk(places, box, stops[r])
-                for i in range(blocks[b], blocks[b + 1]):
-                    for t in range(
-                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
-                    ):
-                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
-                        evaluated += stop - start
-                        _weights(
-                            queries,
-                            i,
-                            keys,
-                            start,
-                            stop,
-                            exclude,
-                            nearest,
-                            anchors,
-                            family,
-                            form,
-                            buffer,
-                        )
-                        _add_pull(
-                            queries, i, keys, left, right, start, stop, squared, buffer, products,
-                            out,
-                        )  # fmt: skip
-                box = end
+        n_met, head = _find_boxes(tiles, b, boxes, corners), 0
+        while head < n_met:
+            end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
+            for i in range(starts[b], starts[b + 1]):
+                n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
+                evaluated += _weights(
+                    queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer
+                )  # fmt: skip
+                place = 0
+                for t in range(n_runs):
+                    start, stop = runs[t, 0], runs[t, 1]
+                    _add_pull(
+                        queries, i, keys, left, right, start, stop, squared, buffer[place:],
+                        products, out,
+                    )  # fmt: skip
+                    place += stop - start
+            head = end
     return evaluated
 
 
@@ -797,35 +856,31 @@ def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index
 
     With anchors (d, m), to the smallest excess over the squared distance of the anchor.
     """
-    blocks, offsets, starts, stops, places, low, high, reaches, limits = tiles
-    buffer = _buffer(places, queries)
-    gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
+    starts, key_starts = tiles[0], tiles[4]
+    buffer, _, boxes, corners, runs = _scratch(tiles, queries)
     evaluated = 0
     for b in range(first, last):
-        for r in range(offsets[b], offsets[b + 1]):
-            box = starts[r]
-            while box < stops[r]:
-                end = _end_of_chunk(places, box, stops[r])
-                for i in range(blocks[b], blocks[b + 1]):
-                    for t in range(
-                        _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
-                    ):
-                        start, stop = places[runs[t, 0]], places[runs[t, 1]]
-                        evaluated += stop - start
-                        if anchors.shape[1]:
-                            _excesses(queries, i, keys, anchors, start, stop, buffer)
-                        else:
-                            _distances(queries, i, keys, start, stop, buffer)
-                        if _leaves_out(exclude, i, start, stop):
-                            buffer[exclude[i] - start] = np.inf
-                        smallest = out[i]
-                        for j in range(np.uint64(stop - start)):
-                            smallest = min(smallest, buffer[j])
-                        if smallest < out[i]:
-                            out[i] = smallest
-                            j = 0
-                            while buffer[j] != smallest:
-                                j += 1
-                            index[i] = start + j
-                box = end
+        n_met, head = _find_boxes(tiles, b, boxes, corners), 0
+        while head < n_met:
+            end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
+            for i in range(starts[b], starts[b + 1]):
+                for t in range(_find_runs(queries, i, tiles, boxes, corners, head, end, runs)):
+                    start, stop = runs[t, 0], runs[t, 1]
+                    evaluated += stop - start
+                    if anchors.shape[1]:
+                        _excesses(queries, i, keys, anchors, start, stop, buffer)
+                    else:
+                        _distances(queries, i, keys, start, stop, buffer)
+                    if _leaves_out(exclude, i, start, stop):
+                        buffer[exclude[i] - start] = np.inf
+                    smallest = out[i]
+                    for j in range(np.uint64(stop - start)):
+                        smallest = min(smallest, buffer[j])
+                    if smallest < out[i]:
+                        out[i] = smallest
+                        j = 0
+                        while buffer[j] != smallest:
+                            j += 1
+                        index[i] = start + j
+            head = end
     return evaluated

@@ -236,10 +236,11 @@ def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | Non
 
 def _tiles(pairs: Pairs, dtype: np.dtype, scale: float) -> tuple[np.ndarray, ...]:
     """Return the pairs, of points that are scaled, as the compiled loops take them."""
-    indices = (pairs.blocks, pairs.offsets, pairs.starts, pairs.stops, pairs.places)
-    lengths = (scale * pairs.low, scale * pairs.high)
-    squares = (scale**2 * pairs.reaches, scale**2 * pairs.limits)
-    return *indices, *(np.ascontiguousarray(array, dtype=dtype) for array in (*lengths, *squares))
+    found = []
+    for side in pairs.queries, pairs.keys:
+        at = (scale * side.low, scale * side.high, scale**2 * side.box_reaches)
+        found += [side.starts, *(np.ascontiguousarray(array, dtype=dtype) for array in at)]
+    return *found, np.ascontiguousarray(scale**2 * pairs.queries.reaches, dtype=dtype)
 
 
 def _with_identity(
@@ -270,7 +271,7 @@ def _in_threads(task: Callable[[int, int], int], pairs: Pairs) -> int:
     Returns the sum of what it returns.
     """
     n_blocks = len(pairs)
-    worth = int(min(pairs.count / _PAIRS_PER_THREAD, n_blocks))
+    worth = int(min(pairs.possible / _PAIRS_PER_THREAD, n_blocks))
     n_threads = max(1, min(torch.get_num_threads(), worth))
     if n_threads == 1:
         return task(0, n_blocks)

@@ -1,10 +1,16 @@
-"""Which keys each block of queries meets, and the compact blocks that make the lists short.
+"""Which keys each query needs, and the compact blocks that make the lists short.
 
-A `Layout` sorts points into compact blocks and bounds each by a box. Between two boxes lie a
-nearest and a farthest distance; they bound the weights of all pairs inside, and a pair of blocks
-whose keys cannot matter is dropped. For a kernel with compact support that is exact. Otherwise
-blocks are dropped as long as all their weights together stay below `rtol` times the mass that the
-queries have at least, so a query in the tail keeps the keys that matter *there*.
+A `Layout` sorts points into compact blocks and bounds each by a box. Every query has a *reach*:
+keys beyond it cannot matter, and a box of keys beyond it is passed over. For a kernel with compact
+support the reach is that support. Otherwise it is the distance from which on all keys together
+would weigh less than `rtol` times the mass that the query has at least, so a query in the tail
+keeps the keys that matter *there*.
+
+That mass is what the caller knows of it. Else it comes from the blocks of keys nearest to the
+query. These kernels are convex functions of the squared distance: by Jensen's inequality a block
+weighs at least as much as if all of it stood at the mean squared distance of its keys,
+``|q − c|² + v`` for a query q, the block's centroid c and its variance v. And some key of it stands
+no farther than that.
 """
 
 import math
@@ -19,82 +25,135 @@ from sknw._arrays import to_numpy, to_tensor
 from sknw.kernels import Kernel
 
 _BOX_TESTS = 2**21  # pairs of boxes compared at a time
-_LEVELS, _LEVEL_STEP = 6, 1.3
-_LEAST_WEIGHT = 1e-3  # of the mean
+_NEAR_BLOCKS = 8  # whose mass is counted as sure
+_FLATNESS = 2  # blocks that make a cube: they follow each other along the last feature
 _COMPACT, _FEWEST_BLOCKS = 4.0, 16
+_LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there is none
 _REMOTE = 1e12  # squared distance
 _CARE = 1e-5  # for distances rounded to float32
 _QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
+_QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Consecutive points in boxes, and how far these reach.
+
+    Parameters
+    ----------
+    starts : ndarray of shape (n_boxes + 1,)
+        Box c holds the points ``starts[c]:starts[c + 1]``.
+    low, high : ndarray of shape (d, n_boxes) or (d, 0)
+        Corners of the boxes; none where every point meets all others.
+    reaches : ndarray of shape (n,) or (0,)
+        Squared distance beyond which a point needs no other.
+    """
+
+    starts: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    reaches: np.ndarray
+
+    @classmethod
+    def everywhere(cls, n: int, size: int, n_features: int) -> "Boxes":
+        """Return boxes of points that meet all others."""
+        nowhere = np.empty((n_features, 0))
+        return cls(_cuts(n, size), nowhere, nowhere, np.empty(0))
+
+    @classmethod
+    def of(cls, layout: "Layout", reaches: np.ndarray | None) -> "Boxes":
+        """Return the blocks of a layout; without reaches they need nothing."""
+        low, high = (to_numpy(at.mT.contiguous()) for at in (layout.low, layout.high))
+        reaches = np.full(len(layout), -1.0) if reaches is None else reaches
+        return cls(layout.block_starts, low, high, reaches)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def n_points(self) -> int:
+        """Number of points in all boxes."""
+        return int(self.starts[-1])
+
+    @cached_property
+    def box_reaches(self) -> np.ndarray:
+        """The longest reach in each box."""
+        if not len(self.reaches):
+            return self.reaches
+        return np.maximum.reduceat(self.reaches, self.starts[:-1])
+
+    def merged(self, step: int) -> "Boxes":
+        """Return boxes that hold so many neighbouring ones each."""
+        heads = np.arange(0, len(self), step)
+        return Boxes(
+            starts=np.append(self.starts[heads], self.n_points),
+            low=np.minimum.reduceat(self.low, heads, axis=1),
+            high=np.maximum.reduceat(self.high, heads, axis=1),
+            reaches=self.reaches,
+        )
+
+    def met_by(self, other: "Boxes", b: int) -> np.ndarray:
+        """Return which boxes are within the reach of box b of the others, or reach it."""
+        low, high = other.low[:, b, None], other.high[:, b, None]
+        gaps = np.maximum(self.low - high, low - self.high).clip(0)
+        return np.square(gaps).sum(axis=0) <= np.maximum(other.box_reaches[b], self.box_reaches)
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Blocks of queries, each with the boxes of keys that it meets.
+    """Pairs of a query and a key that count.
+
+    Those of a query and a box of keys whose squared distance is within the reach of the query or of
+    some key in the box; an evaluator may do more.
 
     Parameters
     ----------
-    blocks : ndarray of shape (n_blocks + 1,)
-        Block b holds the queries ``blocks[b]:blocks[b + 1]``.
-    offsets : ndarray of shape (n_blocks + 1,)
-        It meets the ranges ``offsets[b]:offsets[b + 1]``.
-    starts, stops : ndarray of shape (n_ranges,)
-        First box of each range, and the one after its last.
-    places : ndarray of shape (n_boxes + 1,)
-        Box c holds the keys ``places[c]:places[c + 1]``.
-    low, high : ndarray of shape (d, n_boxes) or (d, 0)
-        Corners of the boxes; none where every query meets every box.
-    reaches : ndarray of shape (n_blocks,)
-        Squared distance beyond which no query of the block needs a key.
-    limits : ndarray of shape (n_boxes,)
-        Squared distance beyond which no key of the box needs a query. A pair that either needs
-        counts.
+    queries, keys : Boxes
+        Queries and keys in boxes.
     tally : list of int
-        An evaluator that looks closer than at blocks appends the number of pairs it evaluated.
+        An evaluator that looks closer than at `tiles` appends the number of pairs it evaluated.
     """
 
-    blocks: np.ndarray
-    offsets: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-    places: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    reaches: np.ndarray
-    limits: np.ndarray
+    queries: Boxes
+    keys: Boxes
     tally: list[int] = field(default_factory=list)
 
     @classmethod
     def all(cls, n_queries: int, n_keys: int, n_features: int) -> "Pairs":
         """Return pairs of every query with every key."""
-        blocks, places = _cuts(n_queries, _QUERIES_PER_BLOCK), _cuts(n_keys, _KEYS_PER_BOX)
-        n_blocks, n_boxes = len(blocks) - 1, len(places) - 1
         return cls(
-            blocks=blocks,
-            offsets=np.arange(n_blocks + 1, dtype=np.int64),
-            starts=np.zeros(n_blocks, dtype=np.int64),
-            stops=np.full(n_blocks, n_boxes, dtype=np.int64),
-            places=places,
-            low=np.empty((n_features, 0)),
-            high=np.empty((n_features, 0)),
-            reaches=np.full(n_blocks, np.inf),
-            limits=np.full(n_boxes, np.inf),
+            Boxes.everywhere(n_queries, _QUERIES_PER_BLOCK, n_features),
+            Boxes.everywhere(n_keys, _KEYS_PER_BOX, n_features),
         )
 
     def __len__(self) -> int:
-        return len(self.blocks) - 1
+        return len(self.queries)
+
+    @property
+    def possible(self) -> int:
+        """Number of all pairs of a query and a key."""
+        return self.queries.n_points * self.keys.n_points
 
     @cached_property
-    def count(self) -> int:
-        """Number of pairs of a query and a key in blocks that meet."""
-        keys = np.append(self.places[self.stops] - self.places[self.starts], 0)
-        keys = np.add.reduceat(keys, self.offsets[:-1])
-        keys[np.diff(self.offsets) == 0] = 0
-        return int(keys @ np.diff(self.blocks))
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """Which slices of queries and keys meet, seen from several boxes of queries at once."""
+        several = _QUERIES_PER_TILE // max(1, int(self.queries.starts[1]))
+        queries = self.queries.merged(max(1, min(several, len(self) // _FEWEST_TILES)))
+        found = []
+        for b in range(len(queries)):
+            met = self.keys.met_by(queries, b).astype(np.int8)
+            edges = np.nonzero(np.diff(met, prepend=0, append=0))[0]
+            at = slice(int(queries.starts[b]), int(queries.starts[b + 1]))
+            ranges = self.keys.starts[edges].reshape(-1, 2).tolist()
+            found += [(at, slice(start, stop)) for start, stop in ranges]
+        return found
 
     @property
     def evaluated(self) -> int:
         """Number of pairs that the first sums over these pairs evaluated."""
-        return self.tally[0] if self.tally else self.count
+        if self.tally:
+            return self.tally[0]
+        return sum((i.stop - i.start) * (j.stop - j.start) for i, j in self.tiles)
 
 
 def _cuts(n: int, size: int) -> np.ndarray:
@@ -103,67 +162,39 @@ def _cuts(n: int, size: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """Which blocks of two layouts meet.
+    """Two layouts, and how far the points of one need those of the other.
 
     Parameters
     ----------
     queries, keys : Layout
         Sorted queries and keys.
-    matrix : ndarray of shape (n_query_blocks, n_key_blocks)
-        Whether they meet.
-    reaches : ndarray of shape (n_query_blocks,)
-        Squared distance beyond which no query of the block needs a key.
+    reaches : ndarray of shape (m,)
+        Squared distance beyond which a sorted query needs no key.
     """
 
     queries: "Layout"
     keys: "Layout"
-    matrix: np.ndarray
     reaches: np.ndarray
 
     @cached_property
     def pairs(self) -> Pairs:
         """What each query needs."""
-        return _pairs(self.matrix, self.queries, self.keys, reaches=self.reaches)
+        return Pairs(Boxes.of(self.queries, self.reaches), Boxes.of(self.keys, None))
 
     @cached_property
     def turned(self) -> Pairs:
         """The same pairs with the keys as queries."""
-        return _pairs(self.matrix.T, self.keys, self.queries, limits=self.reaches)
+        return Pairs(self.pairs.keys, self.pairs.queries)
 
     @cached_property
     def both_ways(self) -> Pairs:
         """Of a layout over itself: pairs that either needs."""
-        matrix, reaches = self.matrix | self.matrix.T, self.reaches
-        return _pairs(matrix, self.queries, self.keys, reaches=reaches, limits=reaches)
-
-
-def _pairs(
-    matrix: np.ndarray,
-    queries: "Layout",
-    keys: "Layout",
-    reaches: np.ndarray | None = None,
-    limits: np.ndarray | None = None,
-) -> Pairs:
-    edges = np.diff(np.pad(matrix, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, first = np.nonzero(edges == 1)  # neighbouring boxes are one range
-    last = np.nonzero(edges == -1)[1]
-    counts = np.bincount(rows, minlength=len(matrix))
-    return Pairs(
-        blocks=queries.block_starts,
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        starts=first,
-        stops=last,
-        places=keys.block_starts,
-        low=to_numpy(keys.low.mT.contiguous()),
-        high=to_numpy(keys.high.mT.contiguous()),
-        reaches=np.full(len(matrix), -1.0) if reaches is None else reaches,
-        limits=np.full(matrix.shape[1], -1.0) if limits is None else limits,
-    )
+        return Pairs(self.pairs.queries, self.pairs.queries)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Points sorted into compact blocks.
+    """Points sorted into compact blocks of one size; only the last may have fewer.
 
     Parameters
     ----------
@@ -171,46 +202,33 @@ class Layout:
         Which point stands at each place.
     points : Tensor of shape (n, d)
         The points in that order.
-    blocks : Tensor of shape (n_blocks + 1,)
-        Block b holds the places ``blocks[b]:blocks[b + 1]``.
+    size : int
+        Number of points of a block.
     low, high : Tensor of shape (n_blocks, d)
         Corners of each block's box, float64.
     """
 
     order: Tensor
     points: Tensor
-    blocks: Tensor
+    size: int
     low: Tensor
     high: Tensor
 
     @classmethod
     def of(cls, points: Tensor, size: int) -> "Layout":
-        """Sort points (n, d) into blocks of at most about `size`.
+        """Sort points (n, d) into blocks of `size`.
 
         Slabs of equal counts along one feature after another (sort-tile-recursive packing,
         Leutenegger, Lopez & Edgington 1997), more of them where the points extend further.
         """
-        n = len(points)
-        slabs, sides = _slabs(points, max(1, n / size))
+        slabs, sides = _slabs(points, max(1, len(points) / (_FLATNESS * size)))
         if _is_compact(points, size, sides):
-            order = torch.arange(n, device=points.device)
-            blocks = to_tensor(_cuts(n, size), dtype=torch.int64, device=points.device)
-            return cls(order, points, blocks, *_corners(points.double(), blocks))
-        n_blocks = math.prod(slabs)
-        width = -(-n // n_blocks)
-        order = torch.arange(n_blocks * width, device=points.device).reshape(1, -1)
-        order[order >= n] = -1
-        for feature, n_slabs in enumerate(slabs):
-            if n_slabs > 1:
-                column = torch.cat([points[:, feature], points.new_tensor([torch.inf])])
-                sorted_order = order.gather(1, column[order].argsort(dim=1))
-                order = sorted_order.reshape(len(order) * n_slabs, -1)
-        counts = (order >= 0).sum(dim=1)
-        order = order[order >= 0]
-        blocks = torch.cat([counts.new_zeros(1), counts[counts > 0].cumsum(0)])
-        points = points[order]
-        low, high = _corners(points.double(), blocks)
-        return cls(order, points, blocks, low, high)
+            order = torch.arange(len(points), device=points.device)
+        else:
+            order = _packed(points, size, slabs)
+            points = points[order]
+        blocks = _in_blocks(points.double(), size, points[-1].double())
+        return cls(order, points, size, blocks.amin(dim=1), blocks.amax(dim=1))
 
     def __len__(self) -> int:
         return len(self.order)
@@ -224,17 +242,46 @@ class Layout:
 
     @cached_property
     def block_starts(self) -> np.ndarray:
-        """The blocks on the host."""
-        return to_numpy(self.blocks)
+        """Where the blocks start, and the end, (n_blocks + 1,)."""
+        return _cuts(len(self), self.size)
 
-    def block_sums(self, values: Tensor) -> Tensor:
-        """Sum values (n,), in the blocks' order, over each block."""
-        total = torch.cat([values.new_zeros(1), values.cumsum(0)])
-        return total[self.blocks[1:]] - total[self.blocks[:-1]]
+    def in_blocks(self, rows: Tensor) -> Tensor:
+        """Return rows (n, ...) in the blocks' order block by block, (n_blocks, size, ...).
+
+        Zeros fill the last block.
+        """
+        return _in_blocks(rows, self.size, rows.new_zeros(()))
 
     def unsorted(self, columns: Tensor) -> Tensor:
         """Return columns (k, n) of sorted points in the order that the points came in."""
         return columns[:, self.places]
+
+
+def _in_blocks(rows: Tensor, size: int, filler: Tensor) -> Tensor:
+    missing = -len(rows) % size
+    rows = torch.cat([rows, filler.expand(missing, *rows.shape[1:])])
+    return rows.reshape(-1, size, *rows.shape[1:])
+
+
+def _packed(points: Tensor, size: int, slabs: list[int]) -> Tensor:
+    """Return the order (n,) of points in slabs of whole blocks along each feature."""
+    order = torch.arange(len(points), device=points.device)[None]
+    columns = torch.cat([points, points.new_full((1, points.shape[1]), torch.inf)]).mT
+    for column, n_slabs in zip(columns, slabs, strict=True):
+        if n_slabs > 1:
+            order = order.gather(1, _argsort(column[order]))
+            n_blocks = -(-order.shape[1] // size)
+            width = -(-n_blocks // n_slabs) * size
+            order = torch.nn.functional.pad(order, (0, n_slabs * width - order.shape[1]), value=-1)
+            order = order.reshape(-1, width)
+    return order[order >= 0]
+
+
+def _argsort(rows: Tensor) -> Tensor:
+    """Argsort each row; on a CPU by numpy's vector instructions."""
+    if rows.device.type != "cpu":
+        return rows.argsort(dim=1)
+    return to_tensor(np.argsort(to_numpy(rows), axis=1), dtype=torch.int64, device="cpu")
 
 
 def _slabs(points: Tensor, n_blocks: float) -> tuple[list[int], np.ndarray]:
@@ -268,18 +315,15 @@ def _is_compact(points: Tensor, size: int, sides: np.ndarray) -> bool:
     return float(extents.median()) <= _COMPACT * float(np.square(sides).sum())
 
 
-def _corners(points: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    lengths = blocks.diff()
-    return (
-        torch.segment_reduce(points, "min", lengths=lengths),
-        torch.segment_reduce(points, "max", lengths=lengths),
-    )
-
-
 def meeting_of(
-    kernel: Kernel, queries: Layout, keys: Layout, weights: Tensor, rtol: float
+    kernel: Kernel,
+    queries: Layout,
+    keys: Layout,
+    weights: Tensor,
+    rtol: float,
+    masses: Tensor | None = None,
 ) -> Meeting:
-    """Return which blocks of queries and keys must meet.
+    """Return how far the queries need the keys.
 
     Parameters
     ----------
@@ -291,91 +335,101 @@ def meeting_of(
         Weights of the keys in their blocks' order.
     rtol : float
         Largest share of a query's mass that may be dropped.
+    masses : Tensor of shape (m,) or None
+        What the sorted queries weigh at least, without the keys that they leave out; where that is
+        nothing, or None, bounds on the blocks of keys tell.
     """
-    weights = weights.double()
-    lengths = keys.blocks.diff()
-    totals, heaviest = (
-        keys.block_sums(weights),
-        torch.segment_reduce(weights, "max", lengths=lengths),
-    )
-    # a query may leave out one key: the mass that is sure is that of the others
-    log_sure = (totals - heaviest).clamp_min(0).log()
-    # a key without weight still has a gradient
-    log_possible = torch.maximum(totals, _LEAST_WEIGHT * weights.mean() * lengths).log()
-    found = []
-    size = max(1, _BOX_TESTS // len(keys.low))
-    for low, high in zip(queries.low.split(size), queries.high.split(size), strict=True):
-        found.append(_matters(kernel, low, high, keys, log_sure, log_possible, rtol))
-    matrix, reaches = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Meeting(queries, keys, to_numpy(matrix), to_numpy(reaches))
-
-
-def _nearest(low: Tensor, high: Tensor, keys: Layout) -> Tensor:
-    """Return the squared smallest distances between boxes, (a, n_key_blocks)."""
-    total = low.new_zeros((len(low), len(keys.low)))
-    for f in range(low.shape[1]):
-        above = keys.low[:, f] - high[:, f, None]
-        gap = torch.maximum(above, low[:, f, None] - keys.high[:, f]).clamp_min_(0)
-        total.addcmul_(gap, gap)
-    return total
-
-
-def _farthest(low: Tensor, high: Tensor, keys: Layout) -> Tensor:
-    """Return the squared largest distances between boxes, (a, n_key_blocks)."""
-    total = low.new_zeros((len(low), len(keys.low)))
-    for f in range(low.shape[1]):
-        above = keys.high[:, f] - low[:, f, None]
-        width = torch.maximum(above, high[:, f, None] - keys.low[:, f])
-        total.addcmul_(width, width)
-    return total
-
-
-def _matters(
-    kernel: Kernel,
-    low: Tensor,
-    high: Tensor,
-    keys: Layout,
-    log_sure: Tensor,
-    log_possible: Tensor,
-    rtol: float,
-) -> tuple[Tensor, Tensor]:
-    """Return which blocks must meet (a, n_key_blocks), and how far queries reach (a,), squared.
-
-    From the corners (a, d) of the queries' boxes, and bounds on the weights in the keys' boxes.
-    """
-    near = _nearest(low, high, keys)
     if not math.isinf(kernel.support):
-        reach = near.new_full((len(near),), kernel.support**2 * (1 + _CARE))
-        return near <= reach[:, None], reach
-    far = _farthest(low, high, keys)
-    if kernel.formula is not None and kernel.formula[0] == "nearest":
-        reach = far.masked_fill(log_sure == -torch.inf, torch.inf).amin(1) * (1 + _CARE)
-        remote = near.amin(dim=1) > _REMOTE
-        reach = torch.where(remote, torch.inf, reach)
-        return near <= reach[:, None], reach
-    sure = (log_sure + kernel.log_profile(far)).logsumexp(dim=1, keepdim=True)
-    log_share = (log_possible + kernel.log_profile(near) - sure).masked_fill(
-        sure == -torch.inf, torch.inf
-    )
-    # half of the tolerance for blocks that are dropped, half for single queries that pass over
-    # boxes of blocks that are not
-    remote = near.amin(dim=1, keepdim=True) > _REMOTE  # rounding of distances hides differences
-    matters = (log_share >= _droppable(log_share, rtol / 2)) | remote
-    log_passed = math.log(rtol / 2) if rtol else -math.inf
-    log_each = log_passed - matters.sum(dim=1).clamp_min(1).log()
-    log_weight = log_each + (sure - log_possible.max()).squeeze(1)
-    reach = torch.where(log_weight > -torch.inf, kernel.reach(log_weight), torch.inf)
-    return matters, torch.where(remote.squeeze(1), torch.inf, reach * (1 + _CARE))
+        return meeting_within(queries, keys, kernel.support**2)
+    weights = weights.double()
+    reaches = queries.points.new_full((len(queries),), torch.nan, dtype=torch.float64)
+    if masses is not None:
+        reaches = _reach_of_mass(kernel, masses.log(), weights.sum().log(), rtol)
+        # rounding leaves less where there is nothing
+        reaches[masses <= _LEAST_MASS * weights.sum()] = torch.nan
+    unknown = queries.in_blocks(reaches).isnan().any(dim=1).nonzero().squeeze(1)
+    if len(unknown):
+        bounds = _Masses.of(keys, weights)
+        points = _in_blocks(queries.points.double(), queries.size, queries.points[-1].double())
+        found = queries.in_blocks(reaches)
+        for some in unknown.split(max(1, _BOX_TESTS // len(bounds.log_sure))):
+            found[some] = found[some].fmin(bounds.reaches(kernel, points[some], rtol))
+        reaches = found.flatten()[: len(queries)]
+    return Meeting(queries, keys, to_numpy(reaches * (1 + _CARE)))
 
 
-def _droppable(log_share: Tensor, rtol: float) -> Tensor:
-    """Return a level (a, 1) below which shares of the mass sum up to less than `rtol`."""
-    if rtol == 0:
-        return log_share.new_full((len(log_share), 1), -torch.inf)
-    share = log_share.exp()
-    safe = math.log(rtol / log_share.shape[1])
-    level = log_share.new_full((len(log_share), 1), safe)
-    for bolder in safe + np.arange(1, _LEVELS) * _LEVEL_STEP:
-        dropped = torch.where(log_share < bolder, share, 0.0).sum(dim=1, keepdim=True)
-        level = torch.where(dropped <= rtol, bolder, level)
-    return level
+def meeting_within(queries: Layout, keys: Layout, reach: float) -> Meeting:
+    """Return the meeting of queries that need keys up to one squared distance."""
+    return Meeting(queries, keys, np.full(len(queries), reach * (1 + _CARE)))
+
+
+def _reach_of_mass(kernel: Kernel, log_mass: Tensor, log_total: Tensor, rtol: float) -> Tensor:
+    """Return the squared distance beyond which all keys weigh less than a share of the mass."""
+    log_share = math.log(rtol) if rtol else -math.inf
+    return kernel.reach((log_share + log_mass - log_total).nan_to_num(-torch.inf))
+
+
+@dataclass(frozen=True, eq=False)
+class _Masses:
+    """What blocks of keys weigh at least, whichever one key a query leaves out.
+
+    Parameters
+    ----------
+    centers : Tensor of shape (n_blocks, d)
+        Centroids.
+    variances : Tensor of shape (n_blocks,)
+        Mean squared distances from the centroids.
+    log_sure : Tensor of shape (n_blocks,)
+        Logarithms of the weights without the heaviest key's.
+    factors : Tensor of shape (n_blocks,)
+        By how much leaving out a key may raise the mean of a positive quantity.
+    log_total : Tensor of shape ()
+        Logarithm of the weight of all keys.
+    """
+
+    centers: Tensor
+    variances: Tensor
+    log_sure: Tensor
+    factors: Tensor
+    log_total: Tensor
+
+    @classmethod
+    def of(cls, keys: Layout, weights: Tensor) -> "_Masses":
+        """Take the moments of each block."""
+        points, weights = keys.in_blocks(keys.points.double()), keys.in_blocks(weights)[:, None]
+        totals = weights.sum(dim=2)
+        sure = (totals - weights.amax(dim=2)).clamp_min(0)
+        centers = torch.where(sure > 0, (weights @ points).squeeze(1) / totals, torch.inf)
+        variances = (weights @ (points - centers[:, None]).square()).sum(dim=2) / totals
+        centers, variances, factors = (
+            at.nan_to_num(torch.inf) for at in (centers, variances, totals / sure)
+        )
+        return cls(
+            centers, variances.squeeze(1), sure.log().squeeze(1), factors.squeeze(1),
+            totals.sum().log(),
+        )  # fmt: skip
+
+    def reaches(self, kernel: Kernel, queries: Tensor, rtol: float) -> Tensor:
+        """Return the squared distances (a, size) within which queries (a, size, d) need keys."""
+        near = self._nearest(queries)
+        squares = self.variances[near][:, None].expand(-1, queries.shape[1], -1).clone()
+        for f in range(queries.shape[2]):
+            away = queries[:, :, f, None] - self.centers[near, f][:, None]
+            squares.addcmul_(away, away)
+        squares *= self.factors[near][:, None]
+        nearest = squares.amin(dim=2)
+        if kernel.formula is not None and kernel.formula[0] == "nearest":
+            reach = nearest
+        else:
+            log_weights = self.log_sure[near][:, None] + kernel.log_profile(squares)
+            reach = _reach_of_mass(kernel, log_weights.logsumexp(dim=2), self.log_total, rtol)
+        # rounding of large distances hides differences
+        return torch.where(nearest > _REMOTE, torch.inf, reach)
+
+    def _nearest(self, queries: Tensor) -> Tensor:
+        """Return the blocks (a, k) that are nearest to the middles of blocks of queries."""
+        middles = (queries.amin(dim=1) + queries.amax(dim=1)) / 2
+        squares = torch.cdist(middles, self.centers).square_().add_(self.variances)
+        squares.mul_(self.factors).nan_to_num_(torch.inf)
+        k = min(_NEAR_BLOCKS, len(self.centers))
+        return squares.topk(k, dim=1, largest=False, sorted=False).indices

@@ -119,14 +119,14 @@ def _all_tiles(n_queries: int, n_keys: int, shape: tuple[int, int]) -> Iterator[
 
 
 def _tiles_of(pairs: Pairs, shape: tuple[int, int]) -> Iterator[tuple]:
-    for b, (first, last) in enumerate(zip(pairs.blocks[:-1], pairs.blocks[1:], strict=True)):
-        ranges = slice(pairs.offsets[b], pairs.offsets[b + 1])
-        for i in blocks(int(last - first), shape[0]):
-            rows = slice(int(first) + i.start, int(first) + i.stop)
-            starts, stops = pairs.places[pairs.starts[ranges]], pairs.places[pairs.stops[ranges]]
-            for start, stop in zip(starts, stops, strict=True):
-                for j in blocks(int(stop - start), shape[1]):
-                    yield rows, slice(int(start) + j.start, int(start) + j.stop)
+    for rows, keys in pairs.tiles:
+        for i in blocks(rows.stop - rows.start, shape[0]):
+            for j in blocks(keys.stop - keys.start, shape[1]):
+                yield _within(rows, i), _within(keys, j)
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    return slice(outer.start + inner.start, outer.start + inner.stop)
 
 
 class Tile:
