@@ -24,6 +24,7 @@ from sknw.sums.exact import nearest_kernel
 from sknw.sums.tiles.distances import differences_squared, tile_elements
 
 NEIGHBOR_KINDS = ("query", "key")
+_EDGE = 1e-12
 
 
 class NeighborDistances:
@@ -194,7 +195,9 @@ class LocalSmoother:
         """Return squared distances over squared bandwidths (m, n)."""
         squares = differences_squared(queries.double(), self.keys.double())
         radii = self.radii if self.kind == "key" else radii[:, None]
-        return squares / radii.double().square()
+        scaled = squares / radii.double().square()
+        # the neighbour whose distance is the bandwidth stands at the edge, whatever the rounding
+        return torch.where((scaled - 1).abs() < _EDGE, 1.0, scaled)
 
     def _usable(self, n_queries: int, exclude: Tensor | None) -> Tensor:
         usable = (self.columns[0] > 0).expand(n_queries, -1)

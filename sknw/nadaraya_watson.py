@@ -102,7 +102,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         sums.
     n_neighbors_ : int
         The number of neighbours. Only for a `NeighborBandwidth`.
-    is_categorical_ : ndarray of bool of shape (n_features_in_,) or None
+    is_categorical_ : ndarray of bool of shape (n_features,) or None
         Mask of the categorical features; None if there are none.
     algorithm_ : str
         The algorithm of the kernel sums, for as many queries as training rows.

@@ -5,6 +5,7 @@ import pytest
 import reference
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsRegressor
 
 from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 
@@ -219,6 +220,15 @@ def test_neighbour_windows_are_the_formula(kind, kernel, d):
     np.testing.assert_allclose(model.predict_loo(), of_rows @ y, rtol=1e-10)
     np.testing.assert_allclose(model.attention_weights(), of_rows, atol=1e-12)
     assert model.algorithm_ == "dense"
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_neighbour_at_the_edge_of_a_compact_window_has_no_weight(scale):
+    X, y = curve(100, 2)
+    queries, _ = curve(200, 2, seed=1)
+    model = NadarayaWatsonRegressor(NeighborBandwidth(6), kernel="tophat").fit(scale * X, y)
+    nearest = KNeighborsRegressor(5).fit(X, y)
+    np.testing.assert_allclose(model.predict(scale * queries), nearest.predict(queries), rtol=1e-12)
 
 
 @over_kinds
