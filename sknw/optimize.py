@@ -21,7 +21,7 @@ from sknw._threads import one_blas_thread
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
 _ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
 _NEARLY, _HOPELESS = 0.02, 0.5  # in the logarithm of the objective
-_NEAR = 0.4  # in the logarithm of a width
+_NEAR = 1.5  # in the logarithm of a width
 _WINDOW, _WINDOWS, _LINE_TOL = 0.7, 8, 1e-4  # in the logarithm of a width
 _UNUSABLE = 1e3  # log objective where it is not finite
 

@@ -20,6 +20,7 @@ from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, Metric, ModuleMetric
+from sknw.sums.engine import full_precision
 from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, train
 
 _BLOCK = 8192  # rows that a network embeds at a time
@@ -378,7 +379,7 @@ class ParametricNWRegressor(
         module = self.metric_.load(
             self._observations.features.n_columns, dtype=scaled.dtype, device=scaled.device
         )
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(scaled):
             return torch.cat([module(rows) for rows in scaled.split(_BLOCK)])
 
     def _embedding_state(self) -> bytes:

@@ -13,7 +13,8 @@ import reference
 import torch
 
 from sknw._observations import Observations
-from sknw.bandwidth.search import _objective
+from sknw.bandwidth import CRITERIA
+from sknw.bandwidth.strategy import Plan
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import smooth
@@ -39,6 +40,12 @@ WAYS = [
     ]
 ]
 MODES = ["leave-one-out", "exclude", "queries"]
+
+
+def _search_objective(task):
+    """What a bandwidth search descends on."""
+    plan = Plan(CRITERIA["loo"], n_starts=None, max_iter=1, tol=0.0, n_held_out=None)
+    return plan.objective(task)
 
 
 # With the kernels that each way knows, and with those that never reach zero.
@@ -332,7 +339,7 @@ def test_the_loss_has_the_gradient_of_the_reference(monkeypatch, kernel, multipl
         task = task.holding_out(40, np.random.RandomState(0))
     coordinates = task.widths.coordinates(multiple * task.observations.typical_deviation)
     with done_by(monkeypatch, way):
-        value, gradient = _objective(task).log_value_and_gradient(coordinates)
+        value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
     expected = log_gradient(lambda x: expected_loss(task, x), coordinates)
     assert value == pytest.approx(np.log(expected_loss(task, coordinates)), abs=1e-7)
     # differences of the reference are good to about 1e-9
@@ -355,7 +362,7 @@ def test_every_way_finds_the_same_gradient_of_the_loss(monkeypatch, d, held_out,
             task = task.holding_out(40, np.random.RandomState(0))
         coordinates = task.widths.coordinates(0.7 * task.observations.typical_deviation)
         with monkeypatch.context() as patch, done_by(patch, way):
-            found[way] = np.hstack(_objective(task).log_value_and_gradient(coordinates))
+            found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))
     first = found["dense", "torch"]
     for other in found.values():
         np.testing.assert_allclose(other, first, rtol=0, atol=1e-8 * np.abs(first).max())

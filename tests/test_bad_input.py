@@ -236,6 +236,14 @@ COMMON_PARAMETERS = [
     parameter_case("random_state", -1, "an int in the range"),
     parameter_case("verbose", "yes", "an int in the range"),
     parameter_case("verbose", -1, "an int in the range"),
+    parameter_case("categorical_features", "all", "'from_dtype'"),
+    parameter_case("categorical_features", 1, "an array-like"),
+    Case(
+        "categorical_features=index",
+        ("categorical_features", [99]),
+        ValueError,
+        r"^categorical_features as indices must be between 0 and \d; got \[99\]\.$",
+    ),
 ]
 
 
@@ -280,6 +288,13 @@ LEARNED_PARAMETERS = [
     parameter_case("n_starts", "many", r"'auto'.*an int in the range \[1, inf\)"),
     parameter_case("warm_start", "yes", "an instance of 'bool'"),
     parameter_case("warm_start", None, "an instance of 'bool'"),
+    parameter_case("n_components", 0, r"None or an int in the range \[1, inf\)"),
+    parameter_case("n_components", 1.5, r"None or an int in the range \[1, inf\)"),
+    parameter_case("batch_size", 0, r"'auto'.*an int in the range \[1, inf\)"),
+    parameter_case("batch_size", "all", r"'auto'.*an int in the range \[1, inf\)"),
+    parameter_case("early_stopping", "yes", "an instance of 'bool'"),
+    parameter_case("validation_fraction", 0.0, r"a float in the range \(0\.0, 1\.0\)"),
+    parameter_case("validation_fraction", 1.0, r"a float in the range \(0\.0, 1\.0\)"),
 ]
 
 DIAGONAL_PARAMETERS = [

@@ -20,7 +20,7 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
     NadarayaWatsonRegressor(bandwidth="aicc"),
     NadarayaWatsonRegressor(BandwidthSearch("gcv", per_feature=False), kernel="biweight"),
-    NadarayaWatsonRegressor(NeighborBandwidth(2), categorical_features=None),
+    NadarayaWatsonRegressor(NeighborBandwidth(2, kind="key"), kernel="tricube"),
 ]
 
 PARAMETRIC = [

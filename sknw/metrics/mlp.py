@@ -21,6 +21,7 @@ _EXTRA_COMPONENTS = 32
 _OUTPUT_SCALE = 0.1  # of the network at the start: small beside the linear part, but not zero,
 # since a component in which all rows agree would never get a gradient
 _QUANTILE_ROWS = 10_000
+_PLAIN = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
 _SEED = 0
 
 
@@ -29,8 +30,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width, **_PLAIN)
+        self.first = nn.Linear(width, hidden, **_PLAIN)
+        self.second = nn.Linear(hidden, width, **_PLAIN)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -44,17 +46,17 @@ class Embedding(nn.Module):
     def __init__(self, n_columns: int, n_components: int, settings: "MlpMetric"):
         super().__init__()
         width, bins = settings.width, settings.n_bins
-        self.w = nn.Parameter(torch.zeros(n_components, n_columns))
-        self.register_buffer("centre", torch.zeros(n_columns))
-        self.register_buffer("spread", torch.ones(n_columns))
-        self.register_buffer("edges", torch.zeros(n_columns, bins))
-        self.register_buffer("steps", torch.ones(n_columns, bins))
-        self.enter = nn.Linear(n_columns * (1 + bins), width)
+        self.w = nn.Parameter(torch.zeros(n_components, n_columns, **_PLAIN))
+        self.register_buffer("centre", torch.zeros(n_columns, **_PLAIN))
+        self.register_buffer("spread", torch.ones(n_columns, **_PLAIN))
+        self.register_buffer("edges", torch.zeros(n_columns, bins, **_PLAIN))
+        self.register_buffer("steps", torch.ones(n_columns, bins, **_PLAIN))
+        self.enter = nn.Linear(n_columns * (1 + bins), width, **_PLAIN)
         self.blocks = nn.Sequential(
             *(Block(width, settings.hidden, settings.dropout) for _ in range(settings.n_blocks))
         )
-        self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, n_components)
+        self.norm = nn.LayerNorm(width, **_PLAIN)
+        self.leave = nn.Linear(width, n_components, **_PLAIN)
 
     def encoded(self, u: Tensor) -> Tensor:
         """Return standardised columns and how far each has come in each of its bins."""

@@ -15,6 +15,7 @@ from sknw._arrays import to_numpy, to_tensor
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import Metric
 from sknw.optimize import Objective
+from sknw.sums.engine import full_precision
 from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
 from sknw.training.validation import Validation, in_blocks
 from sknw.widths import Widths
@@ -85,7 +86,8 @@ class TrainingProblem:
 
     def embed(self, w: Tensor) -> Tensor:
         """Return the embedded keys for parameters w."""
-        return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
+        with full_precision(self.scaled):
+            return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
 
     def loss(self, w: Tensor) -> Tensor:
         """Return the leave-one-out loss in units of variance."""

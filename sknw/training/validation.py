@@ -15,6 +15,7 @@ from torch import Tensor
 from sknw._arrays import to_tensor
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import smooth
+from sknw.sums.engine import full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,4 +83,5 @@ class Validation:
 
 def in_blocks(module: torch.nn.Module, rows: Tensor, size: int = 8192) -> Tensor:
     """Return the module's embedding of rows, some at a time so that memory stays small."""
-    return torch.cat([module(block) for block in rows.split(size)])
+    with full_precision(rows):
+        return torch.cat([module(block) for block in rows.split(size)])
