@@ -7,8 +7,8 @@ columns together, not their product, and are compiled once. Only the commonest c
 keys of equal weight and one output, has loops of its own, which keep nearly all in registers.
 
 Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
-unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^t``:
-``t`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
+unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^−s``:
+``s`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
 power is a polynomial. Sums of a block are in the points' precision and added up in float64.
 """
 
@@ -77,6 +77,10 @@ def _coefficients(function, degree: int, low: float, high: float) -> list[float]
     return scaled(Polynomial([-middle / half, 1 / half])).coef.astype(np.float64).tolist()
 
 
+def _half_to_the(s):
+    return np.exp2(-s)
+
+
 def _cosine_factor(s):
     """``cos(π√s/2) / (1 − s)``, positive up to the edge of the support."""
     u = np.sqrt(s)
@@ -87,8 +91,8 @@ def _cosine_slope(s):
     return -(np.pi**2) / 8 * np.sinc(np.sqrt(s) / 2)
 
 
-_E64 = _coefficients(np.exp2, 10, -0.5, 0.5)
-_E32 = [np.float32(c) for c in _coefficients(np.exp2, 5, -0.5, 0.5)]
+_E64 = _coefficients(_half_to_the, 10, -0.5, 0.5)
+_E32 = [np.float32(c) for c in _coefficients(_half_to_the, 5, -0.5, 0.5)]
 _C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
 _C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
 _S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
@@ -102,8 +106,8 @@ _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
 _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
 _EPSILON, _EPSILON_32 = 2 * np.finfo(np.float64).eps, 2 * np.finfo(np.float32).eps
-_LOWEST, _LOWEST_32 = -1021.0, np.float32(-125.0)  # exponents of the smallest normal numbers
-_VANISHING, _VANISHING_32 = -1009.0, np.float32(-124.0)
+_LARGEST, _LARGEST_32 = 1021.0, np.float32(125.0)  # powers of the smallest normal numbers
+_VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
 @intrinsic
@@ -119,8 +123,8 @@ def _round(_context, x):
 
 
 @intrinsic
-def _raised(_context, x, power):
-    """``x 2^power`` of an integral power, added to the bits of x's exponent.
+def _lowered(_context, x, power):
+    """``x 2^−power`` of an integral power, taken from the bits of x's exponent.
 
     Adding 1.5 · 2^52 brings the power to the low bits, a shift to those of the exponent.
     """
@@ -131,68 +135,68 @@ def _raised(_context, x, power):
         float_type = context.get_value_type(signature.args[0])
         shifted = builder.fadd(arguments[1], float_type(1.5 * 2.0**mantissa))
         power = builder.shl(builder.bitcast(shifted, integer_type), integer_type(mantissa))
-        bits = builder.add(builder.bitcast(arguments[0], integer_type), power)
+        bits = builder.sub(builder.bitcast(arguments[0], integer_type), power)
         return builder.bitcast(bits, float_type)
 
     return x(x, power), generate
 
 
-def _exp2(t):
-    """``2^t`` for t ≤ 0, never denormal."""
+def _power(s):
+    """``2^−s`` for s ≥ 0, never denormal."""
 
 
-@overload(_exp2, jit_options={"fastmath": True})
-def _exp2_of(t):
-    if t == types.float64:
+@overload(_power, jit_options={"fastmath": True})
+def _power_of(s):
+    if s == types.float64:
 
-        def double(t):
-            t = max(t, _LOWEST)
-            n = _round(t)
-            f = t - n
+        def double(s):
+            s = min(s, _LARGEST)
+            n = _round(s)
+            f = s - n
             p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
             p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
-            return _raised(p, n)
+            return _lowered(p, n)
 
         return double
 
-    def single(t):
-        t = max(t, _LOWEST_32)
-        n = _round(t)
-        f = t - n
+    def single(s):
+        s = min(s, _LARGEST_32)
+        n = _round(s)
+        f = s - n
         p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
-        return _raised(p, n)
+        return _lowered(p, n)
 
     return single
 
 
-def _exp(x):
-    """``e^x`` for x ≤ 0."""
+def _decay(x):
+    """``e^−x`` for x ≥ 0."""
 
 
-@overload(_exp, jit_options={"fastmath": True})
-def _exp_of(x):
+@overload(_decay, jit_options={"fastmath": True})
+def _decay_of(x):
     if x == types.float64:
-        return lambda x: _exp2(x * _LOG2E)
-    return lambda x: _exp2(x * _LOG2E_32)
+        return lambda x: _power(x * _LOG2E)
+    return lambda x: _power(x * _LOG2E_32)
 
 
-def _vanishing_exp(x):
-    """``e^x`` for x ≤ 0; zero where it would be denormal."""
+def _vanishing_decay(x):
+    """``e^−x`` for x ≥ 0; zero where it would be denormal."""
 
 
-@overload(_vanishing_exp, jit_options={"fastmath": True})
-def _vanishing_exp_of(x):
+@overload(_vanishing_decay, jit_options={"fastmath": True})
+def _vanishing_decay_of(x):
     if x == types.float64:
 
         def double(x):
-            t = x * _LOG2E
-            return _exp2(t) if t > _VANISHING else 0.0
+            s = x * _LOG2E
+            return _power(s) if s < _VANISHING else 0.0
 
         return double
 
     def single(x):
-        t = x * _LOG2E_32
-        return _exp2(t) if t > _VANISHING_32 else _0
+        s = x * _LOG2E_32
+        return _power(s) if s < _VANISHING_32 else _0
 
     return single
 
@@ -277,10 +281,10 @@ def _profile(buffer, n, family):
     """Turn squared distances into weights."""
     if family == _GAUSSIAN:
         for j in range(n):
-            buffer[j] = _exp(-_HALF * buffer[j])
+            buffer[j] = _decay(_HALF * buffer[j])
     elif family == _EXPONENTIAL:
         for j in range(n):
-            buffer[j] = _exp(-np.sqrt(buffer[j]))
+            buffer[j] = _decay(np.sqrt(buffer[j]))
     elif family == _COSINE:
         for j in range(n):
             s = min(buffer[j], _1)
@@ -309,7 +313,7 @@ def _profile(buffer, n, family):
             buffer[j] = base * base * base
     elif family == _POWER:
         for j in range(n):
-            buffer[j] = _exp2(-buffer[j])
+            buffer[j] = _power(buffer[j])
 
 
 @_compiled
@@ -317,11 +321,11 @@ def _slope(buffer, n, family):
     """Turn squared distances into derivatives of the weights with respect to them."""
     if family == _GAUSSIAN:
         for j in range(n):
-            buffer[j] = -_HALF * _exp(-_HALF * buffer[j])
+            buffer[j] = -_HALF * _decay(_HALF * buffer[j])
     elif family == _EXPONENTIAL:
         for j in range(n):
             s = buffer[j]
-            buffer[j] = -_half_inverse_root(s) * _exp(-np.sqrt(s))
+            buffer[j] = -_half_inverse_root(s) * _decay(np.sqrt(s))
     elif family == _COSINE:
         for j in range(n):
             s = buffer[j]
@@ -388,14 +392,14 @@ def _shifted(buffer, n, family, form, nearest):
     if family == _GAUSSIAN:
         factor = -_HALF if form == _SLOPE else _1
         for j in range(n):
-            buffer[j] = factor * _vanishing_exp(-_HALF * max(buffer[j], _0))
+            buffer[j] = factor * _vanishing_decay(_HALF * max(buffer[j], _0))
     elif family == _EXPONENTIAL:
         for j in range(n):
             excess = max(buffer[j], _0)
             s = nearest + excess
             roots = np.sqrt(s) + np.sqrt(nearest)
             # √s − √nearest without cancellation
-            weight = _vanishing_exp(-excess / roots) if excess > _0 else _1
+            weight = _vanishing_decay(excess / roots) if excess > _0 else _1
             buffer[j] = -_half_inverse_root(s) * weight if form == _SLOPE else weight
     else:  # the limit of a vanishing bandwidth
         for j in range(n):
@@ -444,43 +448,6 @@ def _add_columns(buffer, columns, start, stop, i, out):
         for j in range(n):
             sum0 += buffer[j] * v0[j]
         out[k - 1, i] += sum0
-
-
-@_compiled
-def _add_powers(queries, i, keys, start, stop, values, buffer, out):
-    """Add the sums of ``2^−s`` and of that times the values; up to three features in registers."""
-    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
-    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
-    mass, total = _0 * queries[0, i], _0 * queries[0, i]
-    q0 = queries[0, i]
-    if d == 1:
-        for j in range(first, last):
-            e0 = q0 - keys[f0, j]
-            weight = _exp2(-(e0 * e0))
-            mass += weight
-            total += weight * values[j]
-    elif d == 2:
-        q1 = queries[1, i]
-        for j in range(first, last):
-            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
-            weight = _exp2(-(e0 * e0 + e1 * e1))
-            mass += weight
-            total += weight * values[j]
-    elif d == 3:
-        q1, q2 = queries[1, i], queries[2, i]
-        for j in range(first, last):
-            e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
-            weight = _exp2(-(e0 * e0 + e1 * e1 + e2 * e2))
-            mass += weight
-            total += weight * values[j]
-    else:
-        _distances(queries, i, keys, start, stop, buffer)
-        for j in range(first, last):
-            weight = _exp2(-buffer[j - first])
-            mass += weight
-            total += weight * values[j]
-    out[0, i] += mass
-    out[1, i] += total
 
 
 @_compiled
@@ -534,17 +501,79 @@ def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out
         z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
         value = values[j]
         e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
-        weight = _exp2(-(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
+        weight = _power(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
         mass += weight
         total += weight * value
         e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
-        weight = _exp2(-(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
+        weight = _power(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
         other_mass += weight
         other_total += weight * value
     out[0, i] += mass
     out[1, i] += total
     out[0, h] += other_mass
     out[1, h] += other_total
+
+
+@_compiled
+def _add_powers_of_one(queries, i, keys, start, stop, values, buffer, out):
+    """Add the sums of query i in any number of features."""
+    _distances(queries, i, keys, start, stop, buffer)
+    mass, total = _0 * queries[0, i], _0 * queries[0, i]
+    for j in range(np.uint64(start), np.uint64(stop)):
+        weight = _power(buffer[j - np.uint64(start)])
+        mass += weight
+        total += weight * values[j]
+    out[0, i] += mass
+    out[1, i] += total
+
+
+@_compiled
+def _add_powers(queries, i, stop_i, keys, start, stop, values, buffer, other, out):
+    """Add the sums of ``2^−s`` and of that times the values for the queries i:stop_i.
+
+    Up to three features stay in registers.
+    """
+    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
+    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
+    if d == 1:
+        for i in range(i, stop_i):
+            q0 = queries[0, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(first, last):
+                e0 = q0 - keys[f0, j]
+                weight = _power(e0 * e0)
+                mass += weight
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    elif d == 2:
+        for i in range(i, stop_i):
+            q0, q1 = queries[0, i], queries[1, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(first, last):
+                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                weight = _power(e0 * e0 + e1 * e1)
+                mass += weight
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    elif d == 3:
+        for i in range(i, stop_i):
+            q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(first, last):
+                e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
+                weight = _power(e0 * e0 + e1 * e1 + e2 * e2)
+                mass += weight
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    else:
+        while i + 1 < stop_i:
+            _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out)
+            i += 2
+        if i < stop_i:
+            _add_powers_of_one(queries, i, keys, start, stop, values, buffer, out)
 
 
 @_compiled
@@ -655,7 +684,7 @@ def add_sums(
     gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
     evaluated = 0
     powers = family == _POWER and uniform and len(columns) == 2
-    pairwise = powers and low.shape[1] == 0 and keys.shape[0] >= 4
+    everywhere = powers and low.shape[1] == 0  # each query meets the keys of the whole chunk
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
             box = starts[r]
@@ -663,29 +692,35 @@ def add_sums(
                 end = _end_of_chunk(places, box, stops[r])
                 i = blocks[b]
                 while i < blocks[b + 1]:
-                    step = 1
+                    after = i + 1
                     for t in range(
                         _find_runs(queries, i, low, high, reaches[b], limits, box, end, gaps, runs)
                     ):
                         start, stop = places[runs[t, 0]], places[runs[t, 1]]
-                        evaluated += stop - start
-                        everything = not _leaves_out(exclude, i, start, stop)
-                        if pairwise and everything and i + 1 < blocks[b + 1]:
-                            step = 1 if _leaves_out(exclude, i + 1, start, stop) else 2
-                        if step == 2:
-                            evaluated += stop - start
-                            _add_powers_of_two(
-                                queries, i, keys, start, stop, columns[1], buffer, other, out
-                            )
-                        elif powers and everything:
-                            _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
-                        else:
+                        if not powers:
                             _weights(
                                 queries, i, keys, start, stop, exclude, nearest, anchors, family,
                                 form, buffer,
                             )  # fmt: skip
                             _add_columns(buffer, columns, start, stop, i, out)
-                    i += step
+                        elif _leaves_out(exclude, i, start, stop):
+                            gap = exclude[i]
+                            for part in ((start, gap), (gap + 1, stop)):
+                                _add_powers(
+                                    queries, i, after, keys, *part, columns[1], buffer, other, out
+                                )
+                        else:
+                            while (
+                                everywhere
+                                and after < blocks[b + 1]
+                                and not _leaves_out(exclude, after, start, stop)
+                            ):
+                                after += 1
+                            _add_powers(
+                                queries, i, after, keys, start, stop, columns[1], buffer, other, out
+                            )
+                        evaluated += (after - i) * (stop - start)
+                    i = after
                 box = end
     return evaluated
 
