@@ -340,7 +340,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
         bandwidth = representable_bandwidth(
-            self.bandwidth_, self._observations.keys, torch.finfo(dtype).max
+            self.bandwidth_, self._observations.farthest, torch.finfo(dtype).max
         )
         bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))

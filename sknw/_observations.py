@@ -119,6 +119,11 @@ class Observations:
         return np.ptp(self.keys.astype(np.float64), axis=0)
 
     @cached_property
+    def farthest(self) -> np.ndarray:
+        """Largest distance of a key from the centre in each feature."""
+        return np.abs(self.keys).max(axis=0).astype(np.float64)
+
+    @cached_property
     def smallest_gap(self) -> np.ndarray:
         """Smallest distance between distinct values of each feature; 0 for a constant one."""
         gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)

@@ -50,15 +50,16 @@ class Metric(ABC, BaseEstimator):
 
 
 def representable_bandwidth(
-    bandwidth: float | np.ndarray, keys: np.ndarray, largest: float
+    bandwidth: float | np.ndarray, farthest: np.ndarray, largest: float
 ) -> np.ndarray:
     """Return the bandwidth, widened by one factor where scaled keys would not fit the dtype.
 
-    Keys (n, d) that far apart in bandwidths are alone either way, and keep their geometry.
+    `farthest` (d,) is how far keys are from the origin in each feature. Keys that far apart in
+    bandwidths are alone either way, and keep their geometry.
     """
     bandwidth = np.asarray(bandwidth, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        log_reach = np.log(np.abs(keys).max(axis=0).astype(np.float64)) - np.log(bandwidth)
+        log_reach = np.log(farthest) - np.log(bandwidth)
     excess = np.max(log_reach) - _LARGEST_KEY * np.log(largest)
     return bandwidth * np.exp(max(excess, 0.0))
 

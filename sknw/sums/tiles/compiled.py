@@ -528,18 +528,18 @@ def _add_powers_of_one(queries, i, keys, start, stop, values, buffer, out):
 
 
 @_compiled
-def _add_powers(queries, i, stop_i, keys, start, stop, values, buffer, other, out):
-    """Add the sums of ``2^−s`` and of that times the values for the queries i:stop_i.
+def _add_powers(queries, first, last, keys, start, stop, values, buffer, other, out):
+    """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
     Up to three features stay in registers.
     """
-    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
+    d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
     f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
     if d == 1:
-        for i in range(i, stop_i):
+        for i in range(first, last):
             q0 = queries[0, i]
             mass, total = _0 * q0, _0 * q0
-            for j in range(first, last):
+            for j in range(begin, end):
                 e0 = q0 - keys[f0, j]
                 weight = _power(e0 * e0)
                 mass += weight
@@ -547,10 +547,10 @@ def _add_powers(queries, i, stop_i, keys, start, stop, values, buffer, other, ou
             out[0, i] += mass
             out[1, i] += total
     elif d == 2:
-        for i in range(i, stop_i):
+        for i in range(first, last):
             q0, q1 = queries[0, i], queries[1, i]
             mass, total = _0 * q0, _0 * q0
-            for j in range(first, last):
+            for j in range(begin, end):
                 e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
                 weight = _power(e0 * e0 + e1 * e1)
                 mass += weight
@@ -558,10 +558,10 @@ def _add_powers(queries, i, stop_i, keys, start, stop, values, buffer, other, ou
             out[0, i] += mass
             out[1, i] += total
     elif d == 3:
-        for i in range(i, stop_i):
+        for i in range(first, last):
             q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
             mass, total = _0 * q0, _0 * q0
-            for j in range(first, last):
+            for j in range(begin, end):
                 e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
                 weight = _power(e0 * e0 + e1 * e1 + e2 * e2)
                 mass += weight
@@ -569,11 +569,10 @@ def _add_powers(queries, i, stop_i, keys, start, stop, values, buffer, other, ou
             out[0, i] += mass
             out[1, i] += total
     else:
-        while i + 1 < stop_i:
+        for i in range(first, last - 1, 2):
             _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out)
-            i += 2
-        if i < stop_i:
-            _add_powers_of_one(queries, i, keys, start, stop, values, buffer, out)
+        if (last - first) % 2:
+            _add_powers_of_one(queries, last - 1, keys, start, stop, values, buffer, out)
 
 
 @_compiled
@@ -726,46 +725,79 @@ def add_sums(
 
 
 @_compiled
-def _add_pull(queries, i, keys, left, right, start, stop, squared, buffer, products, out):
-    """Add the pulls of the keys start:stop, whose weights are in the buffer, on query i."""
-    d, k, n = keys.shape[0], left.shape[0], np.uint64(stop - start)
+def _multiply_by_products(buffer, i, left, right, start, stop, products):
+    """Multiply the weights of query i by ``⟨left_i, right_j⟩``."""
+    k, n = left.shape[0], np.uint64(stop - start)
     left0, right0 = left[0, i], right[0, start:stop]
     left1, right1 = left[1, i], right[1, start:stop]
     if k == 2:
         for j in range(n):
             buffer[j] *= left0 * right0[j] + left1 * right1[j]
-    else:
+        return
+    left2, right2 = left[2, i], right[2, start:stop]
+    left3, right3 = left[3, i], right[3, start:stop]
+    if k == 4:
         for j in range(n):
-            products[j] = left0 * right0[j] + left1 * right1[j]
-        for c in range(2, k, 2):
-            left0, right0 = left[c, i], right[c, start:stop]
-            left1, right1 = left[c + 1, i], right[c + 1, start:stop]
-            for j in range(n):
-                products[j] += left0 * right0[j] + left1 * right1[j]
+            product = left0 * right0[j] + left1 * right1[j]
+            buffer[j] *= product + (left2 * right2[j] + left3 * right3[j])
+        return
+    for j in range(n):
+        product = left0 * right0[j] + left1 * right1[j]
+        products[j] = product + (left2 * right2[j] + left3 * right3[j])
+    for c in range(4, k, 2):
+        left0, right0 = left[c, i], right[c, start:stop]
+        left1, right1 = left[c + 1, i], right[c + 1, start:stop]
         for j in range(n):
-            buffer[j] *= products[j]
-    for f in range(0, d - 1, 2):
-        q0, z0, sum0 = queries[f, i], keys[f, start:stop], _0 * buffer[0]
-        q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], _0 * buffer[0]
-        if squared:
+            products[j] += left0 * right0[j] + left1 * right1[j]
+    for j in range(n):
+        buffer[j] *= products[j]
+
+
+@_compiled
+def _step(q, z, squared):
+    return (q - z) * (q - z) if squared else q - z
+
+
+@_compiled
+def _add_pull(queries, i, keys, start, stop, squared, strengths, out):
+    """Add the pulls of the keys start:stop on query i, four features at a time."""
+    d, n = keys.shape[0], np.uint64(stop - start)
+    zero, first = _0 * queries[0, i], d % 4
+    if first == 1:
+        q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+        out[0, i] += sum0
+    elif first:
+        q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
+        q1, z1, sum1 = queries[1, i], keys[1, start:stop], zero
+        if first == 2:
             for j in range(n):
-                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
-                sum1 += buffer[j] * ((q1 - z1[j]) * (q1 - z1[j]))
+                sum0 += strengths[j] * _step(q0, z0[j], squared)
+                sum1 += strengths[j] * _step(q1, z1[j], squared)
         else:
+            q2, z2, sum2 = queries[2, i], keys[2, start:stop], zero
             for j in range(n):
-                sum0 += buffer[j] * (q0 - z0[j])
-                sum1 += buffer[j] * (q1 - z1[j])
+                sum0 += strengths[j] * _step(q0, z0[j], squared)
+                sum1 += strengths[j] * _step(q1, z1[j], squared)
+                sum2 += strengths[j] * _step(q2, z2[j], squared)
+            out[2, i] += sum2
+        out[0, i] += sum0
+        out[1, i] += sum1
+    for f in range(first, d, 4):
+        q0, z0, sum0 = queries[f, i], keys[f, start:stop], zero
+        q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], zero
+        q2, z2, sum2 = queries[f + 2, i], keys[f + 2, start:stop], zero
+        q3, z3, sum3 = queries[f + 3, i], keys[f + 3, start:stop], zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+            sum1 += strengths[j] * _step(q1, z1[j], squared)
+            sum2 += strengths[j] * _step(q2, z2[j], squared)
+            sum3 += strengths[j] * _step(q3, z3[j], squared)
         out[f, i] += sum0
         out[f + 1, i] += sum1
-    if d % 2:
-        q0, z0, sum0 = queries[d - 1, i], keys[d - 1, start:stop], _0 * buffer[0]
-        if squared:
-            for j in range(n):
-                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
-        else:
-            for j in range(n):
-                sum0 += buffer[j] * (q0 - z0[j])
-        out[d - 1, i] += sum0
+        out[f + 2, i] += sum2
+        out[f + 3, i] += sum3
 
 
 @_compiled
@@ -818,10 +850,8 @@ def add_pulls(
                             form,
                             buffer,
                         )
-                        _add_pull(
-                            queries, i, keys, left, right, start, stop, squared, buffer, products,
-                            out,
-                        )  # fmt: skip
+                        _multiply_by_products(buffer, i, left, right, start, stop, products)
+                        _add_pull(queries, i, keys, start, stop, squared, buffer, out)
                 box = end
     return evaluated
 
