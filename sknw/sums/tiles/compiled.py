@@ -4,7 +4,7 @@ Compiled by numba, cached on disk, free of the interpreter's lock, for float32 a
 A block of keys passes through three short vector loops that share one small buffer: squared
 distances, the kernel's formula, weighted sums. So the loops are as many as dimensions, formulas and
 columns together, not their product, and are compiled once. Only the commonest case, a Gaussian with
-keys of equal weight and one output, has loops of its own, which keep nearly all in registers.
+one output, has loops of its own, which keep nearly all in registers.
 
 Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
 unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^−s``:
@@ -485,11 +485,12 @@ def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
 
 
 @_compiled
-def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out):
+def _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out):
     """Add the sums of queries i and i + 1 in d ≥ 4 features, the last four in registers.
 
     Two queries share what is read of the keys.
     """
+    masses, values = columns[0], columns[1]
     d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
     _distances_of_two(queries, i, keys, start, stop, d - 4, buffer, other)
     f0, f1, f2, f3 = np.uint64(d - 4), np.uint64(d - 3), np.uint64(d - 2), np.uint64(d - 1)
@@ -502,11 +503,11 @@ def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out
         value = values[j]
         e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
         weight = _power(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
-        mass += weight
+        mass += weight if uniform else weight * masses[j]
         total += weight * value
         e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
         weight = _power(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
-        other_mass += weight
+        other_mass += weight if uniform else weight * masses[j]
         other_total += weight * value
     out[0, i] += mass
     out[1, i] += total
@@ -515,24 +516,26 @@ def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out
 
 
 @_compiled
-def _add_powers_of_one(queries, i, keys, start, stop, values, buffer, out):
+def _add_powers_of_one(queries, i, keys, start, stop, columns, uniform, buffer, out):
     """Add the sums of query i in any number of features."""
+    masses, values = columns[0], columns[1]
     _distances(queries, i, keys, start, stop, buffer)
     mass, total = _0 * queries[0, i], _0 * queries[0, i]
     for j in range(np.uint64(start), np.uint64(stop)):
         weight = _power(buffer[j - np.uint64(start)])
-        mass += weight
+        mass += weight if uniform else weight * masses[j]
         total += weight * values[j]
     out[0, i] += mass
     out[1, i] += total
 
 
 @_compiled
-def _add_powers(queries, first, last, keys, start, stop, values, buffer, other, out):
+def _add_powers(queries, first, last, keys, start, stop, columns, uniform, buffer, other, out):
     """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
     Up to three features stay in registers.
     """
+    masses, values = columns[0], columns[1]
     d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
     f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
     if d == 1:
@@ -542,7 +545,7 @@ def _add_powers(queries, first, last, keys, start, stop, values, buffer, other, 
             for j in range(begin, end):
                 e0 = q0 - keys[f0, j]
                 weight = _power(e0 * e0)
-                mass += weight
+                mass += weight if uniform else weight * masses[j]
                 total += weight * values[j]
             out[0, i] += mass
             out[1, i] += total
@@ -553,7 +556,7 @@ def _add_powers(queries, first, last, keys, start, stop, values, buffer, other, 
             for j in range(begin, end):
                 e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
                 weight = _power(e0 * e0 + e1 * e1)
-                mass += weight
+                mass += weight if uniform else weight * masses[j]
                 total += weight * values[j]
             out[0, i] += mass
             out[1, i] += total
@@ -564,15 +567,15 @@ def _add_powers(queries, first, last, keys, start, stop, values, buffer, other, 
             for j in range(begin, end):
                 e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
                 weight = _power(e0 * e0 + e1 * e1 + e2 * e2)
-                mass += weight
+                mass += weight if uniform else weight * masses[j]
                 total += weight * values[j]
             out[0, i] += mass
             out[1, i] += total
     else:
         for i in range(first, last - 1, 2):
-            _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out)
+            _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out)
         if (last - first) % 2:
-            _add_powers_of_one(queries, last - 1, keys, start, stop, values, buffer, out)
+            _add_powers_of_one(queries, last - 1, keys, start, stop, columns, uniform, buffer, out)
 
 
 @_compiled
@@ -682,7 +685,7 @@ def add_sums(
     buffer, other = _buffer(places, queries), _buffer(places, queries)
     gaps, runs = np.empty(_BLOCK, queries.dtype), np.empty((_BLOCK, 2), np.int64)
     evaluated = 0
-    powers = family == _POWER and uniform and len(columns) == 2
+    powers = family == _POWER and len(columns) == 2
     everywhere = powers and low.shape[1] == 0  # each query meets the keys of the whole chunk
     for b in range(first, last):
         for r in range(offsets[b], offsets[b + 1]):
@@ -706,8 +709,9 @@ def add_sums(
                             gap = exclude[i]
                             for part in ((start, gap), (gap + 1, stop)):
                                 _add_powers(
-                                    queries, i, after, keys, *part, columns[1], buffer, other, out
-                                )
+                                    queries, i, after, keys, *part, columns, uniform, buffer, other,
+                                    out,
+                                )  # fmt: skip
                         else:
                             while (
                                 everywhere
@@ -716,8 +720,9 @@ def add_sums(
                             ):
                                 after += 1
                             _add_powers(
-                                queries, i, after, keys, start, stop, columns[1], buffer, other, out
-                            )
+                                queries, i, after, keys, start, stop, columns, uniform, buffer,
+                                other, out,
+                            )  # fmt: skip
                         evaluated += (after - i) * (stop - start)
                     i = after
                 box = end
