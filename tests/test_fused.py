@@ -84,6 +84,29 @@ def test_any_number_of_features_and_columns(d, k):
         close(*evaluated, dtype)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_mass_and_total_of_a_gaussian(d, equal, dtype):
+    # the loops of the commonest case: several boxes of keys, the first and last key left out
+    keys, queries = (points(n, d, seed=n, dtype=dtype, scale=d**-0.5) for n in (4500, 131))
+    columns = columns_of(2, 4500, seed=1, dtype=dtype)
+    columns[:, 0] = 2.5 if equal else columns[:, 0].abs()
+    exclude = torch.full((131,), -1)
+    exclude[[0, 5, 6, 64, 130]] = torch.tensor([0, 4499, 2047, 2048, 17])
+    for kernel in (KERNELS["gaussian"], KERNELS["gaussian"].derivative()):
+        for left_out in (None, exclude):
+            evaluated = [
+                e.sums(kernel, e.points(queries), e.points(keys), columns, left_out, None)
+                for e in (FUSED, TORCH)
+            ]
+            close(*evaluated, dtype)
+        close(
+            *(e.sums(kernel, None, e.points(keys), columns, None, None) for e in (FUSED, TORCH)),
+            dtype,
+        )
+
+
 def test_exponentials_are_accurate_over_their_whole_range():
     distance = torch.linspace(0, 37, 4001, dtype=torch.float64)
     keys, columns = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()

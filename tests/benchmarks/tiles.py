@@ -267,7 +267,7 @@ def _leave_one_out_objective(X, y):
     )
 
     def loss(coordinates):
-        return task.loss(task.rows / task.widths.at(coordinates).to(task.rows.dtype))
+        return task.loss(task.rows, 1 / task.widths.at(coordinates))
 
     start = task.widths.coordinates(np.full(X.shape[1], BANDWIDTH))
     return Objective(loss), start

@@ -4,11 +4,11 @@ Compiled by numba, cached on disk, free of the interpreter's lock, for float32 a
 A block of keys passes through three short vector loops that share one small buffer: squared
 distances, the kernel's formula, weighted sums. So the loops are as many as dimensions, formulas and
 columns together, not their product, and are compiled once. Only the commonest case, a Gaussian with
-keys of equal weight and one output, has loops of its own, which keep nearly all in registers.
+one output, has loops of its own, which keep nearly all in registers.
 
 Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
-unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^t``:
-``t`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
+unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^−s``:
+``s`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
 power is a polynomial. Sums of a block are in the points' precision and added up in float64.
 """
 
@@ -78,6 +78,10 @@ def _coefficients(function, degree: int, low: float, high: float) -> list[float]
     return scaled(Polynomial([-middle / half, 1 / half])).coef.astype(np.float64).tolist()
 
 
+def _half_to_the(s):
+    return np.exp2(-s)
+
+
 def _cosine_factor(s):
     """``cos(π√s/2) / (1 − s)``, positive up to the edge of the support."""
     u = np.sqrt(s)
@@ -88,8 +92,8 @@ def _cosine_slope(s):
     return -(np.pi**2) / 8 * np.sinc(np.sqrt(s) / 2)
 
 
-_E64 = _coefficients(np.exp2, 10, -0.5, 0.5)
-_E32 = [np.float32(c) for c in _coefficients(np.exp2, 5, -0.5, 0.5)]
+_E64 = _coefficients(_half_to_the, 10, -0.5, 0.5)
+_E32 = [np.float32(c) for c in _coefficients(_half_to_the, 5, -0.5, 0.5)]
 _C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
 _C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
 _S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
@@ -103,8 +107,8 @@ _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
 _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
 _EPSILON, _EPSILON_32 = 2 * np.finfo(np.float64).eps, 2 * np.finfo(np.float32).eps
-_LOWEST, _LOWEST_32 = -1021.0, np.float32(-125.0)  # exponents of the smallest normal numbers
-_VANISHING, _VANISHING_32 = -1009.0, np.float32(-124.0)
+_LARGEST, _LARGEST_32 = 1021.0, np.float32(125.0)  # powers of the smallest normal numbers
+_VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
 @intrinsic
@@ -120,8 +124,8 @@ def _round(_context, x):
 
 
 @intrinsic
-def _raised(_context, x, power):
-    """``x 2^power`` of an integral power, added to the bits of x's exponent.
+def _lowered(_context, x, power):
+    """``x 2^−power`` of an integral power, taken from the bits of x's exponent.
 
     Adding 1.5 · 2^52 brings the power to the low bits, a shift to those of the exponent.
     """
@@ -132,68 +136,68 @@ def _raised(_context, x, power):
         float_type = context.get_value_type(signature.args[0])
         shifted = builder.fadd(arguments[1], float_type(1.5 * 2.0**mantissa))
         power = builder.shl(builder.bitcast(shifted, integer_type), integer_type(mantissa))
-        bits = builder.add(builder.bitcast(arguments[0], integer_type), power)
+        bits = builder.sub(builder.bitcast(arguments[0], integer_type), power)
         return builder.bitcast(bits, float_type)
 
     return x(x, power), generate
 
 
-def _exp2(t):
-    """``2^t`` for t ≤ 0, never denormal."""
+def _power(s):
+    """``2^−s`` for s ≥ 0, never denormal."""
 
 
-@overload(_exp2, jit_options={"fastmath": True})
-def _exp2_of(t):
-    if t == types.float64:
+@overload(_power, jit_options={"fastmath": True})
+def _power_of(s):
+    if s == types.float64:
 
-        def double(t):
-            t = max(t, _LOWEST)
-            n = _round(t)
-            f = t - n
+        def double(s):
+            s = min(s, _LARGEST)
+            n = _round(s)
+            f = s - n
             p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
             p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
-            return _raised(p, n)
+            return _lowered(p, n)
 
         return double
 
-    def single(t):
-        t = max(t, _LOWEST_32)
-        n = _round(t)
-        f = t - n
+    def single(s):
+        s = min(s, _LARGEST_32)
+        n = _round(s)
+        f = s - n
         p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
-        return _raised(p, n)
+        return _lowered(p, n)
 
     return single
 
 
-def _exp(x):
-    """``e^x`` for x ≤ 0."""
+def _decay(x):
+    """``e^−x`` for x ≥ 0."""
 
 
-@overload(_exp, jit_options={"fastmath": True})
-def _exp_of(x):
+@overload(_decay, jit_options={"fastmath": True})
+def _decay_of(x):
     if x == types.float64:
-        return lambda x: _exp2(x * _LOG2E)
-    return lambda x: _exp2(x * _LOG2E_32)
+        return lambda x: _power(x * _LOG2E)
+    return lambda x: _power(x * _LOG2E_32)
 
 
-def _vanishing_exp(x):
-    """``e^x`` for x ≤ 0; zero where it would be denormal."""
+def _vanishing_decay(x):
+    """``e^−x`` for x ≥ 0; zero where it would be denormal."""
 
 
-@overload(_vanishing_exp, jit_options={"fastmath": True})
-def _vanishing_exp_of(x):
+@overload(_vanishing_decay, jit_options={"fastmath": True})
+def _vanishing_decay_of(x):
     if x == types.float64:
 
         def double(x):
-            t = x * _LOG2E
-            return _exp2(t) if t > _VANISHING else 0.0
+            s = x * _LOG2E
+            return _power(s) if s < _VANISHING else 0.0
 
         return double
 
     def single(x):
-        t = x * _LOG2E_32
-        return _exp2(t) if t > _VANISHING_32 else _0
+        s = x * _LOG2E_32
+        return _power(s) if s < _VANISHING_32 else _0
 
     return single
 
@@ -278,10 +282,10 @@ def _profile(buffer, n, family):
     """Turn squared distances into weights."""
     if family == _GAUSSIAN:
         for j in range(n):
-            buffer[j] = _exp(-_HALF * buffer[j])
+            buffer[j] = _decay(_HALF * buffer[j])
     elif family == _EXPONENTIAL:
         for j in range(n):
-            buffer[j] = _exp(-np.sqrt(buffer[j]))
+            buffer[j] = _decay(np.sqrt(buffer[j]))
     elif family == _COSINE:
         for j in range(n):
             s = min(buffer[j], _1)
@@ -310,7 +314,7 @@ def _profile(buffer, n, family):
             buffer[j] = base * base * base
     elif family == _POWER:
         for j in range(n):
-            buffer[j] = _exp2(-buffer[j])
+            buffer[j] = _power(buffer[j])
 
 
 @_compiled
@@ -318,11 +322,11 @@ def _slope(buffer, n, family):
     """Turn squared distances into derivatives of the weights with respect to them."""
     if family == _GAUSSIAN:
         for j in range(n):
-            buffer[j] = -_HALF * _exp(-_HALF * buffer[j])
+            buffer[j] = -_HALF * _decay(_HALF * buffer[j])
     elif family == _EXPONENTIAL:
         for j in range(n):
             s = buffer[j]
-            buffer[j] = -_half_inverse_root(s) * _exp(-np.sqrt(s))
+            buffer[j] = -_half_inverse_root(s) * _decay(np.sqrt(s))
     elif family == _COSINE:
         for j in range(n):
             s = buffer[j]
@@ -389,14 +393,14 @@ def _shifted(buffer, n, family, form, nearest):
     if family == _GAUSSIAN:
         factor = -_HALF if form == _SLOPE else _1
         for j in range(n):
-            buffer[j] = factor * _vanishing_exp(-_HALF * max(buffer[j], _0))
+            buffer[j] = factor * _vanishing_decay(_HALF * max(buffer[j], _0))
     elif family == _EXPONENTIAL:
         for j in range(n):
             excess = max(buffer[j], _0)
             s = nearest + excess
             roots = np.sqrt(s) + np.sqrt(nearest)
             # √s − √nearest without cancellation
-            weight = _vanishing_exp(-excess / roots) if excess > _0 else _1
+            weight = _vanishing_decay(excess / roots) if excess > _0 else _1
             buffer[j] = -_half_inverse_root(s) * weight if form == _SLOPE else weight
     else:  # the limit of a vanishing bandwidth
         for j in range(n):
@@ -477,44 +481,6 @@ def _add_weighted(
     return n
 
 
-@_compiled
-def _add_powers(queries, i, keys, start, stop, values, buffer, out):
-    """Add the sums of ``2^−s`` and of that times the values; up to three features in registers."""
-    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
-    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
-    mass, total = _0 * queries[0, i], _0 * queries[0, i]
-    q0 = queries[0, i]
-    if d == 1:
-        for j in range(first, last):
-            e0 = q0 - keys[f0, j]
-            weight = _exp2(-(e0 * e0))
-            mass += weight
-            total += weight * values[j]
-    elif d == 2:
-        q1 = queries[1, i]
-        for j in range(first, last):
-            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
-            weight = _exp2(-(e0 * e0 + e1 * e1))
-            mass += weight
-            total += weight * values[j]
-    elif d == 3:
-        q1, q2 = queries[1, i], queries[2, i]
-        for j in range(first, last):
-            e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
-            weight = _exp2(-(e0 * e0 + e1 * e1 + e2 * e2))
-            mass += weight
-            total += weight * values[j]
-    else:
-        _distances(queries, i, keys, start, stop, buffer)
-        for j in range(first, last):
-            weight = _exp2(-buffer[j - first])
-            mass += weight
-            total += weight * values[j]
-    out[0, i] += mass
-    out[1, i] += total
-
-
-@_compiled
 def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
     """Squared distances of queries i and i + 1 from the keys start:stop in the first d features."""
     first, last, h = np.uint64(start), np.uint64(stop), i + 1
@@ -549,11 +515,12 @@ def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
 
 
 @_compiled
-def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out):
+def _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out):
     """Add the sums of queries i and i + 1 in d ≥ 4 features, the last four in registers.
 
     Two queries share what is read of the keys.
     """
+    masses, values = columns[0], columns[1]
     d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
     _distances_of_two(queries, i, keys, start, stop, d - 4, buffer, other)
     f0, f1, f2, f3 = np.uint64(d - 4), np.uint64(d - 3), np.uint64(d - 2), np.uint64(d - 1)
@@ -565,17 +532,80 @@ def _add_powers_of_two(queries, i, keys, start, stop, values, buffer, other, out
         z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
         value = values[j]
         e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
-        weight = _exp2(-(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
-        mass += weight
+        weight = _power(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
+        mass += weight if uniform else weight * masses[j]
         total += weight * value
         e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
-        weight = _exp2(-(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)))
-        other_mass += weight
+        weight = _power(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
+        other_mass += weight if uniform else weight * masses[j]
         other_total += weight * value
     out[0, i] += mass
     out[1, i] += total
     out[0, h] += other_mass
     out[1, h] += other_total
+
+
+@_compiled
+def _add_powers_of_one(queries, i, keys, start, stop, columns, uniform, buffer, out):
+    """Add the sums of query i in any number of features."""
+    masses, values = columns[0], columns[1]
+    _distances(queries, i, keys, start, stop, buffer)
+    mass, total = _0 * queries[0, i], _0 * queries[0, i]
+    for j in range(np.uint64(start), np.uint64(stop)):
+        weight = _power(buffer[j - np.uint64(start)])
+        mass += weight if uniform else weight * masses[j]
+        total += weight * values[j]
+    out[0, i] += mass
+    out[1, i] += total
+
+
+@_compiled
+def _add_powers(queries, first, last, keys, start, stop, columns, uniform, buffer, other, out):
+    """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
+
+    Up to three features stay in registers.
+    """
+    masses, values = columns[0], columns[1]
+    d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
+    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
+    if d == 1:
+        for i in range(first, last):
+            q0 = queries[0, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(begin, end):
+                e0 = q0 - keys[f0, j]
+                weight = _power(e0 * e0)
+                mass += weight if uniform else weight * masses[j]
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    elif d == 2:
+        for i in range(first, last):
+            q0, q1 = queries[0, i], queries[1, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(begin, end):
+                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                weight = _power(e0 * e0 + e1 * e1)
+                mass += weight if uniform else weight * masses[j]
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    elif d == 3:
+        for i in range(first, last):
+            q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
+            mass, total = _0 * q0, _0 * q0
+            for j in range(begin, end):
+                e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
+                weight = _power(e0 * e0 + e1 * e1 + e2 * e2)
+                mass += weight if uniform else weight * masses[j]
+                total += weight * values[j]
+            out[0, i] += mass
+            out[1, i] += total
+    else:
+        for i in range(first, last - 1, 2):
+            _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out)
+        if (last - first) % 2:
+            _add_powers_of_one(queries, last - 1, keys, start, stop, columns, uniform, buffer, out)
 
 
 @_compiled
@@ -724,84 +754,123 @@ def add_sums(
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated = 0
-    powers = family == _POWER and uniform and len(columns) == 2
-    pairwise = powers and corners.shape[1] == 0 and keys.shape[0] >= 4
+    powers = family == _POWER and len(columns) == 2
+    everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
     for b in range(first, last):
         n_met, head = _find_boxes(tiles, b, boxes, corners), 0
         while head < n_met:
             end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
             i = starts[b]
             while i < starts[b + 1]:
-                n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
-                step = 1
+                n_runs, after = (
+                    _find_runs(queries, i, tiles, boxes, corners, head, end, runs),
+                    i + 1,
+                )
                 for t in range(n_runs if powers else 0):
                     start, stop = runs[t, 0], runs[t, 1]
-                    everything = not _leaves_out(exclude, i, start, stop)
-                    if pairwise and everything and i + 1 < starts[b + 1]:
-                        step = 1 if _leaves_out(exclude, i + 1, start, stop) else 2
-                    if step == 2:
-                        _add_powers_of_two(
-                            queries, i, keys, start, stop, columns[1], buffer, other, out
-                        )
-                    elif everything:
-                        _add_powers(queries, i, keys, start, stop, columns[1], buffer, out)
+                    if _leaves_out(exclude, i, start, stop):
+                        gap = exclude[i]
+                        for part in ((start, gap), (gap + 1, stop)):
+                            _add_powers(
+                                queries, i, i + 1, keys, *part, columns, uniform, buffer, other, out
+                            )
                     else:
-                        _add_weighted(
-                            queries, i, keys, columns, runs[t:], 1, exclude, nearest, anchors,
-                            family, form, buffer, out,
+                        while (
+                            everywhere
+                            and n_runs == 1
+                            and after < starts[b + 1]
+                            and not _leaves_out(exclude, after, start, stop)
+                        ):
+                            after += 1
+                        _add_powers(
+                            queries, i, after, keys, start, stop, columns, uniform, buffer, other,
+                            out,
                         )  # fmt: skip
-                    evaluated += step * (stop - start)
+                    evaluated += (after - i) * (stop - start)
                 if not powers:
                     evaluated += _add_weighted(
                         queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors,
                         family, form, buffer, out,
                     )  # fmt: skip
-                i += step
+                i = after
             head = end
     return evaluated
 
 
 @_compiled
-def _add_pull(queries, i, keys, left, right, start, stop, squared, buffer, products, out):
-    """Add the pulls of the keys start:stop, whose weights are in the buffer, on query i."""
-    d, k, n = keys.shape[0], left.shape[0], np.uint64(stop - start)
+def _multiply_by_products(buffer, i, left, right, start, stop, products):
+    """Multiply the weights of query i by ``⟨left_i, right_j⟩``."""
+    k, n = left.shape[0], np.uint64(stop - start)
     left0, right0 = left[0, i], right[0, start:stop]
     left1, right1 = left[1, i], right[1, start:stop]
     if k == 2:
         for j in range(n):
             buffer[j] *= left0 * right0[j] + left1 * right1[j]
-    else:
+        return
+    left2, right2 = left[2, i], right[2, start:stop]
+    left3, right3 = left[3, i], right[3, start:stop]
+    if k == 4:
         for j in range(n):
-            products[j] = left0 * right0[j] + left1 * right1[j]
-        for c in range(2, k, 2):
-            left0, right0 = left[c, i], right[c, start:stop]
-            left1, right1 = left[c + 1, i], right[c + 1, start:stop]
-            for j in range(n):
-                products[j] += left0 * right0[j] + left1 * right1[j]
+            product = left0 * right0[j] + left1 * right1[j]
+            buffer[j] *= product + (left2 * right2[j] + left3 * right3[j])
+        return
+    for j in range(n):
+        product = left0 * right0[j] + left1 * right1[j]
+        products[j] = product + (left2 * right2[j] + left3 * right3[j])
+    for c in range(4, k, 2):
+        left0, right0 = left[c, i], right[c, start:stop]
+        left1, right1 = left[c + 1, i], right[c + 1, start:stop]
         for j in range(n):
-            buffer[j] *= products[j]
-    for f in range(0, d - 1, 2):
-        q0, z0, sum0 = queries[f, i], keys[f, start:stop], _0 * buffer[0]
-        q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], _0 * buffer[0]
-        if squared:
+            products[j] += left0 * right0[j] + left1 * right1[j]
+    for j in range(n):
+        buffer[j] *= products[j]
+
+
+@_compiled
+def _step(q, z, squared):
+    return (q - z) * (q - z) if squared else q - z
+
+
+@_compiled
+def _add_pull(queries, i, keys, start, stop, squared, strengths, out):
+    """Add the pulls of the keys start:stop on query i, four features at a time."""
+    d, n = keys.shape[0], np.uint64(stop - start)
+    zero, first = _0 * queries[0, i], d % 4
+    if first == 1:
+        q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+        out[0, i] += sum0
+    elif first:
+        q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
+        q1, z1, sum1 = queries[1, i], keys[1, start:stop], zero
+        if first == 2:
             for j in range(n):
-                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
-                sum1 += buffer[j] * ((q1 - z1[j]) * (q1 - z1[j]))
+                sum0 += strengths[j] * _step(q0, z0[j], squared)
+                sum1 += strengths[j] * _step(q1, z1[j], squared)
         else:
+            q2, z2, sum2 = queries[2, i], keys[2, start:stop], zero
             for j in range(n):
-                sum0 += buffer[j] * (q0 - z0[j])
-                sum1 += buffer[j] * (q1 - z1[j])
+                sum0 += strengths[j] * _step(q0, z0[j], squared)
+                sum1 += strengths[j] * _step(q1, z1[j], squared)
+                sum2 += strengths[j] * _step(q2, z2[j], squared)
+            out[2, i] += sum2
+        out[0, i] += sum0
+        out[1, i] += sum1
+    for f in range(first, d, 4):
+        q0, z0, sum0 = queries[f, i], keys[f, start:stop], zero
+        q1, z1, sum1 = queries[f + 1, i], keys[f + 1, start:stop], zero
+        q2, z2, sum2 = queries[f + 2, i], keys[f + 2, start:stop], zero
+        q3, z3, sum3 = queries[f + 3, i], keys[f + 3, start:stop], zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+            sum1 += strengths[j] * _step(q1, z1[j], squared)
+            sum2 += strengths[j] * _step(q2, z2[j], squared)
+            sum3 += strengths[j] * _step(q3, z3[j], squared)
         out[f, i] += sum0
         out[f + 1, i] += sum1
-    if d % 2:
-        q0, z0, sum0 = queries[d - 1, i], keys[d - 1, start:stop], _0 * buffer[0]
-        if squared:
-            for j in range(n):
-                sum0 += buffer[j] * ((q0 - z0[j]) * (q0 - z0[j]))
-        else:
-            for j in range(n):
-                sum0 += buffer[j] * (q0 - z0[j])
-        out[d - 1, i] += sum0
+        out[f + 2, i] += sum2
+        out[f + 3, i] += sum3
 
 
 @_compiled
@@ -841,10 +910,9 @@ def add_pulls(
                 place = 0
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
-                    _add_pull(
-                        queries, i, keys, left, right, start, stop, squared, buffer[place:],
-                        products, out,
-                    )  # fmt: skip
+                    part = buffer[place:]
+                    _multiply_by_products(part, i, left, right, start, stop, products)
+                    _add_pull(queries, i, keys, start, stop, squared, part, out)
                     place += stop - start
             head = end
     return evaluated

@@ -26,7 +26,7 @@ from sknw.kernels import Kernel
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.pairs import Pairs
 
-_CHUNKS_PER_THREAD = 8
+_CHUNKS_PER_THREAD = 32
 _PAIRS_PER_THREAD = 2e6  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
@@ -56,6 +56,7 @@ def _loops() -> ModuleType | None:
 
 # Points scaled by this have 2^−s for their Gaussian weight: no constant is left in the loop.
 _TO_POWERS = math.sqrt(0.5 / math.log(2))
+_OF_POWERS = {"profile": 1.0, "slope": -0.5}  # forms of a Gaussian as multiples of that
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,7 @@ class Fused(Evaluator):
             one_column, weight = _without_common_weight(columns[b])
             call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
             call.run("add_sums", one_column, weight is not None, out=out[b])
+            out[b] *= call.unit(0)
             if weight is not None:
                 out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
@@ -142,6 +144,7 @@ class Fused(Evaluator):
         for b in range(len(left)):
             call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
             call.run("add_pulls", left[b], right[b], squared, out=out[b])
+            out[b] *= call.unit(2 if squared else 1)
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
     def nearest(
@@ -197,16 +200,26 @@ class _Call:
     pairs: Pairs | None
     shift: Shift | None
 
+    @property
+    def by_powers(self) -> bool:
+        """Whether the points are scaled and the weights powers of two."""
+        family, form = self.kernel.formula
+        return family == "gaussian" and form in _OF_POWERS and self.shift is None
+
+    def unit(self, degree: int) -> float:
+        """Return the factor for sums of weights times coordinates to that degree."""
+        return _OF_POWERS[self.kernel.formula[1]] / _TO_POWERS**degree if self.by_powers else 1.0
+
     def run(self, driver: str, *arguments: Any, out: np.ndarray) -> None:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
-        plain_gaussian = (family, form) == ("gaussian", "profile") and self.shift is None
-        by_powers = plain_gaussian and driver == "add_sums"
-        if by_powers:
-            family = "power"
-        points = [at.to_powers if by_powers else at.features for at in (self.queries, self.keys)]
+        if self.by_powers:
+            family, form = "power", "profile"
+        points = [
+            at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
+        ]
         pairs = self.pairs or Pairs.all(len(self.queries), len(self.keys), points[0].shape[1])
-        tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if by_powers else 1.0)
+        tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if self.by_powers else 1.0)
         shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
         before = (
