@@ -481,6 +481,7 @@ def _add_weighted(
     return n
 
 
+@_compiled
 def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
     """Squared distances of queries i and i + 1 from the keys start:stop in the first d features."""
     first, last, h = np.uint64(start), np.uint64(stop), i + 1
