@@ -364,7 +364,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the embedding of centred rows, kept where squares do not overflow."""
         rows = to_tensor(centred, dtype=dtype, device=device)
         bandwidth = representable_bandwidth(
-            self._widths, self._observations.keys, torch.finfo(dtype).max
+            self._widths, self._observations.farthest, torch.finfo(dtype).max
         )
         bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
@@ -396,8 +396,9 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _targets(self, means: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
         """Return scaled means (m, n_outputs) in the units, the range and the shape of y."""
         observations = self._observations
-        y = to_numpy(means).astype(np.float64) * observations.y_scale + observations.y_mean
-        y = np.clip(y, observations.y_min, observations.y_max)
+        y = to_numpy(means).astype(np.float64, copy=False) * observations.y_scale
+        y += observations.y_mean
+        np.clip(y, observations.y_min, observations.y_max, out=y)
         y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
         return y[:, 0] if self._y_is_flat else y
 

@@ -71,11 +71,10 @@ class Observations:
         first, group = _merge_twins(np.column_stack([X, y]))
         sample_weight = sample_weight / sample_weight.max()
         totals = np.bincount(group, weights=sample_weight, minlength=len(first))
-        order = np.argsort(totals == 0, kind="stable")  # keys first
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        first, group, totals = first[order], rank[group], totals[order]
         n_keys = np.count_nonzero(totals)
+        if n_keys < len(totals):
+            order = np.argsort(totals == 0, kind="stable")  # keys first
+            first, group, totals = first[order], _places(order)[group], totals[order]
         share = np.divide(
             sample_weight, totals[group], out=np.zeros(len(X)), where=totals[group] > 0
         )
@@ -139,6 +138,11 @@ class Observations:
         return self._by_feature(np.maximum, np.ptp(self.keys.astype(np.float64), axis=0))
 
     @cached_property
+    def farthest(self) -> np.ndarray:
+        """Largest absolute coordinate of each feature."""
+        return np.maximum(self.keys.max(axis=0), -self.keys.min(axis=0))
+
+    @cached_property
     def smallest_gap(self) -> np.ndarray:
         """Smallest distance between distinct values of each feature; 0 for a constant one."""
         gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)
@@ -169,16 +173,28 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _merge_twins(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a row of each distinct kind, and each row's kind.
+    """Return a row of each distinct kind, and each row's kind; -0.0 in the rows becomes 0.0.
 
     The order depends on the values alone, so that no result depends on the order of the rows.
     """
-    rows = rows + 0.0  # -0.0 equals 0.0
-    _, first, kind = np.unique(_row_codes(rows), return_index=True, return_inverse=True)
+    rows += 0.0  # -0.0 equals 0.0
+    codes = _row_codes(rows)
+    order = np.argsort(codes)
+    sorted_codes = codes[order]
+    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # faster than what finds twins
+        return order, _places(order)
+    _, first, kind = np.unique(codes, return_index=True, return_inverse=True)
     if len(first) < len(rows) and not np.array_equal(rows[first[kind]], rows):
         # different rows share a code: sort the rows themselves
         _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return first, kind.reshape(-1)
+
+
+def _places(order: np.ndarray) -> np.ndarray:
+    """Return where each element stands in an order."""
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return places
 
 
 def _row_codes(rows: np.ndarray) -> np.ndarray:

@@ -193,10 +193,11 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             self.irrelevant_features_ = selection.irrelevant
         self.search_path_ = path
         if self.verbose:
-            found = f"n_neighbors {self.n_neighbors_}"
-            found = found if selection.n_neighbors else f"bandwidth {self.bandwidth_}"
+            name = "bandwidth" if selection.n_neighbors is None else "n_neighbors"
             criterion = selection.report["criterion"]
-            print(f"{found}, criterion {criterion!r} {self.criterion_:.6g}")
+            print(
+                f"{name} {getattr(self, f'{name}_')}, criterion {criterion!r} {self.criterion_:.6g}"
+            )
 
     def _of_rows(self, of_keys: np.ndarray) -> np.ndarray:
         """Return for each training row what its observation's key has; NaN for weightless rows."""

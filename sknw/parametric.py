@@ -69,9 +69,9 @@ class ParametricNWRegressor(
         sum of squares of all weights learned: scales, the entries of W, or all parameters of the
         network, biases too.
     solver : {"auto", "lbfgs", "adam", "sgd"} or Solver, default="auto"
-        ``"lbfgs"``: quasi-Newton steps on all rows (scales: on the widths ``1/|w|``, within
-        bounds), deterministic. ``"adam"``: steps on batches of rows held out (`sknw.training.Adam`
-        has its settings: the decay of the steps, and the share of rows a batch is predicted from).
+        ``"lbfgs"``: quasi-Newton steps on all rows (scales: on widths ``1/|w|``, within bounds),
+        deterministic. ``"adam"``: steps on batches of rows held out (`sknw.training.Adam` has its
+        settings: the decay of the steps, and the share of rows a batch is predicted from).
         ``"sgd"``: gradient descent on w with a fixed step, every row held out in turn in each step.
         ``"auto"``: ``"adam"`` for networks, else ``"lbfgs"``. Simpler metrics on the way are always
         trained by their own default.
@@ -81,7 +81,8 @@ class ParametricNWRegressor(
         networks. Step of ``"sgd"`` on the mean loss (None: two over the variance of y, which makes
         steps free of the units of y). Not used by ``"lbfgs"``.
     batch_size : int or "auto", default="auto"
-        Rows held out in one step of ``"adam"``; ``"auto"``: 512. The others use all rows.
+        Rows held out in one step of ``"adam"``; ``"auto"``: 64 up to 4096 rows, above 1024 near
+        ones. The other solvers hold out all rows.
     max_iter : int, default=200
         Largest number of steps on all rows; of ``"adam"``, of epochs.
     tol : float, default=1e-6

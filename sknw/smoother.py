@@ -131,14 +131,14 @@ def smooth_with_own(
 
 def value_columns(values: Tensor, weights: Tensor) -> Tensor:
     """Return the columns ``w [1, v]`` of shape (b, 1 + k, n)."""
-    ones = torch.ones_like(values[..., :1])
-    return weights[:, None] * torch.cat([ones, values], dim=-1).mT
+    weights = weights[:, None]
+    return torch.cat([weights, weights * values.mT], dim=1)
 
 
 def _ratio(sums: KernelSums) -> tuple[Tensor, Tensor]:
     """Return the means (b, m, k) and which queries have no mass (b, m)."""
     empty = sums.mass <= 0
-    mass = torch.where(empty, 1.0, sums.mass)
+    mass = torch.where(empty, 1.0, sums.mass) if empty.any() else sums.mass
     return sums.sums[..., 1:] / mass[..., None], empty
 
 

@@ -451,7 +451,7 @@ def test_nufft_refuses_many_dimensions():
 @needs_finufft
 def test_nufft_refuses_grids_without_room():
     case = Case(uniform, 3, "gaussian", 0.01, 1e-8)
-    with pytest.raises(ValueError, match="its grid would exceed 128 MiB"):  # noqa: SIM117
+    with pytest.raises(ValueError, match="its grid would exceed 192 MiB"):  # noqa: SIM117
         with sklearn.config_context(working_memory=256):
             next(case.predictions("nufft"))
 

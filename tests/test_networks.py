@@ -294,14 +294,14 @@ def test_batches_of_near_rows_learn_what_all_rows_teach():
         quiet_fit(small("full", solver=Adam(15, keys=keys), **options), X, y).best_loss_
         for keys in ("near", "all")
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert losses[0] <= losses[1] * 1.1
 
 
 @pytest.mark.parametrize(
     ("solver", "message"),
     [
         (Adam(decay_epochs=0), "decay_epochs must be positive; got 0"),
-        (Adam(keys=2.0), "keys must be 'auto', 'all', 'near' or a share.*got 2.0"),
+        (Adam(keys=2.0), r"keys must be 'auto', 'all', 'near' or a share.*got 2.0"),
         (Adam(keys="some"), "got 'some'"),
     ],
 )
@@ -421,7 +421,7 @@ def test_on_other_rows_a_warm_start_begins_at_the_last_weights():
     model.set_params(max_iter=1, learning_rate_init=1e-12)
     quiet_fit(model, *ring(60, seed=3))
     np.testing.assert_allclose(model.metric_.parameters_["enter.weight"], learned, atol=1e-6)
-    with pytest.raises(ValueError, match=r"warm_start=True goes on from w_, which has .* values"):
+    with pytest.raises(ValueError, match=r"goes on from w_, which has .* values"):
         model.set_params(metric="diagonal").fit(X, y)
 
 
@@ -433,7 +433,7 @@ def test_features_that_tell_nothing_are_told():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(80, 2)), rng.normal(size=80)
     model = ParametricNWRegressor("scalar", w_init=1e-3, solver="sgd", max_iter=1)
-    with pytest.warns(MetricWarning, match="collapsed.*Either no feature"):
+    with pytest.warns(MetricWarning, match=r"collapsed.*Either no feature"):
         model.fit(X, y)
 
 
@@ -441,7 +441,7 @@ def test_worse_than_the_mean_is_told():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(80, 2)), rng.normal(size=80)
     model = ParametricNWRegressor("scalar", w_init=3.0, solver="sgd", learning_rate_init=1e-9)
-    with pytest.warns(MetricWarning, match="worse than the mean of y does.*features tell little"):
+    with pytest.warns(MetricWarning, match=r"worse than the mean of y does.*features tell little"):
         model.fit(X, y)
 
 

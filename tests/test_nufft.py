@@ -29,7 +29,7 @@ def fit(X, y, h, **parameters):
         ({"kernel": "tricube"}, 1, float, "kernel 'tricube' has no fast transform"),
         ({}, 4, float, "at most 3 embedded dimensions, not 4"),
         ({}, 2, np.float32, "needs float64"),
-        ({}, 2, float, r"bandwidth is so small .* would exceed 512 MiB"),
+        ({}, 2, float, r"bandwidth is so small .* would exceed 768 MiB"),
     ],
 )
 def test_refusals_say_why(parameters, d, dtype, message):
@@ -99,9 +99,38 @@ def test_a_constant_target_and_an_offset_one():
 def test_the_grid_stays_within_the_working_memory():
     X, y = data(200, 3)
     with sklearn.config_context(working_memory=64):
-        with pytest.raises(ValueError, match="its grid would exceed 32 MiB"):
+        with pytest.raises(ValueError, match="its grid would exceed 48 MiB"):
             fit(X, y, 0.01)
         assert NadarayaWatsonRegressor(0.01).fit(X, y).algorithm_ != "nufft"
+
+
+def upsampling_of(monkeypatch, predict):
+    """Call predict; return its result and the grids' points per mode, in the order of the calls."""
+    seen, original = [], fourier.FourierSums.of.__func__
+
+    def recorded(cls, keys, columns, grid, n_threads):
+        seen.append(grid.upsampling)
+        return original(cls, keys, columns, grid, n_threads)
+
+    monkeypatch.setattr(fourier.FourierSums, "of", classmethod(recorded))
+    return predict(), seen
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_a_frugal_grid_is_kept_where_it_is_good_enough(monkeypatch, clustered):
+    """Where many keys have little mass beside the densest ones, its error would be too large."""
+    X = np.random.default_rng(0).normal(size=(2000, 3))
+    X[::2] *= 1e-3 if clustered else 1.0
+    y = np.sin(2 * X).sum(axis=1)
+    queries = np.vstack([X[:300] + 0.05, 3 * X[1:101:2]])
+    with sklearn.config_context(working_memory=32):
+        model = fit(X, y, 0.45 if clustered else 0.5)
+        means, grids = upsampling_of(monkeypatch, lambda: model.predict(queries))
+    assert grids[0] == fourier._FRUGAL
+    assert (len(grids) == 1) != clustered
+    assert fourier._FRUGAL not in grids[1:]
+    expected = reference.predict("gaussian", queries, X, y, model.bandwidth_)
+    assert np.abs(means - expected).max() <= 1e-8 * np.ptp(y)
 
 
 def test_gradients_and_searches_work_through_transforms():

@@ -116,15 +116,16 @@ def numeric(w_init) -> np.ndarray:
 
 
 def representable_bandwidth(
-    bandwidth: float | np.ndarray, keys: np.ndarray, largest: float
+    bandwidth: float | np.ndarray, farthest: np.ndarray, largest: float
 ) -> np.ndarray:
     """Return the bandwidth, widened by one factor where scaled keys would not fit the dtype.
 
-    Keys (n, d) that far apart in bandwidths are alone either way, and keep their geometry.
+    `farthest` (d,) are the keys' largest coordinates. Keys that far apart in bandwidths are alone
+    either way, and keep their geometry.
     """
     bandwidth = np.asarray(bandwidth, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        log_reach = np.log(np.abs(keys).max(axis=0).astype(np.float64)) - np.log(bandwidth)
+        log_reach = np.log(farthest.astype(np.float64)) - np.log(bandwidth)
     excess = np.max(log_reach) - _LARGEST_KEY * np.log(largest)
     return bandwidth * np.exp(max(excess, 0.0))
 
@@ -132,9 +133,9 @@ def representable_bandwidth(
 def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
     """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
     limit = _LARGEST_COORDINATE[scaled.dtype]
-    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
-    if not remote.any():
+    if scaled.numel() == 0 or max(-scaled.min(), scaled.max()) <= limit:
         return scaled
+    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
     direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
     moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
     return torch.where(remote, moved, scaled)

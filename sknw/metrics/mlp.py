@@ -79,7 +79,7 @@ class MlpMetric(Metric):
         Units of each block's hidden layer.
     n_blocks : int, default=1
         Number of residual blocks.
-    dropout : float, default=0.1
+    dropout : float, default=0.2
         Share of a block's hidden units that a training step leaves out.
     n_bins : int, default=24
         Quantile bins of each feature's piecewise-linear encoding; 0 for none.
@@ -90,7 +90,7 @@ class MlpMetric(Metric):
     default_solver = "adam"
     learning_rate = 3e-3
 
-    def __init__(self, width=128, hidden=256, n_blocks=1, dropout=0.1, n_bins=24):
+    def __init__(self, width=128, hidden=256, n_blocks=1, dropout=0.2, n_bins=24):
         self.width = width
         self.hidden = hidden
         self.n_blocks = n_blocks

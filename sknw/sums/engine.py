@@ -125,7 +125,7 @@ class PreparedSums:
         for b, rows in redone.members():
             key_set = self.key_set(b)
             for group, shifted in key_set.shifted_groups(self.kernel, queries[b], exclude, rows):
-                plain[b, :, group] = shifted.sums(self.kernel, self.columns[b])
+                plain[b, :, group] = shifted.sums(self.kernel, self._members[b])
                 log_scale = shifted.log_scale(self.kernel)
                 redone.log_scale[b, group] = log_scale.to(plain.dtype)
                 n_pairs += shifted.n_pairs
@@ -137,6 +137,11 @@ class PreparedSums:
             rtol = self.algorithm.rtol
             self._key_sets[b] = KeySet(self.keys[b].detach(), self.columns[b, 0].detach(), rtol)
         return self._key_sets[b]
+
+    @cached_property
+    def _members(self) -> tuple[Tensor, ...]:
+        """The columns of each member of the batch, the same tensors each time."""
+        return self.columns.unbind()
 
     @cached_property
     def _key_sets(self) -> dict[int, KeySet]:

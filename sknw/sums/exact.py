@@ -15,7 +15,7 @@ and keys, only blocks that matter meet.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -31,7 +31,7 @@ from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
 _WORTH_A_LAYOUT = 5e7  # pairs
-_KEY_BLOCK, _ROW_BLOCK = 256, 64
+_KEY_BLOCK, _ROW_BLOCK = 256, 16
 # Logarithm of the largest weight, and of one that does not underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 _DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
@@ -163,6 +163,11 @@ class KeySet:
         points = FUSED.points(layout.points[None])
         return CompiledKeys(usable[layout.order], points, False, layout)
 
+    @cached_property
+    def weights_in_blocks(self) -> Tensor:
+        """Weights of the keys that count, in the order of their blocks."""
+        return self.weights[self.in_blocks.order]
+
     def shifted_groups(
         self,
         kernel: Kernel,
@@ -206,13 +211,25 @@ class CompiledKeys:
     points: FusedPoints
     is_identity: bool
     layout: Layout | None
+    _latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def gathered(self, columns: Tensor) -> Tensor:
-        """Return columns (k, n) of all keys in this order, (1, k, n_usable)."""
-        return columns[None] if self.is_identity else columns[None, :, self.order]
+        """Return columns (k, n) of all keys in this order, (1, k, n_usable).
+
+        Those of the latest tensor are kept: predictions ask for the same ones again and again.
+        """
+        if self.is_identity:
+            return columns[None]
+        for known, gathered in self._latest:
+            if known is columns:
+                return gathered
+        gathered = columns[None, :, self.order]
+        if not columns.requires_grad:
+            self._latest[:] = [(columns, gathered)]
+        return gathered
 
 
 def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -374,8 +391,7 @@ class CompiledRows(ShiftedRows):
         if len(queries) * len(key_set.keys) < _WORTH_A_LAYOUT:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
-        weights = key_set.weights[keys.order]
-        met = meeting_of(kernel, layout, keys.layout, weights, key_set.rtol / 2)
+        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, key_set.rtol / 2)
         return cls(queries, key_set, exclude, layout, keys, met, exactly)
 
     @cached_property

@@ -1,13 +1,14 @@
 """Mini-batch training by Adam (Kingma & Ba 2015): rows held out some at a time.
 
 Each step predicts a batch of rows from all other rows, or from a fresh random share of them, or
-(`sknw.training.neighborhoods`) from the batch itself, made of rows that are near each other now. A
+from the batch itself, made of rows that are near each other now (`sknw.training.neighborhoods`). A
 share makes steps cheap and regularises: no row can rely on one particular neighbour (ModernNCA's
 stochastic neighbourhoods). Its windows end too wide for all rows, so validation and the end look
-for the best common scale (`sknw.training.rescaling`). The steps run in float32. Their length rises
-over the first epoch, falls along half a cosine until `decay_epochs`, and stays at a hundredth; it
-depends on the epoch alone, so a training that stops and goes on takes the same steps as one that
-does not stop.
+for the best common scale (`sknw.training.rescaling`).
+
+The steps run in float32. Their length rises over the first epoch, falls along half a cosine until
+`decay_epochs`, and stays at a hundredth; it depends on the epoch alone, so a training that stops
+and goes on takes the same steps as one that does not stop.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,9 @@ from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.validation import in_blocks
 from sknw.training.watch import Watch
 
-_BATCH, _NEAR_BATCH, _MOST_FOR_ALL = 512, 1024, 4096
+_MOST_FOR_ALL = 4096  # rows that a batch is predicted from
+_BATCHES = {"all": 64, "near": 1024}
+_BATCH_OF_SHARE = 512
 _GROUPS = 2  # of near rows in a batch
 _LARGEST_GRADIENT = 1.0  # norm, for a loss in units of variance
 _LEAST_STEP = 0.01
@@ -38,7 +41,7 @@ class Adam(Solver, BaseEstimator):
 
     Parameters
     ----------
-    decay_epochs : int, default=40
+    decay_epochs : int, default=60
         Epochs in which the steps shrink to a hundredth; patience begins after them.
     keys : {"auto", "all", "near"} or float, default="auto"
         What a batch is predicted from: all other rows; the batch itself, made of groups of near
@@ -49,7 +52,7 @@ class Adam(Solver, BaseEstimator):
     name = "adam"
     n_starts = 1
 
-    def __init__(self, decay_epochs=40, keys="auto"):
+    def __init__(self, decay_epochs=60, keys="auto"):
         self.decay_epochs = decay_epochs
         self.keys = keys
 
@@ -175,7 +178,7 @@ class _Walk:
         keys = solver.chosen_keys(len(single.task))
         batch = settings.batch_size
         if batch == "auto":
-            batch = _NEAR_BATCH if keys == "near" else _BATCH
+            batch = _BATCHES.get(keys, _BATCH_OF_SHARE)
         epochs = state.get("epoch", 0)
         return cls(
             single, coordinates, solver, keys, x, optimizer, rate, min(batch, len(single.task)),

@@ -7,7 +7,7 @@ the predictions beat the mean of y.
 import numpy as np
 import torch
 
-from sknw._arrays import to_tensor
+from sknw._arrays import to_numpy, to_tensor
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import Smoother
 from sknw.training.validation import in_blocks
@@ -75,7 +75,7 @@ def _neighbors(module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray
             empty_neighborhood=task.empty_neighborhood,
         )
         rows = torch.arange(0, len(task), -(-len(task) // _MOST_ROWS), device=embedded.device)
-        return np.asarray(smoother.effective_neighbors(embedded[rows], rows).cpu())
+        return to_numpy(smoother.effective_neighbors(embedded[rows], rows))
 
 
 def _loss_of_mean(task: LeaveOneOut) -> float:

@@ -107,7 +107,7 @@ def _trained(
     done: int = 0,
 ) -> Trained:
     unit = problem.task.unit
-    curve = [loss * unit for loss in best.curve[done:]]
+    curve = [loss * unit for loss in best.curve[min(done, best.n_iter) :]]
     n_iter = max(len(curve) - 1, 1)  # a start at the minimum is one step
     w, loss = coordinates.values(best.x), curve[-1]
     if watch.best is not None:
@@ -120,13 +120,11 @@ def _trained(
         converged=best.converged,
         message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
         validation_curve=watch.curve,
-        state=_state(coordinates, best, memory, done + n_iter),
+        state=_state(coordinates, best, memory),
     )
 
 
-def _state(
-    coordinates: Coordinates, best: Minimum, memory: dict | None, n_iter: int
-) -> dict | None:
+def _state(coordinates: Coordinates, best: Minimum, memory: dict | None) -> dict | None:
     """Return where the best descent began and all that it has seen, unless that is too much."""
     if memory is None or best.start is None or len(memory) * len(best.x) > _MOST_REMEMBERED:
         return None
@@ -134,7 +132,7 @@ def _state(
         "origin": coordinates.values(best.start),
         "start": best.start,
         "began": best.curve[: best.began],
-        "n_iter": n_iter,
+        "n_iter": best.n_iter,
         "seen": list(memory),
         "values": list(memory.values()),
     }

@@ -16,7 +16,7 @@ from sknw.training.validation import in_blocks
 
 _STRIDE = 1.12  # between common factors
 _WIDE = np.geomspace(1e-3, 1e3, 49)
-_ROWS = 2000  # held out
+_ROWS, _FEWEST = 2000, 200  # to judge by
 
 
 def rescaled(
@@ -26,7 +26,7 @@ def rescaled(
 
     The loss, in squared units of y, is that of at most 2000 validation rows if there are any, else
     the leave-one-out loss of as many rows. Factors are tried upwards and downwards from 1 as long
-    as the loss falls, or all of a wide range.
+    as the loss falls (with fewer than 200 validation rows none), or all of a wide range.
     """
     module = problem.at(w).eval()
     with torch.no_grad():
@@ -35,9 +35,14 @@ def rescaled(
             losses = [loss_at(factor) for factor in _WIDE]
             found = (losses[int(np.nanargmin(losses))], _WIDE[int(np.nanargmin(losses))])
         else:
-            found = _descended(loss_at)
+            found = _descended(loss_at) if _can_tell(problem) else (loss_at(1.0), 1.0)
     problem.metric.rescale(module, found[1])
     return problem.parameters, found[0] * problem.task.unit
+
+
+def _can_tell(problem: TrainingProblem) -> bool:
+    """Whether there are rows enough to choose a factor by."""
+    return problem.validation is None or len(problem.validation.rows) >= _FEWEST
 
 
 def _descended(loss_at: Callable[[float], float]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from sknw.training.starts import starts
 from sknw.training.validation import Validation
 
 _MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
+_LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need not settle
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,8 @@ def _climbed(
     The latter is a pair of parameters and loss.
     """
     reached, matrix = None, None
-    quiet = replace(settings, max_iter=_MAX_ITER, on_step=None, keeps_state=False)
+    tol = settings.tol if len(base.task) <= _LARGE else max(settings.tol, _TOL_OF_LARGE)
+    quiet = replace(settings, max_iter=_MAX_ITER, tol=tol, on_step=None, keeps_state=False)
     stages = request.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None

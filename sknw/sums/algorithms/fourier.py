@@ -26,8 +26,11 @@ _NEGLIGIBLE = 0.5
 _ROUNDING = 1e-16
 # Points of the FFT's grid per mode and axis. Coarse: less FFT, but every point spread wider, and
 # for a smaller tolerance wider than finufft does.
-_FINE, _COARSE = 2.0, 1.5
+_FINE, _COARSE, _FRUGAL = 2.0, 1.5, 1.25
 _COARSE_TOLERANCE = 1e-12
+# The smallest that finufft can do on the frugal grid. That is its error at the highest frequencies,
+# where the kernel's transform is small: what is cut off there must be less.
+_FRUGAL_TOLERANCE, _FRUGAL_CARE = 3e-10, 0.1
 # Rows of a block: they stay in cache, or are as many as the points of their FFT.
 _ROWS = 2**16
 # Rows worth a transform on a thread of their own: so many, and one for so many points of the FFT.
@@ -61,6 +64,10 @@ class Grid:
         Memory for a call, beside its arguments, its result and the series that is kept.
     upsampling : float
         Points of the FFT's grid per mode and axis.
+
+    A frugal grid keeps the tolerance for what periodic images add. Its transforms are less
+    accurate: their error is that of `_FRUGAL_TOLERANCE` beside the sums of the densest region,
+    which is for the caller to measure.
     """
 
     low: np.ndarray
@@ -71,10 +78,13 @@ class Grid:
     upsampling: float = _FINE
 
     @classmethod
-    def of(cls, keys: np.ndarray, tolerance: float, max_bytes: int) -> "Grid | None":
+    def of(
+        cls, keys: np.ndarray, tolerance: float, max_bytes: int, *, frugal: bool = False
+    ) -> "Grid | None":
         """Return a grid around keys (n, d), or around their bulk; None if none fits.
 
-        Keys without a value in any column are better left out: they only widen the box.
+        Keys without a value in any column are better left out: they only widen the box. `frugal`
+        allows a frugal grid where it takes in more of the keys.
         """
         for low, high, whole in _boxes(keys):
             if not np.isfinite(high - low).all():
@@ -83,14 +93,26 @@ class Grid:
             sparse = 2 * len(keys) < math.prod(grid.modes)
             if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):
                 grid = replace(grid, upsampling=_COARSE)
+            if (frugal or tolerance >= _FRUGAL_TOLERANCE) and not grid._fits:
+                grid = replace(grid, upsampling=_FRUGAL)
             if grid._fits and grid._rounding_error(keys) <= tolerance:
                 return grid
         return None
 
     @property
+    def is_frugal(self) -> bool:
+        """Whether the transforms are less accurate than the tolerance."""
+        return self.upsampling == _FRUGAL and self.tolerance < _FRUGAL_TOLERANCE
+
+    @property
     def reach(self) -> float:
-        """Where the kernel, and likewise its transform, is negligible."""
-        return math.sqrt(-2 * math.log(_NEGLIGIBLE * self.tolerance))
+        """Where the kernel is negligible."""
+        return _reach(self.tolerance)
+
+    @property
+    def highest(self) -> float:
+        """Where the kernel's transform is negligible."""
+        return _reach(_FRUGAL_CARE * _FRUGAL_TOLERANCE) if self.is_frugal else self.reach
 
     @property
     def period(self) -> np.ndarray:
@@ -100,7 +122,7 @@ class Grid:
     @property
     def modes(self) -> tuple[int, ...]:
         """Number of frequencies on each axis, odd."""
-        return tuple(int(self.reach * period / math.pi) | 1 for period in self.period)
+        return tuple(int(self.highest * period / math.pi) | 1 for period in self.period)
 
     @property
     def n_points(self) -> int:
@@ -152,7 +174,8 @@ class Grid:
 
         options = {"upsampfac": self.upsampling, "nthreads": n_threads, "showwarn": 0}
         isign = -1 if kind == 1 else 1
-        return Plan(kind, self.modes, eps=self.tolerance, isign=isign, **options)
+        eps = _FRUGAL_TOLERANCE if self.is_frugal else self.tolerance
+        return Plan(kind, self.modes, eps=eps, isign=isign, **options)
 
     def in_threads(self, task: Callable, n_rows: int, n_threads: int) -> list:
         """Return ``task(blocks of rows, n_threads)`` for each of several shares of the rows.
@@ -243,6 +266,10 @@ class FourierSums:
     def at_keys(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums at the keys, each with its own weight in it, and which to trust."""
         return self.at(self.keys)
+
+
+def _reach(tolerance: float) -> float:
+    return math.sqrt(-2 * math.log(_NEGLIGIBLE * tolerance))
 
 
 def _boxes(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:

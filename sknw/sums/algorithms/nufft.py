@@ -28,8 +28,9 @@ _PROBES = 64
 _SAFETY = 5.0  # the largest error at all queries beside the largest at the probes
 _POOREST = 0.1  # share of the probes whose mass may be too little for the planned accuracy
 _HEADROOM = 0.1
+_FRUGAL_RTOL = 3e-9  # down to which a frugal grid is worth a trial
 _TOLERANCES = 1e-14, 1e-5
-_SHARE_OF_MEMORY = 0.5  # of the working memory, for the grid
+_SHARE_OF_MEMORY = 0.75  # of the working memory, for the grid
 _KEY_BLOCK = 256  # of the exact sums that rows in doubt are done by
 
 
@@ -105,7 +106,8 @@ class Nufft(Algorithm):
     def _grid(self, problem: Problem) -> Grid | None:
         """Return the grid that the first member of the batch would need."""
         if "grid" not in problem.memo:
-            grid = _grid_of(to_numpy(problem.keys[0]), self._typical_tolerance)
+            keys = to_numpy(problem.keys[0])
+            grid = _grid_of(keys, self._typical_tolerance, frugal=self.rtol >= _FRUGAL_RTOL)
             problem.memo["grid"] = grid
         return problem.memo["grid"]
 
@@ -134,23 +136,36 @@ class Nufft(Algorithm):
             sets = [self._audited(kernel, *member) for member in zip(keys, columns, strict=True)]
         else:
             sets = [
-                _transformed(to_numpy(points), to_numpy(values), earlier.tolerance)
+                _transformed(
+                    to_numpy(points),
+                    to_numpy(values),
+                    earlier.tolerance,
+                    frugal=earlier.sums.grid.is_frugal,
+                )
                 for points, values, earlier in zip(keys, columns, like.sets, strict=True)
             ]
         return NufftState(kernel, keys, columns, sets)
 
     def _audited(self, kernel: Kernel, keys: Tensor, columns: Tensor) -> NufftSet:
-        """Transform as accurately as the probes' masses ask for, and measure the error there."""
+        """Transform as accurately as the probes' masses ask for, and measure the error there.
+
+        A frugal grid is kept if it turns out to be good enough for poor probes, with headroom.
+        """
         probes = keys[_spread_out(len(keys))]
         exact = to_numpy(_dense_sums(kernel, keys, columns, probes))
         total, need = float(columns[0].sum()), _mass_per_error(to_numpy(columns))
         poor_mass = float(np.quantile(exact[0], _POOREST))
         aim = _HEADROOM * self.rtol * poor_mass / (need * total)
-        found = _transformed(to_numpy(keys), to_numpy(columns), float(np.clip(aim, *_TOLERANCES)))
-        sums, served = found.sums.at(to_numpy(probes))
         rounding = np.finfo(np.float64).eps * float(exact[0].max())
-        error = _SAFETY * float(np.abs(sums - exact)[:, served].max(initial=rounding))
-        return replace(found, error=error / total, least_mass=error * need / self.rtol)
+        for frugal in (True, False) if self.rtol >= _FRUGAL_RTOL else (False,):
+            tolerance = float(np.clip(aim, *_TOLERANCES))
+            found = _transformed(to_numpy(keys), to_numpy(columns), tolerance, frugal=frugal)
+            sums, served = found.sums.at(to_numpy(probes))
+            error = _SAFETY * float(np.abs(sums - exact)[:, served].max(initial=rounding))
+            least_mass = error * need / self.rtol
+            if not found.sums.grid.is_frugal or least_mass <= _HEADROOM * poor_mass:
+                break
+        return replace(found, error=error / total, least_mass=least_mass)
 
     def plan(self, state: NufftState, queries: Tensor | None, exclude: Tensor | None) -> NufftPlan:
         """Nothing is to be known before the sums."""
@@ -167,7 +182,7 @@ class Nufft(Algorithm):
                 sums, served = member.sums.at(to_numpy(plan.queries[b]))
             plan.served.append(served)
             found.append(to_tensor(sums, dtype=torch.float64, device="cpu"))
-        total = torch.stack(found)
+        total = found[0][None] if len(found) == 1 else torch.stack(found)
         if plan.exclude is not None:
             total -= _left_out(state, plan)
         return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
@@ -228,17 +243,19 @@ def _grid_bytes() -> int:
     return int(_SHARE_OF_MEMORY * working_memory_bytes())
 
 
-def _grid_of(keys: np.ndarray, tolerance: float) -> Grid | None:
-    return Grid.of(keys, tolerance, _grid_bytes())
+def _grid_of(keys: np.ndarray, tolerance: float, *, frugal: bool) -> Grid | None:
+    return Grid.of(keys, tolerance, _grid_bytes(), frugal=frugal)
 
 
-def _transformed(keys: np.ndarray, columns: np.ndarray, tolerance: float) -> NufftSet:
+def _transformed(
+    keys: np.ndarray, columns: np.ndarray, tolerance: float, *, frugal: bool
+) -> NufftSet:
     """Transform the keys that have a say, without an audit."""
     in_use = columns.any(axis=0)
     points = keys if in_use.all() else keys[in_use]
     if len(points) == 0:
         points = keys[:1]
-    grid = _grid_of(points, tolerance)
+    grid = _grid_of(points, tolerance, frugal=frugal)
     while grid is None:  # accuracy costs memory; what is doubtful then is done again
         if tolerance > _TOLERANCES[1]:
             raise ValueError(
@@ -246,7 +263,7 @@ def _transformed(keys: np.ndarray, columns: np.ndarray, tolerance: float) -> Nuf
                 f"{_grid_bytes() / 2**20:.0f} MiB. Use algorithm='auto'."
             )
         tolerance *= 10
-        grid = _grid_of(points, tolerance)
+        grid = _grid_of(points, tolerance, frugal=frugal)
     return NufftSet(
         FourierSums.of(keys, columns, grid, torch.get_num_threads()), tolerance, 0.0, 0.0
     )
