@@ -63,7 +63,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"/plot_",
     "doc_module": ("sknw",),
     "backreferences_dir": "generated/backreferences",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.ReadingOrder",
     "matplotlib_animations": False,
     "image_scrapers": ("matplotlib",),
     "image_srcset": ["2x"],

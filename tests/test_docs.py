@@ -1,6 +1,7 @@
 """The site says what the code has: every public name, every layer, every message that it quotes."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -63,6 +64,7 @@ def documented():
     return {entry.removeprefix("sknw.") for entry in entries}
 
 
+@functools.cache
 def code_that_readers_see():
     """Examples in docstrings, code blocks of the pages, the gallery."""
     shown = [page.read_text(encoding="utf-8") for page in PAGES]
@@ -127,6 +129,7 @@ def test_the_design_page_draws_the_layers_that_imports_are_checked_against():
     assert drawn_layers() == [sorted(layer) for layer in LAYERS if layer != ["__init__"]]
 
 
+@functools.cache
 def message_literals():
     """All literal text of the package, f-strings joined over their lines, values as ``\\0``."""
     texts = []
