@@ -10,7 +10,7 @@ from sknw.sums.tiles.torch_tiles import TorchTiles
 FUSED, TORCH = Fused(), TorchTiles()
 EVALUATORS: dict[str, Evaluator] = {evaluator.name: evaluator for evaluator in (FUSED, TORCH)}
 # Fewer pairs than this are not worth loading compiled code for.
-_FEWEST_FUSED_PAIRS = 2**18
+_FEWEST_FUSED_PAIRS = 2**17
 
 
 def evaluator_for(
