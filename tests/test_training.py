@@ -310,6 +310,7 @@ def test_a_step_that_is_too_long_is_not_called_converged(textbook):
     assert model.best_loss_ <= model.loss_curve_[0]
 
 
+@pytest.mark.filterwarnings("ignore:The metric has collapsed:sknw.MetricWarning")  # so it has
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 100.0])
 def test_the_default_step_bears_the_penalty(textbook, alpha):
     X, y, *_ = textbook
