@@ -40,7 +40,8 @@ def doubts(
     if np.mean(neighbors > _NEARLY_ALL * (task.observations.effective_size - 1)) > 0.9:
         return [
             "The metric has collapsed: every prediction is nearly the mean of y. Either no feature "
-            "tells anything about y, or training started too broad; try another w_init or bandwidth"
+            "tells anything about y, or alpha is too large, or training started too broad (try "
+            "another w_init or bandwidth)"
         ]
     saturated = np.mean((neighbors > 0) & (neighbors < _ONE_NEIGHBOR))
     found = []
