@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.preprocessing import OrdinalEncoder
 
 from sknw._types import UnseenCategoryWarning, warn_user
@@ -49,7 +50,7 @@ class Categories:
     @classmethod
     def of(cls, name: str, column: "_Column", ordered: bool) -> "Categories":
         """Learn the categories of a column."""
-        known = column.known if ordered and column.known is not None else None
+        known = column.known if ordered else None
         encoder = OrdinalEncoder(
             categories="auto" if known is None else [known],
             handle_unknown="use_encoded_value",
@@ -151,6 +152,8 @@ class Features:
             return None
         if isinstance(categorical_features, str) and not _is_frame(X):
             return None  # an array has no dtypes of columns
+        if sparse.issparse(X):
+            return None  # refused by the validation that follows
         table = _Table.of(X)
         kinds = _kinds(table, categorical_features)
         if not kinds:
@@ -252,7 +255,9 @@ def _indices(table: "_Table", wanted: Any) -> list[int]:
     """Return the indices that names, indices or a mask stand for."""
     chosen = np.asarray(wanted)
     n_features = table.n_features
-    if chosen.ndim != 1 or (chosen.dtype.kind not in "iubUSO" and chosen.size):
+    if chosen.shape == (0,):
+        return []
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iubUSO":
         raise ValueError(
             "categorical_features must be 'from_dtype', None, a dict, or a list of names, indices "
             f"or booleans; got {wanted!r}."
@@ -270,7 +275,7 @@ def _indices(table: "_Table", wanted: Any) -> list[int]:
                 f"categorical_features as indices must be between 0 and {n_features - 1}; got "
                 f"{wanted!r}."
             )
-        return sorted(set(chosen.tolist()))
+        return chosen.tolist()
     names = table.names
     if names is None:
         raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -134,6 +135,7 @@ CONTAINERS = {
     "polars": (as_polars, ORDERS),
     "objects": (lambda X: X.to_numpy(dtype=object), [False, True, False]),
     "codes": (codes, {1: "unordered", 2: "ordered"}),
+    "codes-in-another-order": (codes, {2: "ordered", 1: "unordered"}),
     "rows": (lambda X: codes(X).tolist(), {1: "unordered", 2: "ordered"}),
 }
 
@@ -144,14 +146,8 @@ def test_every_container_says_the_same(container):
     X, y = table()
     if container == "objects":  # the last column stays a number
         X = X.assign(size=X["size"].cat.codes.astype(float))
-        expected = NadarayaWatsonRegressor([0.3, 0.4, 0.7]).fit(X, y).predict(X)
-    else:
-        expected = NadarayaWatsonRegressor([0.3, 0.4, 0.7]).fit(X, y).predict(X)
-    model = NadarayaWatsonRegressor([0.3, 0.4, 0.7], categorical_features=spec)
-    if container == "polars":
-        model.fit(convert(X), y)
-    else:
-        model.fit(convert(X), y)
+    expected = NadarayaWatsonRegressor([0.3, 0.4, 0.7]).fit(X, y).predict(X)
+    model = NadarayaWatsonRegressor([0.3, 0.4, 0.7], categorical_features=spec).fit(convert(X), y)
     np.testing.assert_allclose(model.predict(convert(X)), expected, rtol=1e-12)
 
 
@@ -334,6 +330,21 @@ def test_a_specification_that_does_not_fit_is_refused(spec, message):
     X, y = table()
     with pytest.raises(ValueError, match=message):
         NadarayaWatsonRegressor(1.0, categorical_features=spec).fit(X, y)
+
+
+@pytest.mark.parametrize("nothing", [[], {}, [False, False, False]])
+def test_no_category_at_all_is_fine(nothing):
+    X, y = table()
+    model = NadarayaWatsonRegressor(1.0, categorical_features=nothing).fit(codes(X), y)
+    expected = NadarayaWatsonRegressor(1.0).fit(codes(X), y)
+    np.testing.assert_array_equal(model.predict(codes(X)), expected.predict(codes(X)))
+    assert model.is_categorical_ is None
+
+
+def test_sparse_tables_are_refused_as_ever():
+    X, y = table()
+    with pytest.raises(TypeError, match="Sparse data was passed"):
+        NadarayaWatsonRegressor(1.0, categorical_features=[1]).fit(csr_array(codes(X)), y)
 
 
 def test_names_need_a_frame():
