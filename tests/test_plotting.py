@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import sknw.plotting
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw import NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 from sknw.datasets import attention_curve, make_attention_curve
 from sknw.plotting import (
     AttentionDisplay,
@@ -1033,3 +1033,25 @@ def test_scales_alone():
 def test_names_must_be_as_many_as_features(plane_model):
     with pytest.raises(ValueError, match="feature_names must hold one text per feature, 3; got 1"):
         FeatureScaleDisplay.from_estimator(plane_model, feature_names=["a"])
+
+
+def test_the_path_says_which_criterion_it_is_of():
+    X, y = np.arange(30.0)[:, None], np.sin(np.arange(30.0))
+    model = NadarayaWatsonRegressor("aicc").fit(X, y)
+    assert BandwidthPathDisplay.from_estimator(model).criterion_label == "AICc"
+
+
+def test_a_path_of_neighbours_is_no_path_of_bandwidths():
+    X, y = np.arange(30.0)[:, None], np.sin(np.arange(30.0))
+    model = NadarayaWatsonRegressor(NeighborBandwidth()).fit(X, y)
+    with pytest.raises(ValueError, match="that of a NeighborBandwidth has numbers of neighbours"):
+        BandwidthPathDisplay.from_estimator(model)
+
+
+def test_learned_scales_of_categories_are_those_of_the_features():
+    X = pd.DataFrame({"a": np.linspace(0, 3, 40), "c": pd.Categorical(list("xyxx") * 10)})
+    y = np.sin(X["a"]) + (X["c"] == "y")
+    model = ParametricNWRegressor(n_starts=1, tol=1e-3).fit(X, y)
+    display = FeatureScaleDisplay.from_estimator(model)
+    columns = np.abs(model.components_[[0, 1], [0, 1]])  # a, and the first of two columns of c
+    np.testing.assert_allclose(display.scales, columns, rtol=1e-9)

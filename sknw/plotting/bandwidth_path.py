@@ -17,6 +17,13 @@ from sknw.plotting._shared import (
 
 _PANELS_PER_ROW = 3
 
+_LABELS = {
+    "loo": "leave-one-out loss",
+    "loo_absolute": "leave-one-out absolute error",
+    "aicc": "AICc",
+    "gcv": "GCV",
+}
+
 
 class BandwidthPathDisplay:
     """Criterion at every bandwidth that a search tried, with the chosen one marked.
@@ -111,9 +118,17 @@ class BandwidthPathDisplay:
         ------
         AttributeError
             If no bandwidth was searched.
+        ValueError
+            If the search was for a number of neighbours.
         """
         model, _ = unwrapped(estimator)
         path = required(model, "search_path_", "fit with a bandwidth that is searched, as 'loo'")
+        if "bandwidth" not in path:
+            raise ValueError(
+                "search_path_ must have bandwidths; that of a NeighborBandwidth has numbers of "
+                "neighbours. Plot search_path_['n_neighbors'] against search_path_['criterion']."
+            )
+        report = getattr(model, "search_report_", {"criterion": "loo"})
         return cls(
             path["bandwidth"],
             path["criterion"],
@@ -122,6 +137,7 @@ class BandwidthPathDisplay:
             feature_names=names_after(estimator, model),
             is_categorical=categorical_mask(model),
             irrelevant=getattr(model, "irrelevant_features_", ()),
+            criterion_label=_LABELS.get(report["criterion"], report["criterion"]),
         )
 
     def plot(self, ax=None, **line_kwargs):

@@ -160,12 +160,13 @@ class FeatureScaleDisplay:
 
 def _scales(model) -> np.ndarray:
     """Return how fast the distance grows along each feature, (n_features,)."""
-    bandwidth = required(model, "bandwidth_", "use an estimator of sknw with a bandwidth")
-    scales = None
-    if hasattr(model, "components_"):  # a linear embedding
-        scales = np.linalg.norm(model.components_, axis=0)
-    elif hasattr(model, "w_"):
-        scales = np.abs(np.asarray(model.w_) / np.asarray(bandwidth))
+    required(model, "bandwidth_", "use an estimator of sknw with a bandwidth")
+    scales, matrix, w = None, getattr(model, "components_", None), getattr(model, "w_", None)
+    if matrix is not None and matrix.shape[1] == model.n_features_in_:  # a linear embedding
+        scales = np.linalg.norm(matrix, axis=0)
+    elif w is not None:  # with categories the matrix is of the columns that they become
+        w = per_feature(w, model.n_features_in_)
+        scales = None if w is None else np.abs(w) * _inverse_bandwidths(model)
     elif not hasattr(model, "transform"):
         scales = _inverse_bandwidths(model)
     scales = None if scales is None else per_feature(scales, model.n_features_in_)
