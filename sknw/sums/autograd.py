@@ -81,13 +81,19 @@ def kernel_sums(
     return KernelSums(log_scale, sums, report)
 
 
+_MOST_KEPT = 2**25  # numbers kept from the forward pass for the gradient by the scales
+
+
 class _KernelSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, queries, keys, columns, scales, kernel: Kernel, algorithm: Algorithm, exclude, report
     ):
         prepared = PreparedSums.of(kernel, keys, columns, algorithm)
-        result, ctx.plan, ctx.redone = prepared.run(queries, exclude)
+        n_kept = columns.shape[1] * (keys if queries is None else queries).numel()
+        squares = ctx.needs_input_grad[3] and n_kept <= _MOST_KEPT
+        ctx.ran = prepared.run(queries, exclude, squares=squares)
+        result = ctx.ran.sums
         report.update(result.report)
         ctx.save_for_backward(queries, keys, columns, scales, exclude)
         ctx.prepared = prepared
@@ -114,7 +120,8 @@ class _Backward:
 
     def __init__(self, ctx, grad: Tensor):
         self.queries, self.keys, self.values, self.scale, exclude = ctx.saved_tensors
-        self.prepared, self.plan, self.redone = ctx.prepared, ctx.plan, ctx.redone
+        self.prepared, self.squares = ctx.prepared, ctx.ran.squares
+        self.plan, self.redone = ctx.ran.plan, ctx.ran.redone
         self.algorithm, self.state = self.prepared.algorithm, self.prepared.state
         self.kernel = self.prepared.kernel
         self.grad = grad.to(self.keys.dtype)
@@ -137,7 +144,10 @@ class _Backward:
     def scales(self) -> Tensor:
         """Gradient with respect to the common scales (d,)."""
         slope = self.kernel.derivative()
-        total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
+        if self.squares is None:
+            total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
+        else:  # of a Gaussian, whose slope is K' = −K/2
+            total = -0.5 * torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
         for b, rows, shifted in self._redone_groups():
             total = total + shifted.stretch(slope, self.grad[b][:, rows], self.values[b])
         return (2 * total / self.scale).to(self.scale.dtype)

@@ -47,6 +47,28 @@ class Redone:
 
 
 @dataclass(frozen=True, eq=False)
+class Run:
+    """Sums of queries, and what their derivatives need.
+
+    Parameters
+    ----------
+    sums : KernelSums
+        The sums.
+    plan : object
+        What the algorithm planned for the queries.
+    redone : Redone
+        What was done again.
+    squares : Tensor of shape (b, d, k, m) or None
+        Plain sums of ``v_j (q_i − z_j)²`` for each feature, where they were to be had as well.
+    """
+
+    sums: KernelSums
+    plan: Any
+    redone: Redone
+    squares: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedSums:
     """Keys and value columns ready for queries.
 
@@ -84,13 +106,16 @@ class PreparedSums:
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
         """Return the sums of queries (b, m, d); None: of the keys, each leaving itself out."""
-        return self.run(queries, exclude)[0]
+        return self.run(queries, exclude).sums
 
-    def run(self, queries: Tensor | None, exclude: Tensor | None) -> tuple[KernelSums, Any, Redone]:
-        """Return the sums, the algorithm's plan, and what was done again."""
+    def run(self, queries: Tensor | None, exclude: Tensor | None, squares: bool = False) -> "Run":
+        """Return the sums and what their derivatives need; with `squares`, for those by scales."""
         with full_precision(self.keys):
             plan = self.algorithm.plan(self.state, queries, exclude)
-            plain = self.algorithm.sums(self.state, plan)
+            if squares:
+                plain, squared = self.algorithm.sums_and_squares(self.state, plan)
+            else:
+                plain, squared = self.algorithm.sums(self.state, plan), None
             redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
             n_pairs_redone = self._redo(plain, redone, queries, exclude)
         report = {
@@ -105,7 +130,7 @@ class PreparedSums:
         }
         possible = plain.shape[0] * plain.shape[2] * self.keys.shape[1]
         report["share_of_pairs"] += n_pairs_redone / possible
-        return KernelSums(redone.log_scale, plain.mT, report), plan, redone
+        return Run(KernelSums(redone.log_scale, plain.mT, report), plan, redone, squared)
 
     def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
         weak = weak_rows(self.kernel, plain[:, 0], self.keys.dtype)

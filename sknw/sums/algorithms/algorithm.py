@@ -70,6 +70,13 @@ class Algorithm(ABC):
     def sums(self, state: Any, plan: Any) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
 
+    def sums_and_squares(self, state: Any, plan: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the plain sums, and what a Gaussian's `stretch` needs if it comes with them.
+
+        That is ``Σ_j K_ij v_j (q_i − z_j)²`` feature by feature, (b, d, k, m); or None.
+        """
+        return self.sums(state, plan), None
+
     def doubtful(self, state: Any, plan: Any, sums: Tensor) -> Tensor | None:
         """Return which rows (b, m) of the sums are too inaccurate; column 0 is the mass."""
         return None

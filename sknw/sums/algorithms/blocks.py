@@ -151,6 +151,13 @@ class Blocks(Algorithm):
         """Return the plain sums, shape (b, k, m)."""
         return torch.stack([member.sums() for member in _members(state, plan)])
 
+    def sums_and_squares(self, state: BlockState, plan: BlockPlan) -> tuple[Tensor, Tensor | None]:
+        """Return both from one pass over the pairs, where the evaluator can."""
+        found = [member.sums_and_squares() for member in _members(state, plan)]
+        if any(squares is None for _, squares in found):
+            return self.sums(state, plan), None
+        return torch.stack([sums for sums, _ in found]), torch.stack([more for _, more in found])
+
     def pull(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> tuple:
         """Return the gradients with respect to queries and keys."""
         members = list(zip(_members(state, plan), grad, strict=True))
@@ -220,6 +227,15 @@ class _Member:
             self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
         )
         return self.meeting.queries.unsorted(found[0])
+
+    def sums_and_squares(self) -> tuple[Tensor | None, Tensor | None]:
+        found = self.evaluator.sums_and_squares(
+            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
+        )
+        if found is None:
+            return None, None
+        found = found[0][..., self.meeting.queries.places]
+        return found[0], found[1:]
 
     def pull_of_all(self, kernel: Kernel, grad: Tensor) -> Tensor:
         left, right = both_ways(self._sorted(grad), self.columns)

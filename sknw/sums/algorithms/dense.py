@@ -76,6 +76,14 @@ class Dense(Algorithm):
             state.kernel, plan.points, keys, state.columns, plan.exclude, None
         )
 
+    def sums_and_squares(self, state: DenseState, plan: DensePlan) -> tuple[Tensor, Tensor | None]:
+        """Return both from one pass over the pairs, where the evaluator can."""
+        keys = state.points(plan.evaluator)
+        found = plan.evaluator.sums_and_squares(
+            state.kernel, plan.points, keys, state.columns, plan.exclude, None
+        )
+        return (self.sums(state, plan), None) if found is None else (found[:, 0], found[:, 1:])
+
     def pull(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> tuple:
         """Return the gradients with respect to queries and keys."""
         keys, values = state.points(plan.evaluator), state.columns

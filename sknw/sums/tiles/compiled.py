@@ -50,6 +50,8 @@ FORMS = ("profile", "slope", "square")
 _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 _CHUNK = 8192  # the same where each query meets but some of them
+_NO_GAPS = (-1, -1)  # of two queries that leave out no key
+_PIECE = 1024  # keys over which several short loops pass one after the other
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
 _0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
@@ -516,34 +518,46 @@ def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
 
 
 @_compiled
-def _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out):
-    """Add the sums of queries i and i + 1 in d ≥ 4 features, the last four in registers.
+def _to_powers(buffer, n, gap):
+    """Turn squared distances into ``2^−s``; zero at the gap."""
+    for j in range(n):
+        buffer[j] = _power(buffer[j])
+    if 0 <= gap < n:
+        buffer[gap] = _0
 
-    Two queries share what is read of the keys.
+
+@_compiled
+def _weigh_two(queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out):
+    """Fill the buffers with the weights of queries i and i + 1, and add their sums.
+
+    The two share what is read of the keys. Each leaves out the key at its gap.
     """
-    masses, values = columns[0], columns[1]
-    d, first, last = keys.shape[0], np.uint64(start), np.uint64(stop)
-    _distances_of_two(queries, i, keys, start, stop, d - 4, buffer, other)
-    f0, f1, f2, f3 = np.uint64(d - 4), np.uint64(d - 3), np.uint64(d - 2), np.uint64(d - 1)
-    q0, q1, q2, q3 = queries[f0, i], queries[f1, i], queries[f2, i], queries[f3, i]
-    h = i + 1
-    r0, r1, r2, r3 = queries[f0, h], queries[f1, h], queries[f2, h], queries[f3, h]
-    mass, total, other_mass, other_total = _0 * q0, _0 * q0, _0 * q0, _0 * q0
-    for j in range(first, last):
-        z0, z1, z2, z3 = keys[f0, j], keys[f1, j], keys[f2, j], keys[f3, j]
-        value = values[j]
-        e0, e1, e2, e3 = q0 - z0, q1 - z1, q2 - z2, q3 - z3
-        weight = _power(buffer[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
-        mass += weight if uniform else weight * masses[j]
-        total += weight * value
-        e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
-        weight = _power(other[j - first] + (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3))
-        other_mass += weight if uniform else weight * masses[j]
-        other_total += weight * value
-    out[0, i] += mass
-    out[1, i] += total
-    out[0, h] += other_mass
-    out[1, h] += other_total
+    h, n, zero = i + 1, np.uint64(stop - start), _0 * queries[0, i]
+    v0, m0 = columns[1, start:stop], columns[0, start:stop]
+    _distances_of_two(queries, i, keys, start, stop, len(keys), buffer, other)
+    _to_powers(buffer, n, gaps[0] - start)
+    _to_powers(other, n, gaps[1] - start)
+    mass0, total0, mass1, total1 = zero, zero, zero, zero
+    for j in range(n):
+        value, weight0, weight1 = v0[j], buffer[j], other[j]
+        mass0 += weight0 if uniform else weight0 * m0[j]
+        total0 += weight0 * value
+        mass1 += weight1 if uniform else weight1 * m0[j]
+        total1 += weight1 * value
+    out[0, i] += mass0
+    out[1, i] += total0
+    out[0, h] += mass1
+    out[1, h] += total1
+
+
+@_compiled
+def _add_powers_of_two(
+    queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out
+):  # fmt: skip
+    """Add the sums of queries i and i + 1 in any number of features."""
+    for head in range(start, stop, _PIECE):
+        tail = min(head + _PIECE, stop)
+        _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
 
 
 @_compiled
@@ -604,7 +618,9 @@ def _add_powers(queries, first, last, keys, start, stop, columns, uniform, buffe
             out[1, i] += total
     else:
         for i in range(first, last - 1, 2):
-            _add_powers_of_two(queries, i, keys, start, stop, columns, uniform, buffer, other, out)
+            _add_powers_of_two(
+                queries, i, keys, start, stop, columns, uniform, _NO_GAPS, buffer, other, out
+            )  # fmt: skip
         if (last - first) % 2:
             _add_powers_of_one(queries, last - 1, keys, start, stop, columns, uniform, buffer, out)
 
@@ -769,7 +785,13 @@ def add_sums(
                 )
                 for t in range(n_runs if powers else 0):
                     start, stop = runs[t, 0], runs[t, 1]
-                    if _leaves_out(exclude, i, start, stop):
+                    if everywhere and len(queries) > 3 and len(exclude) and i + 1 < starts[b + 1]:
+                        _add_powers_of_two(
+                            queries, i, keys, start, stop, columns, uniform,
+                            (exclude[i], exclude[i + 1]), buffer, other, out,
+                        )  # fmt: skip
+                        after = i + 2
+                    elif _leaves_out(exclude, i, start, stop):
                         gap = exclude[i]
                         for part in ((start, gap), (gap + 1, stop)):
                             _add_powers(
@@ -794,6 +816,173 @@ def add_sums(
                         family, form, buffer, out,
                     )  # fmt: skip
                 i = after
+            head = end
+    return evaluated
+
+
+@_compiled
+def _add_squares(queries, i, keys, start, stop, columns, uniform, gap, buffer, out):
+    """Add the sums of query i, and of the same times ``(q − z)²`` for each feature.
+
+    Rows of `out`: mass and total; then for each feature both again. The key `gap` is left out.
+    """
+    d, masses, values, zero = keys.shape[0], columns[0], columns[1], _0 * queries[0, i]
+    for head in range(start, stop, _PIECE):
+        tail = min(head + _PIECE, stop)
+        n, v0, m0 = np.uint64(tail - head), values[head:tail], masses[head:tail]
+        _distances(queries, i, keys, head, tail, buffer)
+        _to_powers(buffer, n, gap - head)
+        mass, total = zero, zero
+        for j in range(n):
+            mass += buffer[j] if uniform else buffer[j] * m0[j]
+            total += buffer[j] * v0[j]
+        out[0, i] += mass
+        out[1, i] += total
+        for f in range(d):
+            q0, z0, mass, total = queries[f, i], keys[f, head:tail], zero, zero
+            for j in range(n):
+                e0 = q0 - z0[j]
+                part = buffer[j] * (e0 * e0)
+                mass += part if uniform else part * m0[j]
+                total += part * v0[j]
+            out[2 * f + 2, i] += mass
+            out[2 * f + 3, i] += total
+
+
+@_compiled
+def _add_squares_of_two(
+    queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out
+):  # fmt: skip
+    """Add what `_add_squares` does for queries i and i + 1, which share reads of the keys."""
+    d, h, masses, values, zero = keys.shape[0], i + 1, columns[0], columns[1], _0 * queries[0, i]
+    for head in range(start, stop, _PIECE):
+        tail = min(head + _PIECE, stop)
+        n, v0, m0 = np.uint64(tail - head), values[head:tail], masses[head:tail]
+        _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
+        for f in range(d):
+            q0, r0, z0 = queries[f, i], queries[f, h], keys[f, head:tail]
+            mass0, total0, mass1, total1 = zero, zero, zero, zero
+            for j in range(n):
+                e0, e1 = q0 - z0[j], r0 - z0[j]
+                part0, part1 = buffer[j] * (e0 * e0), other[j] * (e1 * e1)
+                mass0 += part0 if uniform else part0 * m0[j]
+                total0 += part0 * v0[j]
+                mass1 += part1 if uniform else part1 * m0[j]
+                total1 += part1 * v0[j]
+            out[2 * f + 2, i] += mass0
+            out[2 * f + 3, i] += total0
+            out[2 * f + 2, h] += mass1
+            out[2 * f + 3, h] += total1
+
+
+@_compiled
+def _add_few_squares(queries, i, keys, start, stop, columns, uniform, out):
+    """Do what `_add_squares` does for up to three features, in registers."""
+    masses, values, d = columns[0], columns[1], keys.shape[0]
+    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
+    zero = _0 * queries[0, i]
+    mass, mass0, mass1, mass2 = zero, zero, zero, zero
+    total, total0, total1, total2 = zero, zero, zero, zero
+    if d == 1:
+        q0 = queries[0, i]
+        for j in range(np.uint64(start), np.uint64(stop)):
+            e0 = q0 - keys[f0, j]
+            s0 = e0 * e0
+            weight = _power(s0)
+            product = weight * values[j]
+            weight = weight if uniform else weight * masses[j]
+            mass += weight
+            total += product
+            mass0 += weight * s0
+            total0 += product * s0
+    elif d == 2:
+        q0, q1 = queries[0, i], queries[1, i]
+        for j in range(np.uint64(start), np.uint64(stop)):
+            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+            s0, s1 = e0 * e0, e1 * e1
+            weight = _power(s0 + s1)
+            product = weight * values[j]
+            weight = weight if uniform else weight * masses[j]
+            mass += weight
+            total += product
+            mass0 += weight * s0
+            total0 += product * s0
+            mass1 += weight * s1
+            total1 += product * s1
+    else:
+        q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
+        for j in range(np.uint64(start), np.uint64(stop)):
+            e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
+            s0, s1, s2 = e0 * e0, e1 * e1, e2 * e2
+            weight = _power(s0 + s1 + s2)
+            product = weight * values[j]
+            weight = weight if uniform else weight * masses[j]
+            mass += weight
+            total += product
+            mass0 += weight * s0
+            total0 += product * s0
+            mass1 += weight * s1
+            total1 += product * s1
+            mass2 += weight * s2
+            total2 += product * s2
+    out[0, i] += mass
+    out[1, i] += total
+    out[2, i] += mass0
+    out[3, i] += total0
+    if d > 1:
+        out[4, i] += mass1
+        out[5, i] += total1
+    if d > 2:
+        out[6, i] += mass2
+        out[7, i] += total2
+
+
+@_compiled
+def add_squares(
+    queries,
+    keys,
+    columns,
+    uniform,
+    exclude,
+    nearest,
+    anchors,
+    tiles,
+    first,
+    last,
+    family,
+    form,
+    out,
+):
+    """Add sums (2 + 2d, m) of ``2^−s`` and of that times the squared steps: see `_add_squares`."""
+    starts, key_starts = tiles[0], tiles[4]
+    buffer, other, boxes, corners, runs = _scratch(tiles, queries)
+    evaluated, d = 0, len(queries)
+    for b in range(first, last):
+        n_met, head = _find_boxes(tiles, b, boxes, corners), 0
+        while head < n_met:
+            end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
+            i = starts[b]
+            while i < starts[b + 1]:
+                two = d > 3 and corners.shape[1] == 0 and i + 1 < starts[b + 1]
+                for t in range(_find_runs(queries, i, tiles, boxes, corners, head, end, runs)):
+                    start, stop = runs[t, 0], runs[t, 1]
+                    evaluated += (2 if two else 1) * (stop - start)
+                    gap = exclude[i] if len(exclude) else -1
+                    if two:
+                        gaps = gap, (exclude[i + 1] if len(exclude) else -1)
+                        _add_squares_of_two(
+                            queries, i, keys, start, stop, columns, uniform, gaps, buffer, other,
+                            out,
+                        )  # fmt: skip
+                    elif d > 3:
+                        _add_squares(
+                            queries, i, keys, start, stop, columns, uniform, gap, buffer, out
+                        )  # fmt: skip
+                    else:
+                        gap = gap if start <= gap < stop else stop
+                        for part in ((start, gap), (gap + 1, stop)):
+                            _add_few_squares(queries, i, keys, *part, columns, uniform, out)
+                i += 2 if two else 1
             head = end
     return evaluated
 
@@ -875,6 +1064,80 @@ def _add_pull(queries, i, keys, start, stop, squared, strengths, out):
 
 
 @_compiled
+def _add_power_pulls(queries, i, keys, start, stop, left, right, squared, buffer, out):
+    """Add the pulls on query i by ``2^−s`` times products of two or four columns."""
+    k = len(left)
+    left0, left1, left2, left3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
+    for head in range(start, stop, _PIECE):
+        tail = min(head + _PIECE, stop)
+        right0, right1 = right[0, head:tail], right[1, head:tail]
+        _distances(queries, i, keys, head, tail, buffer)
+        if k == 2:
+            for j in range(np.uint64(tail - head)):
+                buffer[j] = _power(buffer[j]) * (left0 * right0[j] + left1 * right1[j])
+        else:
+            right2, right3 = right[2, head:tail], right[3, head:tail]
+            for j in range(np.uint64(tail - head)):
+                product = left0 * right0[j] + left1 * right1[j]
+                product += left2 * right2[j] + left3 * right3[j]
+                buffer[j] = _power(buffer[j]) * product
+        _add_pull(queries, i, keys, head, tail, squared, buffer, out)
+
+
+@_compiled
+def _add_power_pulls_of_two(
+    queries, i, keys, start, stop, left, right, squared, buffer, other, out
+):  # fmt: skip
+    """Add the pulls on queries i and i + 1, which share what is read of the keys."""
+    k, h = len(left), i + 1
+    a0, a1, a2, a3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
+    b0, b1, b2, b3 = left[0, h], left[1, h], left[k - 2, h], left[k - 1, h]
+    for head in range(start, stop, _PIECE):
+        tail = min(head + _PIECE, stop)
+        n, right0, right1 = np.uint64(tail - head), right[0, head:tail], right[1, head:tail]
+        _distances_of_two(queries, i, keys, head, tail, len(keys), buffer, other)
+        if k == 2:
+            for j in range(n):
+                v0, v1 = right0[j], right1[j]
+                buffer[j] = _power(buffer[j]) * (a0 * v0 + a1 * v1)
+                other[j] = _power(other[j]) * (b0 * v0 + b1 * v1)
+        else:
+            right2, right3 = right[2, head:tail], right[3, head:tail]
+            for j in range(n):
+                v0, v1, v2, v3 = right0[j], right1[j], right2[j], right3[j]
+                buffer[j] = _power(buffer[j]) * ((a0 * v0 + a1 * v1) + (a2 * v2 + a3 * v3))
+                other[j] = _power(other[j]) * ((b0 * v0 + b1 * v1) + (b2 * v2 + b3 * v3))
+        _add_pulls_of_two(queries, i, keys, head, tail, squared, buffer, other, out)
+
+
+@_compiled
+def _add_pulls_of_two(queries, i, keys, start, stop, squared, strengths, others, out):
+    """Add the pulls of the keys start:stop on queries i and i + 1, two features at a time."""
+    d, h, n, zero = keys.shape[0], i + 1, np.uint64(stop - start), _0 * queries[0, i]
+    if d % 2:
+        q0, r0, z0, sum0, rest0 = queries[0, i], queries[0, h], keys[0, start:stop], zero, zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+            rest0 += others[j] * _step(r0, z0[j], squared)
+        out[0, i] += sum0
+        out[0, h] += rest0
+    for f in range(d % 2, d, 2):
+        q0, r0, z0 = queries[f, i], queries[f, h], keys[f, start:stop]
+        q1, r1, z1 = queries[f + 1, i], queries[f + 1, h], keys[f + 1, start:stop]
+        sum0, rest0, sum1, rest1 = zero, zero, zero, zero
+        for j in range(n):
+            strength, other, key0, key1 = strengths[j], others[j], z0[j], z1[j]
+            sum0 += strength * _step(q0, key0, squared)
+            sum1 += strength * _step(q1, key1, squared)
+            rest0 += other * _step(r0, key0, squared)
+            rest1 += other * _step(r1, key1, squared)
+        out[f, i] += sum0
+        out[f, h] += rest0
+        out[f + 1, i] += sum1
+        out[f + 1, h] += rest1
+
+
+@_compiled
 def add_pulls(
     queries,
     keys,
@@ -898,23 +1161,44 @@ def add_pulls(
     """
     starts, key_starts = tiles[0], tiles[4]
     buffer, products, boxes, corners, runs = _scratch(tiles, queries)
+    powers = family == _POWER and len(left) in (2, 4)
+    by_twos = powers and len(exclude) == 0 and corners.shape[1] == 0
     evaluated = 0
     for b in range(first, last):
         n_met, head = _find_boxes(tiles, b, boxes, corners), 0
         while head < n_met:
             end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
-            for i in range(starts[b], starts[b + 1]):
+            i = starts[b]
+            while i < starts[b + 1]:
                 n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
-                evaluated += _weights(
-                    queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer
-                )  # fmt: skip
+                two = by_twos and i + 1 < starts[b + 1]
                 place = 0
+                if not powers:
+                    evaluated += _weights(
+                        queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form,
+                        buffer,
+                    )  # fmt: skip
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
-                    part = buffer[place:]
-                    _multiply_by_products(part, i, left, right, start, stop, products)
-                    _add_pull(queries, i, keys, start, stop, squared, part, out)
-                    place += stop - start
+                    if two:
+                        evaluated += 2 * (stop - start)
+                        _add_power_pulls_of_two(
+                            queries, i, keys, start, stop, left, right, squared, buffer, products,
+                            out,
+                        )  # fmt: skip
+                    elif powers:
+                        evaluated += stop - start
+                        gap = exclude[i] if _leaves_out(exclude, i, start, stop) else stop
+                        for part in ((start, gap), (gap + 1, stop)):
+                            _add_power_pulls(
+                                queries, i, keys, *part, left, right, squared, buffer, out
+                            )  # fmt: skip
+                    else:
+                        part = buffer[place:]
+                        _multiply_by_products(part, i, left, right, start, stop, products)
+                        _add_pull(queries, i, keys, start, stop, squared, part, out)
+                        place += stop - start
+                i += 2 if two else 1
             head = end
     return evaluated
 

@@ -42,6 +42,21 @@ class Evaluator(ABC):
         Queries None are the keys themselves, each leaving itself out; pairs None are all pairs.
         """
 
+    def sums_and_squares(
+        self,
+        kernel: Kernel,
+        queries: Any | None,
+        keys: Any,
+        columns: Tensor,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+    ) -> Tensor | None:
+        """Return the sums and, in the same pass, ``Σ_j K_ij v_j (q_i − z_j)²`` of each feature.
+
+        Shape (b, 1 + d, k, m), the plain sums first; None where one pass is not to be had.
+        """
+        return None
+
     @abstractmethod
     def pull(
         self,

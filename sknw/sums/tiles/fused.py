@@ -134,11 +134,35 @@ class Fused(Evaluator):
                 out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
+    def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor | None:
+        """Return sums and sums times squared steps, (b, 1 + d, k, m); of a Gaussian's two columns.
+
+        None for other kernels or numbers of columns.
+        """
+        if kernel.formula != ("gaussian", "profile") or columns.shape[1] != 2:
+            return None
+        queries, exclude = _with_identity(queries, keys, exclude)
+        columns, d = _columns(columns, keys), keys.features.shape[1]
+        out = np.zeros((len(columns), 1 + d, 2, len(queries)))
+        for b in range(len(columns)):
+            one_column, weight = _without_common_weight(columns[b])
+            call = _Call(kernel, queries, keys, b, exclude, pairs, None)
+            call.run(
+                "add_squares", one_column, weight is not None, out=out[b].reshape(2 + 2 * d, -1)
+            )
+            out[b, 1:] *= call.unit(2)
+            if weight is not None:
+                out[b, :, 0] *= weight
+        return to_tensor(out, dtype=torch.float64, device="cpu")
+
     def pull(
         self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, shift=None
     ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
+        steps_to_itself = queries is None  # are zero, so no key needs to be left out
         queries, exclude = _with_identity(queries, keys, exclude)
+        if steps_to_itself and shift is None:
+            exclude = _NONE
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
         out = np.zeros(queries.features.shape)
         for b in range(len(left)):
