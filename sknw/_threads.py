@@ -1,19 +1,36 @@
-"""BLAS threads during a search.
+"""Whose threads have the cores during a search.
 
-SciPy's L-BFGS-B calls threaded LAPACK on matrices of a few rows. The pool's threads then spin and
-take the cores from the loss that is being minimised, which made searches several times slower. The
-pool is limited to one thread while a search runs, and restored after the last one that runs.
+The compiled loops of the kernel sums start threads of their own, one for each core. Two other pools
+would take the cores from them: SciPy's L-BFGS-B calls threaded LAPACK on matrices of a few rows,
+and torch splits small products among OpenMP threads; the threads of both spin for a while after
+each call. So BLAS pools are limited to one thread while a search runs, and restored after the last
+one that runs; OpenMP's limit is the calling thread's own, so no other thread of the process sees
+it.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from functools import cache
 
+import torch
 from threadpoolctl import ThreadpoolController
 
-_lock = Lock()
+_lock = threading.Lock()
 _running = 0
 _limit = None
+_own = threading.local()
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """Find the pools of the process, once: it takes milliseconds."""
+    return ThreadpoolController()
+
+
+def n_threads() -> int:
+    """Return how many threads sums on a CPU may use: torch's number outside of any search."""
+    return getattr(_own, "n_threads", None) or torch.get_num_threads()
 
 
 @contextmanager
@@ -22,7 +39,7 @@ def one_blas_thread() -> Iterator[None]:
     global _running, _limit
     with _lock:
         if _running == 0:
-            _limit = ThreadpoolController().limit(limits=1, user_api="blas")
+            _limit = _pools().limit(limits=1, user_api="blas")
         _running += 1
     try:
         yield
@@ -31,3 +48,18 @@ def one_blas_thread() -> Iterator[None]:
             _running -= 1
             if _running == 0:
                 _limit.restore_original_limits()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch's own operations in this thread use one core; `n_threads` stays as it was."""
+    if getattr(_own, "n_threads", None) is not None:
+        yield
+        return
+    _own.n_threads = torch.get_num_threads()
+    limit = _pools().limit(limits=1, user_api="openmp")
+    try:
+        yield
+    finally:
+        limit.restore_original_limits()
+        _own.n_threads = None

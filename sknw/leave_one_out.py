@@ -5,6 +5,7 @@ the outputs' variances, averaged over outputs, so units do not matter. For one o
 it back into squared units of y.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from sknw._arrays import to_tensor
 from sknw._observations import Observations
+from sknw._threads import one_torch_thread
 from sknw.kernels import Kernel
-from sknw.smoother import smooth, smooth_with_own
-from sknw.sums import Layout, choose_for
+from sknw.scale_loss import scale_loss
+from sknw.smoother import smooth, smooth_with_own, value_columns
+from sknw.sums import Layout, choose_for, has_own_threads
 from sknw.widths import Widths
 
 # A bandwidth is searched between a fraction of the smallest gap and many times the range, where
@@ -30,6 +33,7 @@ _SCAN_POINTS = 16
 _POLISH_PAIRS = 5e8
 _SCAN_POINTS_ONE_PARAMETER = 60
 _RTOL_OF_SINGLE = 1e-4
+_ROWS_OF_ONE_THREAD = 20_000  # more, and torch's own work on the rows wants several
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
 
@@ -212,8 +216,37 @@ class LeaveOneOut:
         `scales` (q,) of the embedding's features make for a faster gradient than ``embedded *
         scales``; the embedding itself then gets none.
         """
+        known = None if scales is None else self._scale_loss(embedded, scales)
+        if known is not None:
+            return known
         errors = self.errors(self.predictions(embedded, scales))
         return (self.mean(errors.square()) / self.variance).mean()
+
+    def _scale_loss(self, embedded: Tensor, scales: Tensor) -> Tensor | None:
+        """Return the loss by `sknw.scale_loss`, where that is a way to it."""
+        if self.values.shape[1] > 1:
+            return None
+        error = scale_loss(
+            self.kernel,
+            embedded,
+            self._columns,
+            *self._targets,
+            scales,
+            self.held_out,
+            algorithm=self._able_algorithm(embedded, scales),
+            rtol=self.rtol,
+        )
+        return None if error is None else error / self.variance[0]
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return value_columns(self.values[None], self.weights[None])[0]
+
+    @cached_property
+    def _targets(self) -> tuple[Tensor, Tensor]:
+        """Values and weights of the rows held out, (m,)."""
+        rows = slice(None) if self.held_out is None else self.held_out
+        return self.values[rows, 0], self.weights[rows]
 
     def errors(self, means: Tensor) -> Tensor:
         """Return the errors (m, k) of means of the rows held out."""
@@ -250,6 +283,14 @@ class LeaveOneOut:
             needs_grad=needs_grad,
             rtol=self.rtol,
         ).name
+
+    def threads(self) -> AbstractContextManager:
+        """Return a context in which torch leaves the cores to the sums, if those are most of it."""
+        rows = self.rows
+        small = len(rows) <= _ROWS_OF_ONE_THREAD
+        if small and has_own_threads(self.kernel, rows.dtype, rows.device):
+            return one_torch_thread()
+        return nullcontext()
 
     @property
     def spread(self) -> np.ndarray:

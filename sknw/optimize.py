@@ -23,6 +23,7 @@ _ROUGH_TOL, _ROUGH_MAX_ITER = 1e-5, 40
 _NEARLY, _HOPELESS = 0.02, 0.5  # in the logarithm of the objective
 _NEAR = 1.5  # in the logarithm of a width
 _WINDOW, _WINDOWS, _LINE_TOL = 0.7, 8, 1e-4  # in the logarithm of a width
+_MOST_CORRECTIONS = 40  # that a quasi-Newton step knows; an evaluation is dearer than they are
 _UNUSABLE = 1e3  # log objective where it is not finite
 
 
@@ -242,7 +243,13 @@ def _lbfgs(
         if on_step is not None and on_step(len(curve), curve[-1], latest):
             raise StopIteration
 
-    options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": descent.tol, "gtol": 1e-10}
+    options = {
+        "maxiter": max_iter,
+        "maxfun": 20 * max_iter,
+        "ftol": descent.tol,
+        "gtol": 1e-10,
+        "maxcor": int(np.clip(len(start), 10, _MOST_CORRECTIONS)),
+    }
     result = optimize.minimize(
         objective.log_value_and_gradient,
         start,

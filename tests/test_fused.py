@@ -259,3 +259,71 @@ def test_compiled_code_is_cached_between_processes(tmp_path):
 def test_registry_names_are_those_of_the_evaluators():
     assert list(evaluators.EVALUATORS) == ["fused", "torch"]
     assert all(kernel.formula[0] in fused._loops().FAMILIES for kernel in KERNELS.values())
+
+
+# --- sums and squares in one pass ----------------------------------------------------------------
+
+
+def two_columns(n, dtype, *, weighted):
+    values = columns_of(2, n, seed=7, dtype=dtype)
+    weights = values[:, :1].abs() + 0.1 if weighted else torch.full_like(values[:, :1], 0.5)
+    return torch.cat([weights, weights * values[:, 1:]], dim=1)
+
+
+LEFT_OUT = {"all keys": (None, None), "some": ("rows", "exclude"), "none": ("rows", None)}
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("left_out", LEFT_OUT)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_squares_are_the_pulls_of_torch(d, weighted, left_out, dtype):
+    kernel, n = KERNELS["gaussian"], 1203  # more than a piece, and odd
+    keys, columns = points(n, d, seed=d, dtype=dtype), two_columns(n, dtype, weighted=weighted)
+    rows, excluded = LEFT_OUT[left_out]
+    queries = keys[:, 100:401] if rows else None
+    exclude = torch.arange(100, 401) if excluded else None
+    found = FUSED.sums_and_squares(
+        kernel, None if queries is None else FUSED.points(queries), FUSED.points(keys), columns,
+        exclude, None,
+    )  # fmt: skip
+    keys, columns = keys.double(), columns.double()  # the reference has no rounding of its own
+    on_torch = None if queries is None else TORCH.points(queries.double())
+    sums = TORCH.sums(kernel, on_torch, TORCH.points(keys), columns, exclude, None)
+    pulls = [
+        TORCH.pull(kernel, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
+        for own in one_column_each(sums)
+    ]
+    tolerance = 1e-13 if dtype == torch.float64 else 1e-5
+    for got, want in (
+        (found[:, 0], sums),
+        (found[:, 1:], torch.stack([at.mT for at in pulls], dim=2)),
+    ):
+        assert (got - want.reshape(got.shape)).abs().max() < tolerance * want.abs().max()
+
+
+def one_column_each(sums):
+    """Return, for each column, the gradient that picks it."""
+    return [torch.zeros_like(sums).index_fill_(1, torch.tensor(c), 1.0) for c in range(2)]
+
+
+def test_who_has_squares():
+    assert FUSED.has_squares(KERNELS["gaussian"], 2)
+    assert not FUSED.has_squares(KERNELS["gaussian"], 3)
+    assert not FUSED.has_squares(KERNELS["gaussian"].derivative(), 2)
+    assert not FUSED.has_squares(KERNELS["epanechnikov"], 2)
+    assert not TORCH.has_squares(KERNELS["gaussian"], 2)
+
+
+@pytest.mark.parametrize("d", [2, 5])
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_pulls_on_an_odd_number_of_queries(d, squared, k):
+    kernel, dtype = KERNELS["gaussian"].derivative(), torch.float64
+    queries, keys = (points(n, d, seed=n, dtype=dtype) for n in (271, 1203))
+    left, right = columns_of(k, 271, seed=1, dtype=dtype), columns_of(k, 1203, seed=2, dtype=dtype)
+    pulls = [
+        e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None, squared=squared)
+        for e in (FUSED, TORCH)
+    ]
+    close(*pulls, dtype)

@@ -14,7 +14,7 @@ LAYERS = [
     ["_types", "_compat", "_threads", "_random", "_arrays", "_features", "_observations"],
     ["kernels", "metrics"],
     ["sums"],
-    ["smoother", "local_smoother", "widths", "optimize", "leave_one_out"],
+    ["smoother", "local_smoother", "scale_loss", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
     ["_attention", "_callbacks", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],

@@ -138,7 +138,8 @@ class BandwidthSearch(Selector, BaseEstimator):
         )
         if not _is_informative(observations):
             return self._by_rule(observations, task, random_state, plan)
-        found = search(task, plan, random_state)
+        with task.threads():
+            found = search(task, plan, random_state)
         if not found.is_usable:
             warn_user(
                 f"The criterion {self.criterion!r} is finite at no bandwidth for these "

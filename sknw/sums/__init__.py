@@ -15,6 +15,7 @@ from sknw.sums.algorithms.choice import ALGORITHMS
 from sknw.sums.autograd import kernel_sums
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
 from sknw.sums.problem import KernelSums, Problem
+from sknw.sums.tiles.evaluators import has_own_threads
 from sknw.sums.tiles.pairs import Layout
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "Problem",
     "check_algorithm",
     "choose_for",
+    "has_own_threads",
     "kernel_sums",
 ]

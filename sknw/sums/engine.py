@@ -108,11 +108,16 @@ class PreparedSums:
         """Return the sums of queries (b, m, d); None: of the keys, each leaving itself out."""
         return self.run(queries, exclude).sums
 
+    def has_squares(self, queries: Tensor | None) -> bool:
+        """Whether `run` can have the squares of queries (b, m, d) with their sums."""
+        n_queries = (self.keys if queries is None else queries).shape[1]
+        return self.algorithm.has_squares(self.kernel, self.keys, n_queries, self.columns.shape[1])
+
     def run(self, queries: Tensor | None, exclude: Tensor | None, squares: bool = False) -> "Run":
         """Return the sums and what their derivatives need; with `squares`, for those by scales."""
         with full_precision(self.keys):
             plan = self.algorithm.plan(self.state, queries, exclude)
-            if squares:
+            if squares and self.has_squares(queries):
                 plain, squared = self.algorithm.sums_and_squares(self.state, plan)
             else:
                 plain, squared = self.algorithm.sums(self.state, plan), None

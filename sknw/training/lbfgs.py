@@ -37,6 +37,17 @@ class Lbfgs(Solver):
     ) -> Trained:
         """Return the lowest minimum that the descents reach."""
         problem.module.eval()
+        with problem.threads():
+            return self._train(problem, starts, settings, rehearsal, random_state)
+
+    def _train(
+        self,
+        problem: TrainingProblem,
+        starts: Sequence[np.ndarray],
+        settings: Settings,
+        rehearsal: TrainingProblem | None,
+        random_state: np.random.RandomState,
+    ) -> Trained:
         coordinates = problem.coordinates(starts[0])
         shrinkage = 1.0
         if rehearsal is not None:
@@ -73,13 +84,14 @@ class Lbfgs(Solver):
         descent = _descent(problem, coordinates, done + settings.max_iter, settings.tol)
         memory = dict(zip(state["seen"], state["values"], strict=True))
         watch = Watch(problem, settings)
-        best = go_on(
-            problem.objective(coordinates, memory),
-            state["start"],
-            descent,
-            state["began"],
-            _watched(watch, coordinates, skip=done),
-        )
+        with problem.threads():
+            best = go_on(
+                problem.objective(coordinates, memory),
+                state["start"],
+                descent,
+                state["began"],
+                _watched(watch, coordinates, skip=done),
+            )
         return _trained(problem, coordinates, best, settings, watch, memory, done)
 
 

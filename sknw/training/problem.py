@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -171,6 +172,10 @@ class TrainingProblem:
         if len(self.parameters) != widths.shape[1]:
             widths = np.exp(np.log(widths).mean(axis=1, keepdims=True))
         return list(widths)
+
+    def threads(self) -> AbstractContextManager:
+        """Return the context of `LeaveOneOut.threads` for metrics that cost little themselves."""
+        return self.task.threads() if self.metric.is_linear else nullcontext()
 
     def on(self, task: LeaveOneOut) -> "TrainingProblem":
         """Return the same problem on other rows."""

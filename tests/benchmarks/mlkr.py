@@ -34,7 +34,7 @@ print(json.dumps({"seconds": seconds, "n_iter": int(model.n_iter_)}))
 def main():
     options = _options()
     print_header("mlkr: a full matrix by leave-one-out error, beside metric-learn")
-    fit(*data(100, options.d, seed=0))  # warms up
+    fit(*data(1000, options.d, seed=0))  # compiles the loops
     rows = [beside(options.python, options.n, options.d, seed) for seed in range(options.repeats)]
     header = ("n", "d", "seed", "sknw [s]", "MLKR [s]", "ratio", "sknw loss", "MLKR loss")
     print_table(header, rows)
@@ -51,7 +51,7 @@ def data(n, d, seed):
 def fit(X, y):
     from sknw import ParametricNWRegressor
 
-    return ParametricNWRegressor("full", n_starts=1, tol=1e-3).fit(X, y)
+    return ParametricNWRegressor("full", n_starts=1, tol=1e-7).fit(X, y)
 
 
 def beside(python, n, d, seed):

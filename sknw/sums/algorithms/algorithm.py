@@ -70,12 +70,16 @@ class Algorithm(ABC):
     def sums(self, state: Any, plan: Any) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
 
-    def sums_and_squares(self, state: Any, plan: Any) -> tuple[Tensor, Tensor | None]:
-        """Return the plain sums, and what a Gaussian's `stretch` needs if it comes with them.
+    def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
+        """Whether `sums_and_squares` is there for such a problem."""
+        return False
 
-        That is ``Σ_j K_ij v_j (q_i − z_j)²`` feature by feature, (b, d, k, m); or None.
+    def sums_and_squares(self, state: Any, plan: Any) -> tuple[Tensor, Tensor]:
+        """Return the plain sums, and ``Σ_j K_ij v_j (q_i − z_j)²`` feature by feature.
+
+        The latter has shape (b, d, k, m) and is what a Gaussian's `stretch` needs.
         """
-        return self.sums(state, plan), None
+        raise NotImplementedError
 
     def doubtful(self, state: Any, plan: Any, sums: Tensor) -> Tensor | None:
         """Return which rows (b, m) of the sums are too inaccurate; column 0 is the mass."""

@@ -16,7 +16,7 @@ from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.algorithms.reach import share_in_reach
 from sknw.sums.problem import Problem
 from sknw.sums.tiles.evaluator import Evaluator
-from sknw.sums.tiles.evaluators import evaluator_for
+from sknw.sums.tiles.evaluators import evaluator_for, has_squares
 from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of, meeting_within
 
 # Points of a block: small boxes drop more pairs, but more boxes are to be compared. Sums over keys
@@ -151,12 +151,14 @@ class Blocks(Algorithm):
         """Return the plain sums, shape (b, k, m)."""
         return torch.stack([member.sums() for member in _members(state, plan)])
 
-    def sums_and_squares(self, state: BlockState, plan: BlockPlan) -> tuple[Tensor, Tensor | None]:
-        """Return both from one pass over the pairs, where the evaluator can."""
-        found = [member.sums_and_squares() for member in _members(state, plan)]
-        if any(squares is None for _, squares in found):
-            return self.sums(state, plan), None
-        return torch.stack([sums for sums, _ in found]), torch.stack([more for _, more in found])
+    def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
+        """Whether the evaluator has them."""
+        return has_squares(kernel, keys, n_queries, n_columns)
+
+    def sums_and_squares(self, state: BlockState, plan: BlockPlan) -> tuple[Tensor, Tensor]:
+        """Return both from one pass over the pairs."""
+        found = torch.stack([member.sums_and_squares() for member in _members(state, plan)])
+        return found[:, 0], found[:, 1:]
 
     def pull(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> tuple:
         """Return the gradients with respect to queries and keys."""
@@ -228,14 +230,11 @@ class _Member:
         )
         return self.meeting.queries.unsorted(found[0])
 
-    def sums_and_squares(self) -> tuple[Tensor | None, Tensor | None]:
+    def sums_and_squares(self) -> Tensor:
         found = self.evaluator.sums_and_squares(
             self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
         )
-        if found is None:
-            return None, None
-        found = found[0][..., self.meeting.queries.places]
-        return found[0], found[1:]
+        return found[0][..., self.meeting.queries.places]
 
     def pull_of_all(self, kernel: Kernel, grad: Tensor) -> Tensor:
         left, right = both_ways(self._sorted(grad), self.columns)

@@ -6,6 +6,7 @@ only where algorithms are far apart.
 
 import torch
 
+from sknw._threads import n_threads
 from sknw.sums.problem import Problem
 from sknw.sums.tiles.evaluators import evaluator_for
 
@@ -58,4 +59,4 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
 
 def speed(problem: Problem) -> float:
     """Return how many cores' worth of arithmetic there is."""
-    return torch.get_num_threads() if problem.device.type == "cpu" else _ACCELERATOR
+    return n_threads() if problem.device.type == "cpu" else _ACCELERATOR

@@ -11,7 +11,7 @@ from sknw.sums.algorithms.costs import seconds_of_pairs
 from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.problem import Problem
 from sknw.sums.tiles.evaluator import Evaluator
-from sknw.sums.tiles.evaluators import evaluator_for
+from sknw.sums.tiles.evaluators import evaluator_for, has_squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +76,17 @@ class Dense(Algorithm):
             state.kernel, plan.points, keys, state.columns, plan.exclude, None
         )
 
-    def sums_and_squares(self, state: DenseState, plan: DensePlan) -> tuple[Tensor, Tensor | None]:
-        """Return both from one pass over the pairs, where the evaluator can."""
+    def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
+        """Whether the evaluator has them."""
+        return has_squares(kernel, keys, n_queries, n_columns)
+
+    def sums_and_squares(self, state: DenseState, plan: DensePlan) -> tuple[Tensor, Tensor]:
+        """Return both from one pass over the pairs."""
         keys = state.points(plan.evaluator)
         found = plan.evaluator.sums_and_squares(
             state.kernel, plan.points, keys, state.columns, plan.exclude, None
         )
-        return (self.sums(state, plan), None) if found is None else (found[:, 0], found[:, 1:])
+        return found[:, 0], found[:, 1:]
 
     def pull(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> tuple:
         """Return the gradients with respect to queries and keys."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor, working_memory_bytes
+from sknw._threads import n_threads
 from sknw.kernels import Kernel
 from sknw.sums.algorithms import fourier
 from sknw.sums.algorithms.algorithm import Algorithm
@@ -264,6 +265,4 @@ def _transformed(
             )
         tolerance *= 10
         grid = _grid_of(points, tolerance, frugal=frugal)
-    return NufftSet(
-        FourierSums.of(keys, columns, grid, torch.get_num_threads()), tolerance, 0.0, 0.0
-    )
+    return NufftSet(FourierSums.of(keys, columns, grid, n_threads()), tolerance, 0.0, 0.0)

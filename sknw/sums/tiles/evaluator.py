@@ -42,6 +42,10 @@ class Evaluator(ABC):
         Queries None are the keys themselves, each leaving itself out; pairs None are all pairs.
         """
 
+    def has_squares(self, kernel: Kernel, n_columns: int) -> bool:
+        """Whether `sums_and_squares` is there for the kernel and so many columns."""
+        return False
+
     def sums_and_squares(
         self,
         kernel: Kernel,
@@ -50,12 +54,12 @@ class Evaluator(ABC):
         columns: Tensor,
         exclude: Tensor | None,
         pairs: Pairs | None,
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Return the sums and, in the same pass, ``Σ_j K_ij v_j (q_i − z_j)²`` of each feature.
 
-        Shape (b, 1 + d, k, m), the plain sums first; None where one pass is not to be had.
+        Shape (b, 1 + d, k, m), the plain sums first.
         """
-        return None
+        raise NotImplementedError
 
     @abstractmethod
     def pull(

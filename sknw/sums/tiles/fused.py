@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+from sknw._threads import n_threads as available_threads
 from sknw.kernels import Kernel
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.pairs import Pairs
 
 _CHUNKS_PER_THREAD = 32
-_PAIRS_PER_THREAD = 2e6  # below, starting a thread costs more than it brings
+_PAIRS_PER_THREAD = 5e5  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
 _NONE = np.empty(0, dtype=np.int64)
@@ -134,13 +135,12 @@ class Fused(Evaluator):
                 out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
-    def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor | None:
-        """Return sums and sums times squared steps, (b, 1 + d, k, m); of a Gaussian's two columns.
+    def has_squares(self, kernel, n_columns) -> bool:
+        """Two columns under a Gaussian, whose slope is a multiple of itself."""
+        return kernel.formula == ("gaussian", "profile") and n_columns == 2
 
-        None for other kernels or numbers of columns.
-        """
-        if kernel.formula != ("gaussian", "profile") or columns.shape[1] != 2:
-            return None
+    def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
+        """Return sums and sums times squared steps, (b, 1 + d, 2, m)."""
         queries, exclude = _with_identity(queries, keys, exclude)
         columns, d = _columns(columns, keys), keys.features.shape[1]
         out = np.zeros((len(columns), 1 + d, 2, len(queries)))
@@ -309,7 +309,7 @@ def _in_threads(task: Callable[[int, int], int], pairs: Pairs) -> int:
     """
     n_blocks = len(pairs)
     worth = int(min(pairs.possible / _PAIRS_PER_THREAD, n_blocks))
-    n_threads = max(1, min(torch.get_num_threads(), worth))
+    n_threads = max(1, min(available_threads(), worth))
     if n_threads == 1:
         return task(0, n_blocks)
     size = max(1, n_blocks // (n_threads * _CHUNKS_PER_THREAD))

@@ -1,0 +1,114 @@
+"""The loss of scales in one node against the same through every kernel sum."""
+
+import numpy as np
+import pytest
+import torch
+
+from sknw import NadarayaWatsonRegressor, scale_loss
+from sknw._observations import Observations
+from sknw.kernels import KERNELS
+from sknw.leave_one_out import LeaveOneOut
+from sknw.sums.tiles.evaluators import FUSED
+
+
+def task_of(monkeypatch, n=700, d=3, *, kernel="gaussian", y_columns=1, dtype=torch.float64):
+    """Return the problem that a fit makes."""
+    found = []
+    monkeypatch.setattr(LeaveOneOut, "of", _keeping(LeaveOneOut.of.__func__, found))
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d)).astype(np.float32 if dtype == torch.float32 else float)
+    y = np.sin(2 * X[:, :1]) + 0.3 * rng.normal(size=(n, y_columns))
+    NadarayaWatsonRegressor("scott", kernel=kernel).fit(X, y, sample_weight=rng.uniform(1, 3, n))
+    return found[0]
+
+
+def _keeping(make, found):
+    def of(cls, *arguments, **options):
+        found.append(make(cls, *arguments, **options))
+        return found[-1]
+
+    return classmethod(of)
+
+
+def value_and_gradient(task, scales):
+    scales = torch.tensor(scales, dtype=torch.float64, requires_grad=True)
+    loss = task.loss(task.rows, scales)
+    (gradient,) = torch.autograd.grad(loss, scales)
+    return loss.item(), gradient.numpy()
+
+
+def both_ways(task, scales, monkeypatch):
+    used = []
+
+    def watched(*arguments, **options):
+        used.append(scale_loss.scale_loss(*arguments, **options))
+        return used[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sknw.leave_one_out.scale_loss", watched)
+        short = value_and_gradient(task, scales)
+        patch.setattr("sknw.leave_one_out.scale_loss", lambda *_, **__: None)
+        long = value_and_gradient(task, scales)
+    return short, long, any(loss is not None for loss in used)
+
+
+@pytest.mark.parametrize("d", [1, 3, 5])
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("algorithm", ["dense", "blocks"])
+@pytest.mark.skipif(
+    not FUSED.accepts(KERNELS["gaussian"], torch.float64, torch.device("cpu")), reason="no numba"
+)
+def test_value_and_gradient(d, held_out, algorithm, monkeypatch):
+    from dataclasses import replace
+
+    task = replace(task_of(monkeypatch, d=d), algorithm=algorithm)
+    if held_out:
+        task = task.holding_out_rows(torch.arange(3, 500, 2))
+    scales = np.linspace(1.0, 3.0, d)
+    (loss, gradient), (want, want_gradient), used = both_ways(task, scales, monkeypatch)
+    assert used
+    assert loss == pytest.approx(want, rel=1e-12)
+    np.testing.assert_allclose(gradient, want_gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_float32(monkeypatch):
+    task = task_of(monkeypatch, dtype=torch.float32)
+    (loss, gradient), (want, want_gradient), _ = both_ways(task, [1.0, 2.0, 0.5], monkeypatch)
+    assert loss == pytest.approx(want, rel=1e-5)
+    np.testing.assert_allclose(gradient, want_gradient, rtol=1e-3, atol=1e-5)
+
+
+# windows so narrow that rows underflow, or empty; other kernels; several outputs
+LEFT_TO_THE_SMOOTHER = {
+    "rows done again": ({}, [300.0, 300.0, 300.0]),
+    "other kernel": ({"kernel": "exponential"}, [1.0, 2.0, 3.0]),
+    "empty": ({"kernel": "epanechnikov"}, [9.0, 9.0, 9.0]),
+    "outputs": ({"y_columns": 2}, [1.0, 2.0, 3.0]),
+    "few rows": ({"n": 40}, [1.0, 2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_THE_SMOOTHER)
+def test_what_is_out_of_the_ordinary_is_left_to_the_smoother(case, monkeypatch):
+    options, scales = LEFT_TO_THE_SMOOTHER[case]
+    task = task_of(monkeypatch, **options)
+    (loss, gradient), (want, want_gradient), used = both_ways(task, scales, monkeypatch)
+    assert not used
+    assert loss == want
+    np.testing.assert_array_equal(gradient, want_gradient)
+
+
+def test_without_gradients_rows_done_again_are_fine(monkeypatch):
+    task = task_of(monkeypatch)
+    scales = torch.full((3,), 300.0, dtype=torch.float64)
+    with torch.no_grad():
+        loss = task.loss(task.rows, scales)
+        errors = task.errors(task.predictions(task.rows, scales))
+    want = task.mean(errors.square()) / task.variance
+    assert loss.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_the_problem_is_that_of_the_fit(monkeypatch):
+    task = task_of(monkeypatch)
+    assert isinstance(task.observations, Observations)
+    assert len(task) == 700

@@ -1,0 +1,65 @@
+"""Searches leave the cores to the sums, and the process as it was."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw._threads import n_threads, one_torch_thread
+from sknw.kernels import KERNELS
+from sknw.sums.tiles.evaluators import FUSED
+
+has_loops = FUSED.accepts(KERNELS["gaussian"], torch.float64, torch.device("cpu"))
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_torch_has_one_thread_and_the_sums_theirs():
+    with one_torch_thread():
+        assert (torch.get_num_threads(), n_threads()) == (1, 4)
+        with one_torch_thread():  # a search within a training
+            assert (torch.get_num_threads(), n_threads()) == (1, 4)
+        assert (torch.get_num_threads(), n_threads()) == (1, 4)
+    assert (torch.get_num_threads(), n_threads()) == (4, 4)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_error_restores_the_number():
+    with pytest.raises(ZeroDivisionError), one_torch_thread():
+        raise ZeroDivisionError
+    assert (torch.get_num_threads(), n_threads()) == (4, 4)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_other_threads_keep_theirs():
+    with ThreadPoolExecutor(1) as pool, one_torch_thread():
+        assert pool.submit(n_threads).result() == pool.submit(torch.get_num_threads).result()
+
+
+@pytest.mark.skipif(not has_loops, reason="numba is not installed")
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("model", [NadarayaWatsonRegressor(), ParametricNWRegressor("full")])
+def test_fits_hold_torch_back_while_they_search(model, monkeypatch):
+    from sknw.optimize import Objective
+
+    seen = []
+    evaluate = Objective.log_value_and_gradient
+
+    def watched(self, x):
+        seen.append((torch.get_num_threads(), n_threads()))
+        return evaluate(self, x)
+
+    monkeypatch.setattr(Objective, "log_value_and_gradient", watched)
+    X = np.random.default_rng(0).normal(size=(120, 2))
+    model.fit(X, np.sin(X[:, 0]))
+    assert set(seen) == {(1, 4)}
+    assert torch.get_num_threads() == 4
