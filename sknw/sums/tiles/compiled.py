@@ -239,38 +239,39 @@ def _cosine_slope_polynomial_of(s):
 @_compiled(fastmath={"contract"})  # equal keys must be equally far, wherever they stand
 def _distances(queries, i, keys, start, stop, out):
     """Squared distances of query i from the keys start:stop, four features at a time."""
-    d, n = keys.shape[0], np.uint64(stop - start)
+    d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
+    f0, f1, f2, f3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
     first = d % 4 if d % 4 else 4
-    q0, z0 = queries[0, i], keys[0, start:stop]
+    q0 = queries[0, i]
     if first == 1:
-        for j in range(n):
-            e0 = q0 - z0[j]
-            out[j] = e0 * e0
+        for j in range(begin, end):
+            e0 = q0 - keys[f0, j]
+            out[j - begin] = e0 * e0
     else:
-        q1, z1 = queries[1, i], keys[1, start:stop]
+        q1 = queries[1, i]
         if first == 2:
-            for j in range(n):
-                e0, e1 = q0 - z0[j], q1 - z1[j]
-                out[j] = e0 * e0 + e1 * e1
+            for j in range(begin, end):
+                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                out[j - begin] = e0 * e0 + e1 * e1
         else:
-            q2, z2 = queries[2, i], keys[2, start:stop]
+            q2 = queries[2, i]
             if first == 3:
-                for j in range(n):
-                    e0, e1, e2 = q0 - z0[j], q1 - z1[j], q2 - z2[j]
-                    out[j] = e0 * e0 + e1 * e1 + e2 * e2
+                for j in range(begin, end):
+                    e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
+                    out[j - begin] = e0 * e0 + e1 * e1 + e2 * e2
             else:
-                q3, z3 = queries[3, i], keys[3, start:stop]
-                for j in range(n):
-                    e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
-                    out[j] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+                q3 = queries[3, i]
+                for j in range(begin, end):
+                    e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                    e2, e3 = q2 - keys[f2, j], q3 - keys[f3, j]
+                    out[j - begin] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
     for f in range(first, d, 4):
-        q0, z0 = queries[f, i], keys[f, start:stop]
-        q1, z1 = queries[f + 1, i], keys[f + 1, start:stop]
-        q2, z2 = queries[f + 2, i], keys[f + 2, start:stop]
-        q3, z3 = queries[f + 3, i], keys[f + 3, start:stop]
-        for j in range(n):
-            e0, e1, e2, e3 = q0 - z0[j], q1 - z1[j], q2 - z2[j], q3 - z3[j]
-            out[j] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+        f0, f1, f2, f3 = np.uint64(f), np.uint64(f + 1), np.uint64(f + 2), np.uint64(f + 3)
+        q0, q1, q2, q3 = queries[f, i], queries[f + 1, i], queries[f + 2, i], queries[f + 3, i]
+        for j in range(begin, end):
+            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+            e2, e3 = q2 - keys[f2, j], q3 - keys[f3, j]
+            out[j - begin] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
 
 
 @_compiled
@@ -451,19 +452,20 @@ def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, 
 @_compiled
 def _add_columns(buffer, columns, start, stop, i, out):
     """Add the weighted columns of the keys start:stop to row i of the sums."""
-    k, n = columns.shape[0], np.uint64(stop - start)
+    k, begin, end = columns.shape[0], np.uint64(start), np.uint64(stop)
     for c in range(0, k - 1, 2):
-        v0, v1 = columns[c, start:stop], columns[c + 1, start:stop]
+        c0, c1 = np.uint64(c), np.uint64(c + 1)
         sum0, sum1 = _0 * buffer[0], _0 * buffer[0]
-        for j in range(n):
-            sum0 += buffer[j] * v0[j]
-            sum1 += buffer[j] * v1[j]
+        for j in range(begin, end):
+            weight = buffer[j - begin]
+            sum0 += weight * columns[c0, j]
+            sum1 += weight * columns[c1, j]
         out[c, i] += sum0
         out[c + 1, i] += sum1
     if k % 2:
-        v0, sum0 = columns[k - 1, start:stop], _0 * buffer[0]
-        for j in range(n):
-            sum0 += buffer[j] * v0[j]
+        c0, sum0 = np.uint64(k - 1), _0 * buffer[0]
+        for j in range(begin, end):
+            sum0 += buffer[j - begin] * columns[c0, j]
         out[k - 1, i] += sum0
 
 
