@@ -17,7 +17,7 @@ from sknw._arrays import to_tensor
 from sknw._observations import Observations
 from sknw._threads import one_torch_thread
 from sknw.kernels import Kernel
-from sknw.scale_loss import scale_loss
+from sknw.scale_loss import scale_loss, scale_losses
 from sknw.smoother import smooth, smooth_with_own, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
 from sknw.widths import Widths
@@ -33,6 +33,7 @@ _SCAN_POINTS = 16
 _POLISH_PAIRS = 5e8
 _SCAN_POINTS_ONE_PARAMETER = 60
 _RTOL_OF_SINGLE = 1e-4
+_PAIRS_AT_ONCE = 1e7  # of several scales; more take so long that nothing is gained
 _ROWS_OF_ONE_THREAD = 20_000  # more, and torch's own work on the rows wants several
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
@@ -156,12 +157,19 @@ class LeaveOneOut:
         return [np.flatnonzero(shared == index) for index in range(self.n_parameters)]
 
     def column_scales(self, coordinates: Tensor) -> Tensor:
-        """Return one over the width of each column (n_columns,), at search coordinates."""
+        """Return one over the width of each column (..., n_columns), at search coordinates."""
         scales = 1 / self.widths.at(coordinates)
-        index = self.of_features(np.arange(self.n_parameters))[self.observations.features.of_column]
-        if np.array_equal(index, np.arange(len(scales))):
+        if self._parameter_of_column is None:
             return scales
-        return scales[to_tensor(index, dtype=torch.int64, device=scales.device)]
+        return scales[..., self._parameter_of_column]
+
+    @cached_property
+    def _parameter_of_column(self) -> Tensor | None:
+        """Index of the width of each column; None where each has its own."""
+        index = self.of_features(np.arange(self.n_parameters))[self.observations.features.of_column]
+        if np.array_equal(index, np.arange(self.n_parameters)):
+            return None
+        return to_tensor(index, dtype=torch.int64, device=self.rows.device)
 
     @property
     def deviation(self) -> Tensor:
@@ -237,6 +245,24 @@ class LeaveOneOut:
             rtol=self.rtol,
         )
         return None if error is None else error / self.variance[0]
+
+    def losses(self, embedded: Tensor, scales: Tensor) -> Tensor:
+        """Return the losses (b,) at several scales (b, q), without gradients."""
+        with torch.no_grad():
+            if self.values.shape[1] > 1 or len(scales) * len(self) ** 2 > _PAIRS_AT_ONCE:
+                return torch.stack([self.loss(embedded, at) for at in scales])
+            losses = scale_losses(
+                self.kernel,
+                embedded,
+                self._columns,
+                *self._targets,
+                scales,
+                self.held_out,
+                rtol=self.rtol,
+            )
+            for index in losses.isnan().nonzero().squeeze(1):  # rows without mass
+                losses[index] = self.loss(embedded, scales[index])
+            return losses / self.variance[0]
 
     @cached_property
     def _columns(self) -> Tensor:

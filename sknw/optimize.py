@@ -72,6 +72,8 @@ class Objective:
         Added to the loss in what is minimised, not in what is reported.
     device : torch.device or str, default="cpu"
         Where the loss is computed.
+    losses : callable or None, default=None
+        Several parameters (b, p) to their losses (b,), without gradients; None: one by one.
     memory : dict or None, default=None
         Filled with values and gradients by parameters, and asked first; None: do not keep them.
     """
@@ -79,6 +81,7 @@ class Objective:
     loss: Callable[[Tensor], Tensor]
     penalty: Callable[[Tensor], Tensor] | None = None
     device: torch.device | str = "cpu"
+    losses: Callable[[Tensor], Tensor] | None = None
     memory: dict[bytes, tuple[float, np.ndarray]] | None = None
     _seen: dict[bytes, float] = field(default_factory=dict)
 
@@ -111,6 +114,16 @@ class Objective:
         with torch.no_grad():
             _, total = self._total(x, requires_grad=False)
         return _finite(float(np.log(total.item() + _FLOOR)))
+
+    def log_values(self, points: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logarithms of the objective (b,) at several parameters."""
+        if self.losses is None or self.penalty is not None or not len(points):
+            return np.array([self.log_value(point) for point in points])
+        parameters = to_tensor(np.array(points), dtype=torch.float64, device=self.device)
+        losses = to_numpy(self.losses(parameters)).astype(np.float64)
+        for point, loss in zip(points, losses.tolist(), strict=True):
+            self._seen[point.tobytes()] = loss
+        return np.array([_finite(float(np.log(loss + _FLOOR))) for loss in losses])
 
     def log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the logarithm of the objective and its gradient (p,)."""
@@ -348,7 +361,7 @@ def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.n
 
     Minima much higher than the lowest are left out, among them the plateau of saturated windows.
     """
-    values = np.array([objective.log_value(point) for point in points])
+    values = objective.log_values(points)
     padded = np.concatenate([[np.inf], values, [np.inf]])
     found = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
     found = found[values[found] <= values.min() + _HOPELESS]
@@ -361,10 +374,9 @@ def coordinate_scan(
     """Return the start improved one parameter at a time, each over the values in `choices`."""
     x, value = start.copy(), objective.log_value(start)
     for index in range(len(start)):
-        for choice in choices:
-            moved = x.copy()
-            moved[index] = choice[index]
-            moved_value = objective.log_value(moved)
-            if moved_value < value:
-                x, value = moved, moved_value
+        moved = np.repeat(x[None], len(choices), axis=0)
+        moved[:, index] = [choice[index] for choice in choices]
+        values = objective.log_values(moved)
+        if values.min() < value:
+            x, value = moved[values.argmin()], float(values.min())
     return x

@@ -87,6 +87,40 @@ def scale_loss(
     return _Known.apply(scales, loss, by_log / scales.detach())
 
 
+def scale_losses(
+    kernel: Kernel,
+    embedded: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    scales: Tensor,
+    held_out: Tensor | None,
+    *,
+    rtol: float,
+) -> Tensor:
+    """Return the losses (b,) of several scales (b, q) at once, for scans over few rows.
+
+    Every pair is evaluated, so there is nothing to prepare for each of them. Where a row has no
+    mass the loss is NaN.
+    """
+    keys = embedded * scales[:, None].to(embedded.dtype)
+    queries = None if held_out is None else keys[:, held_out]
+    chosen = choose_for(
+        "dense",
+        kernel,
+        queries,
+        keys,
+        n_columns=len(columns),
+        leave_one_out=True,
+        needs_grad=False,
+        rtol=rtol,
+    )
+    prepared = PreparedSums.of(kernel, keys, columns.expand(len(keys), -1, -1), chosen)
+    sums = prepared.sums(queries, held_out).sums  # (b, m, 2)
+    errors = sums[..., 1] / sums[..., 0] - values
+    return errors.square() @ (weights / weights.sum()).to(sums.dtype)
+
+
 class _Known(torch.autograd.Function):
     """A loss whose gradient is known."""
 

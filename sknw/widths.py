@@ -11,6 +11,7 @@ smooth in ``1/h²``, so an irrelevant feature runs straight into its bound.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,14 +72,19 @@ class Widths:
         return np.log(self._broad) - 0.5 * np.log1p(np.square(self._relative(widths)))
 
     def at(self, coordinates: Tensor) -> Tensor:
-        """Return the widths (p,) at coordinates (p,), differentiable."""
-        broad, least = (
+        """Return the widths (..., p) at coordinates (..., p), differentiable."""
+        broad, log_broad, least = (
             to_tensor(values, dtype=coordinates.dtype, device=coordinates.device)
-            for values in (self._broad, np.square(self._relative(self.upper)))
+            for values in self._constants
         )
-        precision = torch.expm1(-2 * (coordinates - broad.log()))
+        precision = torch.expm1(-2 * (coordinates - log_broad))
         # at the bound rounding may leave less than the least precision: keep value and slope
         return broad * (precision + (least - precision).clamp_min(0).detach()).rsqrt()
+
+    @cached_property
+    def _constants(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The broad widths, their logarithms, and the least precision in units of theirs."""
+        return self._broad, np.log(self._broad), np.square(self._relative(self.upper))
 
     def values(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the widths as an array; at the bound exactly the largest."""

@@ -28,6 +28,11 @@ class Criterion(ABC):
     def loss(self, task: LeaveOneOut, scales: Tensor) -> Tensor:
         """Return what is minimised, a positive scalar, at scales (n_columns,)."""
 
+    def losses(self, task: LeaveOneOut, scales: Tensor) -> Tensor:
+        """Return what is minimised at several scales (b, n_columns), (b,), without gradients."""
+        with torch.no_grad():
+            return torch.stack([self.loss(task, at) for at in scales])
+
     @abstractmethod
     def reported(self, loss: float, task: LeaveOneOut) -> float:
         """Return the criterion that belongs to a loss."""
@@ -41,6 +46,10 @@ class SquaredError(Criterion):
     def loss(self, task: LeaveOneOut, scales: Tensor) -> Tensor:
         """Return the error in units of the variance of y."""
         return task.loss(task.rows, scales)
+
+    def losses(self, task: LeaveOneOut, scales: Tensor) -> Tensor:
+        """Return the errors in units of the variance of y."""
+        return task.losses(task.rows, scales)
 
     def reported(self, loss: float, task: LeaveOneOut) -> float:
         """Return the error in squared units of y for one output."""

@@ -60,7 +60,10 @@ class Plan:
         def loss(coordinates: Tensor) -> Tensor:
             return self.criterion.loss(task, task.column_scales(coordinates))
 
-        return Objective(loss, device=task.rows.device)
+        def losses(coordinates: Tensor) -> Tensor:
+            return self.criterion.losses(task, task.column_scales(coordinates))
+
+        return Objective(loss, device=task.rows.device, losses=losses)
 
     def descent(self, task: LeaveOneOut) -> Descent:
         """Return how to go down on these rows."""
@@ -187,8 +190,8 @@ def _drawn_starts(
     size = max(_N_DRAWN, n_drawn), task.n_parameters
     draws = random_state.uniform(*np.log(_DRAWN), size=size) if n_drawn else []
     points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
-    points.sort(key=objective.log_value)
-    return points[:n_drawn]
+    order = np.argsort(objective.log_values(points), kind="stable")
+    return [points[index] for index in order[:n_drawn]]
 
 
 def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
@@ -203,20 +206,39 @@ def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: D
 
 
 def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> Minimum | None:
-    """Return the best of the moves of one width, if it is lower (or wider and no higher)."""
+    """Return what moves of single widths lead to, if it is lower (or wider and no higher)."""
     widths = task.widths.values(best.x)
-    found = None
     strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
-    for feature, moved in _moves(widths, task.widths, strides):
-        x = best.x.copy()
-        tried = widths.copy()
-        tried[feature] = moved
-        x[feature] = task.widths.coordinates(tried)[feature]
-        value = objective.log_value(x)
-        if value < best.objective or (np.isinf(moved) and value <= best.objective):
+    moves = list(_moves(widths, task.widths, strides))
+    values = objective.log_values([_moved(best.x, widths, task.widths, *move) for move in moves])
+    found = None
+    # the best move first; then whatever else is still an improvement after it
+    for index in np.argsort(values, kind="stable"):
+        move = moves[index]
+        if not _improves(values[index], best.objective, move) and found is None:
+            continue
+        x = _moved(best.x, widths, task.widths, *move)
+        value = values[index] if found is None else objective.log_value(x)
+        if _improves(value, best.objective, move):
             best = found = replace(best, x=x, objective=value)
-            widths[feature] = moved
+            widths[move[0]] = move[1]
     return found
+
+
+def _improves(value: float, reached: float, move: tuple[int, float]) -> bool:
+    """Whether a move leads lower, or out of the way and no higher."""
+    return value < reached or (np.isinf(move[1]) and value <= reached)
+
+
+def _moved(
+    x: np.ndarray, widths: np.ndarray, ranges: Widths, feature: int, width: float
+) -> np.ndarray:
+    """Return coordinates with one width moved."""
+    tried = widths.copy()
+    tried[feature] = width
+    x = x.copy()
+    x[feature] = ranges.coordinates(tried)[feature]
+    return x
 
 
 def _moves(

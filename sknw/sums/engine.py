@@ -17,6 +17,7 @@ error that is too large beside the mass). `KernelSums.report` tells what happene
     with its safety factor, relative to the total weight of the keys; else 0.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -178,8 +179,10 @@ class PreparedSums:
         return {}
 
 
-def full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> AbstractContextManager:
     """Return a context in which automatic casting to half precision is off."""
+    if not torch.is_autocast_enabled(like.device.type):
+        return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
 
 

@@ -34,6 +34,7 @@ from sknw import NadarayaWatsonRegressor
 SECTIONS = ("timing", "problems", "real", "recovery", "mixed", "invariance")
 REAL = ("mcycle", "lidar", "faithful", "engel", "cps71", "ethanol", "cars")
 REAL_WIDE = ("concrete", "energy", "yacht")
+_CALLS = 5
 EQUAL = 1e-6
 
 
@@ -145,8 +146,12 @@ def _error(X, y, bandwidth, row, categorical):
 
 
 def compared(X, y, categorical=False):
-    """Seconds and criterion of both: (ours, theirs, our criterion, their criterion)."""
-    mine, my_seconds = timed(lambda: ours(X, y, categorical))
+    """Seconds and criterion of both: (ours, theirs, our criterion, their criterion).
+
+    Ours take milliseconds, so the median of several calls is taken, of theirs one.
+    """
+    calls = [timed(lambda: ours(X, y, categorical)) for _ in range(_CALLS)]
+    mine, my_seconds = calls[0][0], statistics.median(seconds for _, seconds in calls)
     other, their_seconds = timed(lambda: theirs(X, y, categorical))
     criteria = (criterion(X, y, bandwidth, categorical) for bandwidth in (mine, other))
     return my_seconds, their_seconds, *criteria
@@ -186,7 +191,11 @@ def run_timing(options):
     rows = []
     for n in options.alone:
         problems = [smooth(n, options.alone_d, seed) for seed in range(max(3, options.repeats))]
-        seconds = [timed(lambda problem=problem: ours(*problem))[1] for problem in problems]
+        seconds = [
+            timed(lambda problem=problem: ours(*problem))[1]
+            for problem in problems
+            for _ in range(_CALLS)
+        ]
         rows.append((n, options.alone_d, statistics.median(seconds), min(seconds), max(seconds)))
     print_table(("n", "d", "sknw [s]", "fastest", "slowest"), rows)
 
