@@ -23,6 +23,7 @@ from sknw._types import UnseenCategoryWarning, warn_user
 
 _UNSEEN, _MISSING = -1, -2
 _EXACT, _NONE = 1e-4, 1e8  # widths that stand for λ = 0 and λ = 1
+_MOST_CATEGORIES = 1000  # of a feature; more are names of rows rather than kinds of them
 _KINDS = ("unordered", "ordered")
 
 
@@ -58,7 +59,15 @@ class Categories:
         )
         present = column.present if len(column.present) else np.array([np.nan])  # no value is NaN
         encoder.fit(present[:, None])
-        return cls(name, encoder, ordered, bool(column.missing.any()))
+        found = cls(name, encoder, ordered, bool(column.missing.any()))
+        if found.n_categories > _MOST_CATEGORIES:
+            raise ValueError(
+                f"A categorical feature may have at most {_MOST_CATEGORIES} categories, since each "
+                f"becomes a column of the distances; {name} has {found.n_categories}. Group them, "
+                "encode them as numbers (sklearn.preprocessing.TargetEncoder), or leave the "
+                "feature out."
+            )
+        return found
 
     @property
     def values(self) -> np.ndarray:

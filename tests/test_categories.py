@@ -411,3 +411,15 @@ def test_a_diagonal_metric_finds_what_a_search_finds():
     assert learned.best_loss_ <= searched.criterion_ * 1.001
     widths = np.sqrt(-0.5 / np.log(learned.bandwidth_[1:])) / np.abs(learned.w_[1:])
     assert (np.exp(-0.5 / widths**2) < 0.9).all()  # both categories count
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_names_of_rows_are_no_categories(ordered):
+    names = pd.Categorical([f"row {i:04d}" for i in range(1002)], ordered=ordered)
+    X = pd.DataFrame({"name": names, "x": np.arange(1002.0)})
+    model = NadarayaWatsonRegressor(1.0)
+    with pytest.raises(ValueError, match=r"at most 1000 categories.*'name'.* has 1002.*Group"):
+        model.fit(X, X["x"])
+    assert not hasattr(model, "n_features_in_")
+    fewer = X[:1000].assign(name=names[:1000].remove_unused_categories())
+    model.set_params(bandwidth=[0.5, 1.0]).fit(fewer, fewer["x"])
