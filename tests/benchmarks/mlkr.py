@@ -51,7 +51,7 @@ def data(n, d, seed):
 def fit(X, y):
     from sknw import ParametricNWRegressor
 
-    return ParametricNWRegressor("full", n_starts=1, tol=1e-7).fit(X, y)
+    return ParametricNWRegressor("full", n_starts=1).fit(X, y)
 
 
 def beside(python, n, d, seed):

@@ -66,8 +66,10 @@ def _textbook(seeds):
         X, y, *_ = make_attention_curve(random_state=seed)
         learned.append(ParametricNWRegressor("scalar", bandwidth=1.0).fit(X, y).w_)
         best.append(_optimum(X[:, 0], y))
+        # steps of 0.5 along the gradient of half the squared errors' sum, here of their mean
+        rate = 0.5 * len(y) / 2
         steps = ParametricNWRegressor(
-            "scalar", bandwidth=1.0, solver="sgd", max_iter=5, learning_rate_init=25.0,
+            "scalar", bandwidth=1.0, solver="sgd", max_iter=5, learning_rate_init=rate,
             w_init=np.random.RandomState(seed).uniform(0.01, 1),
         )  # fmt: skip
         recipe.append(abs(steps.fit(X, y).w_))
