@@ -85,11 +85,12 @@ def bandwidths(model, names):
 print(bandwidths(model, X.columns))
 
 # %%
-# For a number it is the width of the window: people within about twenty years of age count as
-# alike. For a category it is λ, the factor that a mismatch costs: another vote leaves 4 % of the
-# weight. In an ordered category every step costs it once more, so the weight of people two steps
-# away on the scale of parties is the square of that of their neighbours. At ``λ = 0`` only equals
-# would count, as if the table were split; at ``λ = 1`` a feature makes no difference.
+# For a number it is the width of the window: someone twenty years older still counts more than half
+# of what a twin would. For a category it is λ, the factor that a mismatch costs: another vote
+# leaves 4 % of the weight. In an ordered category every step costs it once more: the weight of
+# people two steps away on the scale of parties is the square of that of their neighbours. At
+# ``λ = 0`` only equals would count, as if the table were split; at ``λ = 1`` a feature makes no
+# difference.
 
 steps_apart = np.arange(4)
 for name in ("party", "education", "income"):
@@ -202,7 +203,7 @@ for params, mean in zip(
     print(f"R² {mean:.4f} with {params}")
 
 # %%
-# Which of the two hardly matters here.
+# The two differ by less than the folds do.
 #
 # Beside other models
 # -------------------
