@@ -150,8 +150,8 @@ for name, model in {"full": ParametricNWRegressor("full", n_starts=1), "network"
     print(f"leave-one-out loss {model.best_loss_:.3f}")
 
 # %%
-# New rows as the network sees them: the eight octants lie in patches of one parity. What lies between
-# two patches is near a border, where a sign could go either way.
+# New rows as the network sees them: the eight octants lie in patches of one parity. What lies
+# between two patches is near a border, where a sign could go either way.
 
 _ = EmbeddingDisplay.from_estimator(network, X_new, parity(X_new)).plot()
 
