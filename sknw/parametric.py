@@ -40,7 +40,8 @@ class ParametricNWRegressor(
     textbook sums the loss over its n rows, here it is the mean).
 
     Training goes up from the simplest metric: each starts where the simpler one ended and, without
-    `early_stopping`, never ends above its leave-one-out loss (plus penalty, with `alpha`).
+    `early_stopping`, never ends above its leave-one-out loss (plus penalty, with `alpha`); with
+    fewer components, never above that of the simpler one's most important directions.
 
     Parameters
     ----------

@@ -9,8 +9,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 
-from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
-from sknw.metrics import METRICS, FullMetric
+from sknw import MetricWarning, NadarayaWatsonRegressor, ParametricNWRegressor
+from sknw.metrics import METRICS, FullMetric, MlpMetric
 
 LINEAR = ["scalar", "diagonal", "full"]
 
@@ -75,6 +75,24 @@ def test_low_rank(n_components):
     assert abs(leading @ direction) / np.linalg.norm(direction) > 0.99
     loss = reference.loo_loss("gaussian", model.transform(X), y, 1.0)
     assert model.best_loss_ == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("metric", "max_iter"), [("full", 200), (MlpMetric(width=8, hidden=8, n_bins=4), 4)]
+)
+def test_fewer_components_than_the_target_needs_are_trained_all_the_same(metric, max_iter):
+    # the simpler metric, with one component per feature, ends lower, but is not to be had
+    X = np.random.default_rng(0).uniform(size=(100, 3))
+    y = np.sin(6 * X[:, 0]) + 3 * X[:, 1] + np.cos(5 * X[:, 2])
+    diagonal = ParametricNWRegressor().fit(X, y)
+    model = ParametricNWRegressor(metric, n_components=1, n_starts=1, max_iter=max_iter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", MetricWarning)
+        model.fit(X, y)
+    loss = reference.loo_loss("gaussian", model.transform(X), y, 1.0)
+    assert model.best_loss_ == pytest.approx(loss, rel=1e-7)
+    assert diagonal.best_loss_ < loss < 0.95 * model.loss_curve_[0]
 
 
 def test_low_rank_with_weights_several_outputs_and_twins():

@@ -7,6 +7,12 @@ _FIRST = [
     "plot_attention_step_by_step",
     "plot_queries_keys_values",
     "plot_bandwidth_selection",
+    "plot_mixed_table",
+    "plot_learned_metric",
+    "plot_neural_attention",
+    "plot_million_points",
+    "plot_coming_from",
+    "plot_torch_module",
 ]
 
 

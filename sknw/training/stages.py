@@ -1,8 +1,9 @@
 """From the simplest metric up: each starts where the simpler one ended, and never ends above it.
 
 Without validation rows a metric that ends above the simpler one's objective gives way to the
-simpler one, in the richer one's form. With validation rows it does so unless it is better there by
-more than one standard error (`sknw.training.validation`).
+simpler one, in the richer one's form (with fewer components: to the simpler one's most important
+directions). With validation rows it does so unless it is better there by more than one standard
+error (`sknw.training.validation`).
 """
 
 from dataclasses import dataclass, replace
@@ -166,7 +167,7 @@ def _climbed(
     for stage in stages:
         problem, simpler = base.problem(stage), None
         if reached is not None:
-            simpler = _lifted(problem, matrix), reached.loss
+            simpler = _lifted(problem, matrix, reached.loss)
         first = _known_starts(stage, problem, is_lifted=simpler is not None)
         how = settings if stage is stages[-1] else quiet
         trained = _train_stage(stage, problem, first, how, random_state)
@@ -185,12 +186,18 @@ def _resumed(
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
 
-def _lifted(problem: TrainingProblem, matrix: Tensor) -> np.ndarray:
-    """Return the parameters at which the metric is a simpler one's matrix."""
-    if problem.n_components < len(matrix):
+def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> tuple[np.ndarray, float]:
+    """Return the parameters at which the metric is a simpler one's matrix, and the loss there.
+
+    With fewer components than the matrix they stand for its most important directions only, and
+    the loss is another one than the simpler metric's.
+    """
+    is_part = problem.n_components < len(matrix)
+    if is_part:
         matrix = important_directions(problem, matrix) @ matrix
     problem.metric.lift(problem.module, matrix)
-    return problem.parameters
+    w = problem.parameters
+    return w, problem.final_loss(w) if is_part else loss
 
 
 def _known_starts(stage: Request, problem: TrainingProblem, is_lifted: bool) -> list[np.ndarray]:
