@@ -153,6 +153,7 @@ for name, model in {"full": ParametricNWRegressor("full", n_starts=1), "network"
 # New rows as the network sees them: the eight octants lie in patches of one parity. What lies
 # between two patches is near a border, where a sign could go either way.
 
+# sphinx_gallery_thumbnail_number = 4
 _ = EmbeddingDisplay.from_estimator(network, X_new, parity(X_new)).plot()
 
 # %%
@@ -191,5 +192,5 @@ for name, (model, *data) in attempts.items():
     print(f"{name}:")
     for warning in caught:
         text = f"{warning.category.__name__}: {warning.message}"
-        print(textwrap.fill(text, 96, initial_indent="    ", subsequent_indent="        "))
+        print(textwrap.fill(text, 76, initial_indent="    ", subsequent_indent="        "))
 plt.show()

@@ -174,7 +174,7 @@ ax.plot(many, auto, "o-", color="#0072B2", label="auto")
 ax.plot(few, dense, "s-", color="#D55E00", label="all pairs")
 ax.plot(many[2:], beyond, ":", color="#D55E00", label="all pairs, extrapolated")
 ax.set(xscale="log", yscale="log", xlabel="rows and queries", ylabel="seconds of fit and predict")
-ax.legend()
+_ = ax.legend()
 
 # %%
 # Two features

@@ -76,7 +76,7 @@ model = NadarayaWatsonRegressor().fit(X, y)
 
 def bandwidths(model, names):
     """Bandwidths of a fitted model as text, with what they are."""
-    table = pd.DataFrame({"bandwidth": model.bandwidth_.round(3)}, index=names)
+    table = pd.DataFrame({"bandwidth": [f"{h:.3g}" for h in model.bandwidth_]}, index=names)
     table["is"] = np.where(model.is_categorical_, "λ", "h")
     table.loc[table.index[model.irrelevant_features_], "finding"] = "irrelevant"
     return table.fillna("").to_string()
@@ -163,6 +163,7 @@ voters = {
     vote: pd.concat([typical] * 7).assign(vote=vote, party=PARTIES).astype(X.dtypes)
     for vote in X["vote"].cat.categories
 }
+# sphinx_gallery_thumbnail_number = 3
 print(pd.crosstab(X["vote"], X["party"]).to_string())
 
 _, ax = plt.subplots(layout="constrained")
