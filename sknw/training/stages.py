@@ -22,6 +22,7 @@ from sknw.training.solvers import SOLVERS
 from sknw.training.starts import starts
 from sknw.training.validation import Validation
 
+_REHEARSED_PER_FEATURE = 25  # rows: with fewer, starts in many features look alike
 _MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
 _LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need not settle
 
@@ -221,7 +222,8 @@ def _train_stage(
     if len(task) < 2:
         w = first[0] if first else problem.parameters
         return Trained(w, [np.nan], np.nan, n_iter=0, converged=True)
-    small = task.subsample(REHEARSAL_SIZE, random_state)
+    size = max(REHEARSAL_SIZE, _REHEARSED_PER_FEATURE * task.n_features)
+    small = task.subsample(size, random_state)
     rehearsal = problem.on(small) if len(small) < len(task) else None
     found = starts(rehearsal or problem, first, stage.starts, random_state)
     if first and stage.starts == 1:
