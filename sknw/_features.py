@@ -64,8 +64,8 @@ class Categories:
             raise ValueError(
                 f"A categorical feature may have at most {_MOST_CATEGORIES} categories, since each "
                 f"becomes a column of the distances; {name} has {found.n_categories}. Group them, "
-                "encode them as numbers (sklearn.preprocessing.TargetEncoder), or leave the "
-                "feature out."
+                "drop unused ones (remove_unused_categories), encode them as numbers "
+                "(sklearn.preprocessing.TargetEncoder), or leave the feature out."
             )
         return found
 

@@ -23,9 +23,12 @@ _own = threading.local()
 
 
 @cache
-def _pools() -> ThreadpoolController:
-    """Find the pools of the process, once: it takes milliseconds."""
-    return ThreadpoolController()
+def _pools(kind: str) -> ThreadpoolController:
+    """Find the process' pools of a kind, once: it takes milliseconds.
+
+    The end of a limit restores all that its controller holds, so it must hold no other kind.
+    """
+    return ThreadpoolController().select(user_api=kind)
 
 
 def n_threads() -> int:
@@ -39,7 +42,7 @@ def one_blas_thread() -> Iterator[None]:
     global _running, _limit
     with _lock:
         if _running == 0:
-            _limit = _pools().limit(limits=1, user_api="blas")
+            _limit = _pools("blas").limit(limits=1)
         _running += 1
     try:
         yield
@@ -57,7 +60,7 @@ def one_torch_thread() -> Iterator[None]:
         yield
         return
     _own.n_threads = torch.get_num_threads()
-    limit = _pools().limit(limits=1, user_api="openmp")
+    limit = _pools("openmp").limit(limits=1)
     try:
         yield
     finally:

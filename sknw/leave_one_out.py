@@ -260,9 +260,10 @@ class LeaveOneOut:
                 self.held_out,
                 rtol=self.rtol,
             )
+            losses = losses / self.variance[0]
             for index in losses.isnan().nonzero().squeeze(1):  # rows without mass
                 losses[index] = self.loss(embedded, scales[index])
-            return losses / self.variance[0]
+            return losses
 
     @cached_property
     def _columns(self) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sknw.kernels import Kernel
 from sknw.sums import PreparedSums, choose_for
@@ -130,6 +131,7 @@ class _Known(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple:
         (gradient,) = ctx.saved_tensors
         return grad * gradient, None, None

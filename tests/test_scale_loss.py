@@ -1,5 +1,7 @@
 """The loss of scales in one node against the same through every kernel sum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,8 +61,6 @@ def both_ways(task, scales, monkeypatch):
     not FUSED.accepts(KERNELS["gaussian"], torch.float64, torch.device("cpu")), reason="no numba"
 )
 def test_value_and_gradient(d, held_out, algorithm, monkeypatch):
-    from dataclasses import replace
-
     task = replace(task_of(monkeypatch, d=d), algorithm=algorithm)
     if held_out:
         task = task.holding_out_rows(torch.arange(3, 500, 2))
@@ -112,3 +112,23 @@ def test_the_problem_is_that_of_the_fit(monkeypatch):
     task = task_of(monkeypatch)
     assert isinstance(task.observations, Observations)
     assert len(task) == 700
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "tophat"])
+@pytest.mark.parametrize("y_columns", [1, 2])
+@pytest.mark.parametrize("n", [60, 400])
+def test_several_losses_at_once_are_the_losses_one_by_one(kernel, y_columns, n, monkeypatch):
+    task = task_of(monkeypatch, n=n, kernel=kernel, y_columns=y_columns)
+    assert float(task.variance[0]) != pytest.approx(1, abs=0.1)
+    # from broad windows to such as leave rows without mass
+    scales = torch.tensor([[0.3] * 3, [1.0, 2.0, 0.1], [9.0] * 3, [900.0] * 3], dtype=torch.float64)
+    one_by_one = torch.stack([task.loss(task.rows, at) for at in scales])
+    np.testing.assert_allclose(task.losses(task.rows, scales), one_by_one, rtol=1e-10)
+
+
+def test_no_second_derivative_is_claimed(monkeypatch):
+    task = task_of(monkeypatch)
+    scales = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(task.loss(task.rows, scales), scales, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()

@@ -1,13 +1,16 @@
 """Searches leave the cores to the sums, and the process as it was."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
-from sknw._threads import n_threads, one_torch_thread
+from sknw._threads import n_threads, one_blas_thread, one_torch_thread
 from sknw.kernels import KERNELS
 from sknw.sums.tiles.evaluators import FUSED
 
@@ -63,3 +66,40 @@ def test_fits_hold_torch_back_while_they_search(model, monkeypatch):
     model.fit(X, np.sin(X[:, 0]))
     assert set(seen) == {(1, 4)}
     assert torch.get_num_threads() == 4
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def held_by_another_thread(pool, *contexts):
+    """Let another thread enter contexts; return the event that ends them, and their end."""
+    entered, may_leave = Event(), Event()
+
+    def hold():
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            entered.set()
+            may_leave.wait()
+
+    end = pool.submit(hold)
+    entered.wait()
+    return may_leave, end
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_limits_that_overlap_end_in_any_order():
+    with ThreadPoolExecutor(1) as pool, threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        may_leave, end = held_by_another_thread(pool, one_blas_thread)
+        with one_torch_thread():
+            may_leave.set()
+            end.result()
+        assert blas_threads() == before
+        may_leave, end = held_by_another_thread(pool, one_torch_thread, one_blas_thread)
+        with one_blas_thread():
+            may_leave.set()
+            end.result()
+        assert torch.get_num_threads() == 4
+        assert blas_threads() == before

@@ -210,8 +210,12 @@ def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> M
     widths = task.widths.values(best.x)
     strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
     moves = list(_moves(widths, task.widths, strides))
-    values = objective.log_values([_moved(best.x, widths, task.widths, *move) for move in moves])
-    found = None
+    if not moves:
+        return None
+    points = [_moved(best.x, widths, task.widths, *move) for move in moves]
+    # where it is now is asked again among them: another evaluator may do several at once
+    *values, here = objective.log_values([*points, best.x])
+    best, found = replace(best, objective=here), None
     # the best move first; then whatever else is still an improvement after it
     for index in np.argsort(values, kind="stable"):
         move = moves[index]
