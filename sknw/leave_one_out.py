@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
+from sknw._arrays import to_numpy, to_tensor
 from sknw._observations import Observations
 from sknw._threads import one_torch_thread
 from sknw.kernels import Kernel
-from sknw.scale_loss import scale_loss, scale_losses
+from sknw.scale_loss import loss_and_slope, scale_loss, scale_losses
 from sknw.smoother import smooth, smooth_with_own, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
 from sknw.widths import Widths
@@ -163,6 +163,14 @@ class LeaveOneOut:
             return scales
         return scales[..., self._parameter_of_column]
 
+    def by_coordinates(self, coordinates: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
+        """Return derivatives by search coordinates of what has these by log-scales of columns."""
+        by_log = by_log_scales
+        if self._parameter_of_column is not None:
+            index = to_numpy(self._parameter_of_column)
+            by_log = np.bincount(index, weights=by_log_scales, minlength=self.n_parameters)
+        return -by_log * self.widths.slopes(coordinates)
+
     @cached_property
     def _parameter_of_column(self) -> Tensor | None:
         """Index of the width of each column; None where each has its own."""
@@ -245,6 +253,30 @@ class LeaveOneOut:
             rtol=self.rtol,
         )
         return None if error is None else error / self.variance[0]
+
+    def loss_and_slope(self, scales: Tensor) -> tuple[float, np.ndarray] | None:
+        """Return the loss and its derivatives by the logarithms of the columns' scales.
+
+        None where `sknw.scale_loss` is not a way to them.
+        """
+        if self.values.shape[1] > 1:
+            return None
+        with torch.no_grad():
+            found = loss_and_slope(
+                self.kernel,
+                self.rows,
+                self._columns,
+                *self._targets,
+                scales,
+                self.held_out,
+                algorithm=self._able_algorithm(self.rows, scales),
+                rtol=self.rtol,
+                needs_slope=True,
+            )
+        if found is None:
+            return None
+        variance = float(self.variance[0])
+        return found[0].item() / variance, to_numpy(found[1]).astype(np.float64) / variance
 
     def losses(self, embedded: Tensor, scales: Tensor) -> Tensor:
         """Return the losses (b,) at several scales (b, q), without gradients."""

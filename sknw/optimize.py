@@ -74,6 +74,9 @@ class Objective:
         Where the loss is computed.
     losses : callable or None, default=None
         Several parameters (b, p) to their losses (b,), without gradients; None: one by one.
+    slope : callable or None, default=None
+        Parameters (p,) to the loss and its gradient as arrays, or None where it has no short way
+        to them; None: by torch.
     memory : dict or None, default=None
         Filled with values and gradients by parameters, and asked first; None: do not keep them.
     """
@@ -82,6 +85,7 @@ class Objective:
     penalty: Callable[[Tensor], Tensor] | None = None
     device: torch.device | str = "cpu"
     losses: Callable[[Tensor], Tensor] | None = None
+    slope: Callable[[np.ndarray], tuple[float, np.ndarray] | None] | None = None
     memory: dict[bytes, tuple[float, np.ndarray]] | None = None
     _seen: dict[bytes, float] = field(default_factory=dict)
 
@@ -135,14 +139,24 @@ class Objective:
         return value, gradient.copy()
 
     def _log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        known = None if self.slope is None or self.penalty is not None else self.slope(x)
+        value, gradient = self._by_torch(x) if known is None else self._logarithm(x, *known)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return _UNUSABLE, np.zeros_like(x)
+        return value, gradient
+
+    def _logarithm(
+        self, x: np.ndarray, loss: float, gradient: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        self._seen[x.tobytes()] = loss
+        return float(np.log(loss + _FLOOR)), gradient / (loss + _FLOOR)
+
+    def _by_torch(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         with torch.inference_mode(False), torch.enable_grad():
             parameters, total = self._total(x, requires_grad=True)
             log_total = torch.log(total + _FLOOR)
             (gradient,) = torch.autograd.grad(log_total, parameters)
-        value, gradient = log_total.item(), to_numpy(gradient)
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            return _UNUSABLE, np.zeros_like(x)
-        return value, gradient
+        return log_total.item(), to_numpy(gradient)
 
 
 def _finite(value: float) -> float:

@@ -55,8 +55,34 @@ def scale_loss(
         Largest error of a prediction, relative to the range of the values.
     """
     needs_grad = torch.is_grad_enabled() and scales.requires_grad
-    plain = scales.detach().to(embedded.dtype)
-    keys = embedded.detach() * plain
+    found = loss_and_slope(
+        kernel, embedded, columns, values, weights, scales.detach(), held_out,
+        algorithm=algorithm, rtol=rtol, needs_slope=needs_grad,
+    )  # fmt: skip
+    if found is None or not needs_grad:
+        return None if found is None else found[0]
+    loss, by_log = found
+    return _Known.apply(scales, loss, by_log / scales.detach())
+
+
+def loss_and_slope(
+    kernel: Kernel,
+    embedded: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    scales: Tensor,
+    held_out: Tensor | None,
+    *,
+    algorithm: str,
+    rtol: float,
+    needs_slope: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """Return the loss and its derivatives (q,) by the logarithms of the scales, as plain tensors.
+
+    Parameters are those of `scale_loss`; without `needs_slope` the second is None.
+    """
+    keys = embedded.detach() * scales.to(embedded.dtype)
     queries = None if held_out is None else keys[held_out][None]
     chosen = choose_for(
         algorithm,
@@ -65,27 +91,26 @@ def scale_loss(
         keys[None],
         n_columns=len(columns),
         leave_one_out=True,
-        needs_grad=needs_grad,
+        needs_grad=needs_slope,
         rtol=rtol,
     )
     prepared = PreparedSums.of(kernel, keys[None], columns[None], chosen)
-    if needs_grad and not prepared.has_squares(queries):
+    if needs_slope and not prepared.has_squares(queries):
         return None
-    run = prepared.run(queries, held_out, squares=needs_grad)
+    run = prepared.run(queries, held_out, squares=needs_slope)
     sums = run.sums.sums[0].T  # (2, m)
     if bool((sums[0] <= 0).any()):
         return None
-    if needs_grad and bool(run.redone.rows.any()):
+    if needs_slope and bool(run.redone.rows.any()):
         return None
     means, share = sums[1] / sums[0], (weights / weights.sum()).to(sums.dtype)
     errors = means - values
     loss = share @ errors.square()
-    if not needs_grad:
-        return loss
+    if not needs_slope:
+        return loss, None
     slope = 2 * share * errors / sums[0]  # of the loss by the sums of values
     total, mass = run.squares[0, :, 1], run.squares[0, :, 0]
-    by_log = -(total @ slope - mass @ (slope * means))
-    return _Known.apply(scales, loss, by_log / scales.detach())
+    return loss, -(total @ slope - mass @ (slope * means))
 
 
 def scale_losses(

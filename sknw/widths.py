@@ -86,6 +86,12 @@ class Widths:
         """The broad widths, their logarithms, and the least precision in units of theirs."""
         return self._broad, np.log(self._broad), np.square(self._relative(self.upper))
 
+    def slopes(self, coordinates: np.ndarray) -> np.ndarray:
+        """Return the derivatives (p,) of the logarithms of `at` by the coordinates."""
+        _, log_broad, least = self._constants
+        precision = np.expm1(-2 * (coordinates - log_broad))
+        return (precision + 1) / np.maximum(precision, least)
+
     def values(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the widths as an array; at the bound exactly the largest."""
         precision = np.expm1(-2 * (coordinates - np.log(self._broad)))

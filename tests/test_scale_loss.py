@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from sknw import NadarayaWatsonRegressor, scale_loss
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, scale_loss
 from sknw._observations import Observations
+from sknw.bandwidth import strategy
+from sknw.bandwidth.criteria import CRITERIA
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.sums.tiles.evaluators import FUSED
@@ -132,3 +135,46 @@ def test_no_second_derivative_is_claimed(monkeypatch):
     (gradient,) = torch.autograd.grad(task.loss(task.rows, scales), scales, create_graph=True)
     with pytest.raises(RuntimeError):
         gradient.sum().backward()
+
+
+SEARCHES = {
+    "a width for each": NadarayaWatsonRegressor(),
+    "a common width": NadarayaWatsonRegressor(BandwidthSearch(per_feature=False)),
+    "a category": NadarayaWatsonRegressor(categorical_features=[2]),
+}
+
+
+@pytest.mark.parametrize("model", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.skipif(
+    not FUSED.accepts(KERNELS["gaussian"], torch.float64, torch.device("cpu")), reason="no numba"
+)
+def test_the_short_way_to_the_gradient_is_that_of_torch(model, monkeypatch):
+    found = []
+
+    def watched(task, plan, random_state):
+        found.append((task, plan))
+        return strategy.search(task, plan, random_state)
+
+    monkeypatch.setattr("sknw.bandwidth.search.search", watched)
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=(450, 2)), rng.integers(0, 4, 450)])
+    y = np.sin(2 * X[:, 0]) + 0.3 * rng.normal(size=450)
+    clone(model).fit(X, y, sample_weight=rng.uniform(0.5, 2, 450))
+    ((task, plan),) = found
+    objective = plan.objective(task)
+    by_torch = replace(objective, slope=None)
+    low, high = np.transpose(task.widths.bounds)
+    for x in (0.1 * low + 0.9 * high, high, 0.05 * low + 0.95 * high):
+        assert objective.slope(x) is not None
+        value, gradient = objective.log_value_and_gradient(x)
+        want, want_gradient = by_torch.log_value_and_gradient(x)
+        assert value == pytest.approx(want, rel=1e-12)
+        np.testing.assert_allclose(gradient, want_gradient, rtol=1e-9, atol=1e-13)
+    assert objective.path[1] == by_torch.path[1]
+
+
+@pytest.mark.parametrize("criterion", ["loo_absolute", "aicc", "gcv"])
+def test_other_criteria_have_no_short_way(criterion, monkeypatch):
+    task = task_of(monkeypatch)
+    scales = torch.ones(3, dtype=torch.float64)
+    assert CRITERIA[criterion].loss_and_slope(task, scales) is None

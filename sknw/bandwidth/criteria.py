@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class Criterion(ABC):
         with torch.no_grad():
             return torch.stack([self.loss(task, at) for at in scales])
 
+    def loss_and_slope(self, task: LeaveOneOut, scales: Tensor) -> tuple[float, np.ndarray] | None:
+        """Return what is minimised and its derivatives by log-scales, if there is a short way."""
+        return None
+
     @abstractmethod
     def reported(self, loss: float, task: LeaveOneOut) -> float:
         """Return the criterion that belongs to a loss."""
@@ -50,6 +55,10 @@ class SquaredError(Criterion):
     def losses(self, task: LeaveOneOut, scales: Tensor) -> Tensor:
         """Return the errors in units of the variance of y."""
         return task.losses(task.rows, scales)
+
+    def loss_and_slope(self, task: LeaveOneOut, scales: Tensor) -> tuple[float, np.ndarray] | None:
+        """Return the error in units of the variance of y, and its derivatives."""
+        return task.loss_and_slope(scales)
 
     def reported(self, loss: float, task: LeaveOneOut) -> float:
         """Return the error in squared units of y for one output."""

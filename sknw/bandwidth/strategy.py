@@ -63,7 +63,12 @@ class Plan:
         def losses(coordinates: Tensor) -> Tensor:
             return self.criterion.losses(task, task.column_scales(coordinates))
 
-        return Objective(loss, device=task.rows.device, losses=losses)
+        def slope(x: np.ndarray) -> tuple[float, np.ndarray] | None:
+            coordinates = to_tensor(x, dtype=torch.float64, device=task.rows.device)
+            found = self.criterion.loss_and_slope(task, task.column_scales(coordinates))
+            return None if found is None else (found[0], task.by_coordinates(x, found[1]))
+
+        return Objective(loss, device=task.rows.device, losses=losses, slope=slope)
 
     def descent(self, task: LeaveOneOut) -> Descent:
         """Return how to go down on these rows."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -242,8 +242,12 @@ class _Call:
         points = [
             at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
         ]
-        pairs = self.pairs or Pairs.all(len(self.queries), len(self.keys), points[0].shape[1])
-        tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if self.by_powers else 1.0)
+        if self.pairs is None:
+            sizes = len(self.queries), len(self.keys), points[0].shape[1]
+            pairs, tiles = _all_pairs(*sizes, self.keys.dtype)
+        else:
+            pairs = self.pairs
+            tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if self.by_powers else 1.0)
         shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
         before = (
@@ -258,7 +262,9 @@ class _Call:
         def task(first: int, last: int) -> int:
             return getattr(loops, driver)(*before, first, last, *codes, out)
 
-        pairs.tally.append(_in_threads(task, pairs))
+        evaluated = _in_threads(task, pairs)
+        if self.pairs is not None:
+            pairs.tally.append(evaluated)
 
 
 def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | None]:
@@ -269,6 +275,15 @@ def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | Non
     if first != 1:
         columns = np.concatenate([np.ones_like(columns[:1]), columns[1:]])
     return columns, float(first)
+
+
+@lru_cache(maxsize=64)
+def _all_pairs(
+    n_queries: int, n_keys: int, n_features: int, dtype: np.dtype
+) -> tuple[Pairs, tuple[np.ndarray, ...]]:
+    """Return all pairs, and them as the loops take them; a search asks a hundred times."""
+    pairs = Pairs.all(n_queries, n_keys, n_features)
+    return pairs, _tiles(pairs, dtype, 1.0)
 
 
 def _tiles(pairs: Pairs, dtype: np.dtype, scale: float) -> tuple[np.ndarray, ...]:
