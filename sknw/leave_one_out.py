@@ -17,7 +17,7 @@ from sknw._arrays import to_numpy, to_tensor
 from sknw._observations import Observations
 from sknw._threads import one_torch_thread
 from sknw.kernels import Kernel
-from sknw.scale_loss import loss_and_slope, scale_loss, scale_losses
+from sknw.scale_loss import ScaleLoss
 from sknw.smoother import smooth, smooth_with_own, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
 from sknw.widths import Widths
@@ -232,80 +232,57 @@ class LeaveOneOut:
         `scales` (q,) of the embedding's features make for a faster gradient than ``embedded *
         scales``; the embedding itself then gets none.
         """
-        known = None if scales is None else self._scale_loss(embedded, scales)
-        if known is not None:
-            return known
+        short = None if scales is None else self._scale_loss(embedded)
+        error = None if short is None else short.at(scales, self._able_algorithm(embedded, scales))
+        if error is not None:
+            return error / self.variance[0]
         errors = self.errors(self.predictions(embedded, scales))
         return (self.mean(errors.square()) / self.variance).mean()
 
-    def _scale_loss(self, embedded: Tensor, scales: Tensor) -> Tensor | None:
-        """Return the loss by `sknw.scale_loss`, where that is a way to it."""
-        if self.values.shape[1] > 1:
-            return None
-        error = scale_loss(
-            self.kernel,
-            embedded,
-            self._columns,
-            *self._targets,
-            scales,
-            self.held_out,
-            algorithm=self._able_algorithm(embedded, scales),
-            rtol=self.rtol,
-        )
-        return None if error is None else error / self.variance[0]
+    def losses(self, embedded: Tensor, scales: Tensor) -> Tensor:
+        """Return the losses (b,) at several scales (b, q), without gradients."""
+        short = self._scale_loss(embedded)
+        with torch.no_grad():
+            if short is None or len(scales) * len(self) ** 2 > _PAIRS_AT_ONCE:
+                return torch.stack([self.loss(embedded, at) for at in scales])
+            losses = short.at_several(scales) / self.variance[0]
+            for index in losses.isnan().nonzero().squeeze(1):  # rows without mass
+                losses[index] = self.loss(embedded, scales[index])
+            return losses
 
     def loss_and_slope(self, scales: Tensor) -> tuple[float, np.ndarray] | None:
         """Return the loss and its derivatives by the logarithms of the columns' scales.
 
         None where `sknw.scale_loss` is not a way to them.
         """
-        if self.values.shape[1] > 1:
+        short = self._scale_loss(self.rows)
+        if short is None:
             return None
         with torch.no_grad():
-            found = loss_and_slope(
-                self.kernel,
-                self.rows,
-                self._columns,
-                *self._targets,
-                scales,
-                self.held_out,
-                algorithm=self._able_algorithm(self.rows, scales),
-                rtol=self.rtol,
-                needs_slope=True,
-            )
+            found = short.with_slope(scales, self._able_algorithm(self.rows, scales))
         if found is None:
             return None
         variance = float(self.variance[0])
         return found[0].item() / variance, to_numpy(found[1]).astype(np.float64) / variance
 
-    def losses(self, embedded: Tensor, scales: Tensor) -> Tensor:
-        """Return the losses (b,) at several scales (b, q), without gradients."""
-        with torch.no_grad():
-            if self.values.shape[1] > 1 or len(scales) * len(self) ** 2 > _PAIRS_AT_ONCE:
-                return torch.stack([self.loss(embedded, at) for at in scales])
-            losses = scale_losses(
-                self.kernel,
-                embedded,
-                self._columns,
-                *self._targets,
-                scales,
-                self.held_out,
-                rtol=self.rtol,
-            )
-            losses = losses / self.variance[0]
-            for index in losses.isnan().nonzero().squeeze(1):  # rows without mass
-                losses[index] = self.loss(embedded, scales[index])
-            return losses
+    def _scale_loss(self, embedded: Tensor) -> ScaleLoss | None:
+        """Return the short way to the loss of an embedding's scales; of one output only."""
+        if self.values.shape[1] > 1:
+            return None
+        rows = slice(None) if self.held_out is None else self.held_out
+        return ScaleLoss(
+            self.kernel,
+            embedded,
+            self._columns,
+            self.values[rows, 0],
+            self.weights[rows],
+            self.held_out,
+            self.rtol,
+        )
 
     @cached_property
     def _columns(self) -> Tensor:
         return value_columns(self.values[None], self.weights[None])[0]
-
-    @cached_property
-    def _targets(self) -> tuple[Tensor, Tensor]:
-        """Values and weights of the rows held out, (m,)."""
-        rows = slice(None) if self.held_out is None else self.held_out
-        return self.values[rows, 0], self.weights[rows]
 
     def errors(self, means: Tensor) -> Tensor:
         """Return the errors (m, k) of means of the rows held out."""

@@ -1,16 +1,17 @@
 """The squared leave-one-out error of common scales, with its gradient in closed form.
 
 Searches over bandwidths and diagonal metrics do nothing but evaluate it. With one output and a
-kernel whose gradient comes with the sums (`Run.squares`: a Gaussian in the compiled loops), the
-chain of derivatives is short: with ``m_i = S_i1 / S_i0`` and ``g_i = dL/dm_i``,
+kernel whose gradient comes with the sums (`Run.squares`), the chain of derivatives is short: with
+``m_i = S_i1 / S_i0`` and ``g_i = dL/dm_i``,
 
-    dL/dlog c = −Σ_i g_i / S_i0 (Q_i1 − m_i Q_i0),    Q_i = Σ_j K_ij v_j (q_i − z_j)²
+    dL/dlog c = 2 Σ_i g_i / S_i0 (Q_i1 − m_i Q_i0),    Q_i = Σ_j K'_ij v_j (q_i − z_j)²
 
 So the loss is one node for torch instead of some forty, which on a few hundred rows is most of the
 time. Whatever is out of the ordinary (rows without mass, rows done again, other kernels) is left to
 `sknw.smoother`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,130 +22,100 @@ from sknw.kernels import Kernel
 from sknw.sums import PreparedSums, choose_for
 
 
-def scale_loss(
-    kernel: Kernel,
-    embedded: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    scales: Tensor,
-    held_out: Tensor | None,
-    *,
-    algorithm: str,
-    rtol: float,
-) -> Tensor | None:
-    """Return the weighted mean squared error, differentiable in the scales; None if not this way.
+@dataclass(frozen=True, eq=False)
+class ScaleLoss:
+    """The weighted mean squared error of one output, as a function of scales (q,).
 
     Parameters
     ----------
     kernel : Kernel
         The window.
-    embedded : Tensor of shape (n, q)
+    keys : Tensor of shape (n, q)
         Keys before scaling.
     columns : Tensor of shape (2, n)
         Weights of the keys, and weights times values.
     values, weights : Tensor of shape (m,)
         Targets and weights of the rows that are predicted.
-    scales : Tensor of shape (q,)
-        Common scales of the features.
     held_out : Tensor of shape (m,) or None
         Which keys are predicted; None: all.
-    algorithm : str
-        Name of the algorithm of the sums.
     rtol : float
         Largest error of a prediction, relative to the range of the values.
     """
-    needs_grad = torch.is_grad_enabled() and scales.requires_grad
-    found = loss_and_slope(
-        kernel, embedded, columns, values, weights, scales.detach(), held_out,
-        algorithm=algorithm, rtol=rtol, needs_slope=needs_grad,
-    )  # fmt: skip
-    if found is None or not needs_grad:
-        return None if found is None else found[0]
-    loss, by_log = found
-    return _Known.apply(scales, loss, by_log / scales.detach())
 
+    kernel: Kernel
+    keys: Tensor
+    columns: Tensor
+    values: Tensor
+    weights: Tensor
+    held_out: Tensor | None
+    rtol: float
 
-def loss_and_slope(
-    kernel: Kernel,
-    embedded: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    scales: Tensor,
-    held_out: Tensor | None,
-    *,
-    algorithm: str,
-    rtol: float,
-    needs_slope: bool,
-) -> tuple[Tensor, Tensor | None] | None:
-    """Return the loss and its derivatives (q,) by the logarithms of the scales, as plain tensors.
+    def at(self, scales: Tensor, algorithm: str) -> Tensor | None:
+        """Return the loss, differentiable in the scales; None if not this way."""
+        plain = scales.detach()
+        if not (torch.is_grad_enabled() and scales.requires_grad):
+            return self._value(plain, algorithm)
+        known = self.with_slope(plain, algorithm)
+        return None if known is None else _Known.apply(scales, known[0], known[1] / plain)
 
-    Parameters are those of `scale_loss`; without `needs_slope` the second is None.
-    """
-    keys = embedded.detach() * scales.to(embedded.dtype)
-    queries = None if held_out is None else keys[held_out][None]
-    chosen = choose_for(
-        algorithm,
-        kernel,
-        queries,
-        keys[None],
-        n_columns=len(columns),
-        leave_one_out=True,
-        needs_grad=needs_slope,
-        rtol=rtol,
-    )
-    prepared = PreparedSums.of(kernel, keys[None], columns[None], chosen)
-    if needs_slope and not prepared.has_squares(queries):
-        return None
-    run = prepared.run(queries, held_out, squares=needs_slope)
-    sums = run.sums.sums[0].T  # (2, m)
-    if bool((sums[0] <= 0).any()):
-        return None
-    if needs_slope and bool(run.redone.rows.any()):
-        return None
-    means, share = sums[1] / sums[0], (weights / weights.sum()).to(sums.dtype)
-    errors = means - values
-    loss = share @ errors.square()
-    if not needs_slope:
-        return loss, None
-    slope = 2 * share * errors / sums[0]  # of the loss by the sums of values
-    total, mass = run.squares[0, :, 1], run.squares[0, :, 0]
-    return loss, -(total @ slope - mass @ (slope * means))
+    def with_slope(self, scales: Tensor, algorithm: str) -> tuple[Tensor, Tensor] | None:
+        """Return the loss and its derivatives (q,) by the logarithms of the scales, or None."""
+        prepared, queries = self._prepared(scales[None], algorithm, needs_grad=True)
+        if not prepared.has_squares(queries):
+            return None
+        run = prepared.run(queries, self.held_out, squares=True)
+        mass, total = run.sums.sums[0].mT
+        if bool((mass <= 0).any()) or bool(run.redone.rows.any()):
+            return None
+        means = total / mass
+        errors = means - self.values
+        share = self._share(errors)
+        slope = 2 * share * errors / mass  # of the loss by the sums of values
+        squares = run.squares[0]
+        return share @ errors.square(), 2 * (
+            squares[:, 1] @ slope - squares[:, 0] @ (slope * means)
+        )
 
+    def at_several(self, scales: Tensor) -> Tensor:
+        """Return the losses (b,) of several scales (b, q) at once, for scans over few rows.
 
-def scale_losses(
-    kernel: Kernel,
-    embedded: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    scales: Tensor,
-    held_out: Tensor | None,
-    *,
-    rtol: float,
-) -> Tensor:
-    """Return the losses (b,) of several scales (b, q) at once, for scans over few rows.
+        Every pair is evaluated, so there is nothing to prepare for each of them. Where a row has no
+        mass the loss is NaN.
+        """
+        return self._losses(scales, "dense")
 
-    Every pair is evaluated, so there is nothing to prepare for each of them. Where a row has no
-    mass the loss is NaN.
-    """
-    keys = embedded * scales[:, None].to(embedded.dtype)
-    queries = None if held_out is None else keys[:, held_out]
-    chosen = choose_for(
-        "dense",
-        kernel,
-        queries,
-        keys,
-        n_columns=len(columns),
-        leave_one_out=True,
-        needs_grad=False,
-        rtol=rtol,
-    )
-    prepared = PreparedSums.of(kernel, keys, columns.expand(len(keys), -1, -1), chosen)
-    sums = prepared.sums(queries, held_out).sums  # (b, m, 2)
-    errors = sums[..., 1] / sums[..., 0] - values
-    return errors.square() @ (weights / weights.sum()).to(sums.dtype)
+    def _value(self, scales: Tensor, algorithm: str) -> Tensor | None:
+        loss = self._losses(scales[None], algorithm)[0]
+        return None if loss.isnan() else loss
+
+    def _losses(self, scales: Tensor, algorithm: str) -> Tensor:
+        prepared, queries = self._prepared(scales, algorithm, needs_grad=False)
+        sums = prepared.sums(queries, self.held_out).sums  # (b, m, 2)
+        errors = sums[..., 1] / sums[..., 0] - self.values
+        return errors.square() @ self._share(errors)
+
+    def _share(self, like: Tensor) -> Tensor:
+        """Return each row's share of the weight (m,)."""
+        return (self.weights / self.weights.sum()).to(like.dtype)
+
+    def _prepared(
+        self, scales: Tensor, algorithm: str, *, needs_grad: bool
+    ) -> tuple[PreparedSums, Tensor | None]:
+        """Return the keys at scales (b, q), ready for the queries, which are returned too."""
+        keys = self.keys.detach() * scales[:, None].to(self.keys.dtype)
+        queries = None if self.held_out is None else keys[:, self.held_out]
+        chosen = choose_for(
+            algorithm,
+            self.kernel,
+            queries,
+            keys,
+            n_columns=len(self.columns),
+            leave_one_out=True,
+            needs_grad=needs_grad,
+            rtol=self.rtol,
+        )
+        columns = self.columns.expand(len(keys), -1, -1)
+        return PreparedSums.of(self.kernel, keys, columns, chosen), queries
 
 
 class _Known(torch.autograd.Function):

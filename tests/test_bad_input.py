@@ -295,13 +295,6 @@ LEARNED_PARAMETERS = [
     parameter_case("validation_fraction", 1.0, r"a float in the range \(0\.0, 1\.0\)"),
     parameter_case("warm_start", "yes", "an instance of 'bool'"),
     parameter_case("warm_start", None, "an instance of 'bool'"),
-    parameter_case("n_components", 0, r"None or an int in the range \[1, inf\)"),
-    parameter_case("n_components", 1.5, r"None or an int in the range \[1, inf\)"),
-    parameter_case("batch_size", 0, r"'auto'.*an int in the range \[1, inf\)"),
-    parameter_case("batch_size", "all", r"'auto'.*an int in the range \[1, inf\)"),
-    parameter_case("early_stopping", "yes", "an instance of 'bool'"),
-    parameter_case("validation_fraction", 0.0, r"a float in the range \(0\.0, 1\.0\)"),
-    parameter_case("validation_fraction", 1.0, r"a float in the range \(0\.0, 1\.0\)"),
 ]
 
 DIAGONAL_PARAMETERS = [

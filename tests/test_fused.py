@@ -290,8 +290,9 @@ def test_squares_are_the_pulls_of_torch(d, weighted, left_out, dtype):
     keys, columns = keys.double(), columns.double()  # the reference has no rounding of its own
     on_torch = None if queries is None else TORCH.points(queries.double())
     sums = TORCH.sums(kernel, on_torch, TORCH.points(keys), columns, exclude, None)
+    slope = kernel.derivative()
     pulls = [
-        TORCH.pull(kernel, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
+        TORCH.pull(slope, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
         for own in one_column_each(sums)
     ]
     tolerance = 1e-13 if dtype == torch.float64 else 1e-5

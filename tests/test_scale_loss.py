@@ -7,12 +7,12 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sknw import BandwidthSearch, NadarayaWatsonRegressor, scale_loss
-from sknw._observations import Observations
+from sknw import BandwidthSearch, NadarayaWatsonRegressor
 from sknw.bandwidth import strategy
 from sknw.bandwidth.criteria import CRITERIA
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
+from sknw.scale_loss import ScaleLoss
 from sknw.sums.tiles.evaluators import FUSED
 
 
@@ -43,16 +43,17 @@ def value_and_gradient(task, scales):
 
 
 def both_ways(task, scales, monkeypatch):
-    used = []
+    """Return value and gradient by the short and by the long way, and whether the short was one."""
+    used, at = [], ScaleLoss.at
 
-    def watched(*arguments, **options):
-        used.append(scale_loss.scale_loss(*arguments, **options))
+    def watched(*arguments):
+        used.append(at(*arguments))
         return used[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr("sknw.leave_one_out.scale_loss", watched)
+        patch.setattr(ScaleLoss, "at", watched)
         short = value_and_gradient(task, scales)
-        patch.setattr("sknw.leave_one_out.scale_loss", lambda *_, **__: None)
+        patch.setattr(ScaleLoss, "at", lambda *_: None)
         long = value_and_gradient(task, scales)
     return short, long, any(loss is not None for loss in used)
 
@@ -109,12 +110,6 @@ def test_without_gradients_rows_done_again_are_fine(monkeypatch):
         errors = task.errors(task.predictions(task.rows, scales))
     want = task.mean(errors.square()) / task.variance
     assert loss.item() == pytest.approx(want.item(), rel=1e-12)
-
-
-def test_the_problem_is_that_of_the_fit(monkeypatch):
-    task = task_of(monkeypatch)
-    assert isinstance(task.observations, Observations)
-    assert len(task) == 700
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "tophat"])

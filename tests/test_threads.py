@@ -44,8 +44,11 @@ def test_an_error_restores_the_number():
 
 @pytest.mark.usefixtures("four_threads")
 def test_other_threads_keep_theirs():
-    with ThreadPoolExecutor(1) as pool, one_torch_thread():
-        assert pool.submit(n_threads).result() == pool.submit(torch.get_num_threads).result()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.set_num_threads, 3).result()
+        with one_torch_thread():
+            assert pool.submit(torch.get_num_threads).result() == 3
+            assert pool.submit(n_threads).result() == 3
 
 
 @pytest.mark.skipif(not has_loops, reason="numba is not installed")

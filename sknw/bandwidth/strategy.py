@@ -223,11 +223,10 @@ def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> M
     best, found = replace(best, objective=here), None
     # the best move first; then whatever else is still an improvement after it
     for index in np.argsort(values, kind="stable"):
-        move = moves[index]
-        if not _improves(values[index], best.objective, move) and found is None:
-            continue
-        x = _moved(best.x, widths, task.widths, *move)
-        value = values[index] if found is None else objective.log_value(x)
+        move, x, value = moves[index], points[index], values[index]
+        if found is not None:  # from where the search is by now
+            x = _moved(best.x, widths, task.widths, *move)
+            value = objective.log_value(x)
         if _improves(value, best.objective, move):
             best = found = replace(best, x=x, objective=value)
             widths[move[0]] = move[1]

@@ -146,8 +146,8 @@ class _Backward:
         slope = self.kernel.derivative()
         if self.squares is None:
             total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
-        else:  # of a Gaussian, whose slope is K' = −K/2
-            total = -0.5 * torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
+        else:
+            total = torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
         for b, rows, shifted in self._redone_groups():
             total = total + shifted.stretch(slope, self.grad[b][:, rows], self.values[b])
         return (2 * total / self.scale).to(self.scale.dtype)

@@ -60,7 +60,7 @@ class Run:
     redone : Redone
         What was done again.
     squares : Tensor of shape (b, d, k, m) or None
-        Plain sums of ``v_j (q_i − z_j)²`` for each feature, where they were to be had as well.
+        Sums under the slope of ``v_j (q_i − z_j)²`` for each feature, where they came as well.
     """
 
     sums: KernelSums

@@ -37,17 +37,6 @@ class Lbfgs(Solver):
     ) -> Trained:
         """Return the lowest minimum that the descents reach."""
         problem.module.eval()
-        with problem.threads():
-            return self._train(problem, starts, settings, rehearsal, random_state)
-
-    def _train(
-        self,
-        problem: TrainingProblem,
-        starts: Sequence[np.ndarray],
-        settings: Settings,
-        rehearsal: TrainingProblem | None,
-        random_state: np.random.RandomState,
-    ) -> Trained:
         coordinates = problem.coordinates(starts[0])
         shrinkage = 1.0
         if rehearsal is not None:
@@ -58,22 +47,23 @@ class Lbfgs(Solver):
             "carry_over": lambda x: coordinates.narrowed(x, shrinkage),
         }
         found = [coordinates.of(start) for start in starts]
-        descent = _descent(problem, coordinates, settings.max_iter, settings.tol)
         if len(problem.task) > _LARGE:
             part = problem.on(problem.task.holding_out(_HELD_OUT, random_state))
-            rough = _descent(
-                part, coordinates, settings.max_iter, max(settings.tol, _TOL_OF_SAMPLE)
-            )
-            found, options = [descend(part.objective(coordinates), found, rough, **options).x], {}
+            tol = max(settings.tol, _TOL_OF_SAMPLE)
+            rough = _descent(part, coordinates, settings.max_iter, tol)
+            with problem.threads():
+                end = descend(part.objective(coordinates), found, rough, **options)
+            found, options = [end.x], {}
         memory = {} if settings.keeps_state else None
         watch = Watch(problem, settings)
-        best = descend(
-            problem.objective(coordinates, memory),
-            found,
-            descent,
-            on_step=_watched(watch, coordinates),
-            **options,
-        )
+        with problem.threads():
+            best = descend(
+                problem.objective(coordinates, memory),
+                found,
+                _descent(problem, coordinates, settings.max_iter, settings.tol),
+                on_step=_watched(watch, coordinates),
+                **options,
+            )
         return _trained(problem, coordinates, best, settings, watch, memory)
 
     def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:

@@ -75,9 +75,9 @@ class Algorithm(ABC):
         return False
 
     def sums_and_squares(self, state: Any, plan: Any) -> tuple[Tensor, Tensor]:
-        """Return the plain sums, and ``Σ_j K_ij v_j (q_i − z_j)²`` feature by feature.
+        """Return the plain sums, and ``Σ_j K'_ij v_j (q_i − z_j)²`` feature by feature.
 
-        The latter has shape (b, d, k, m) and is what a Gaussian's `stretch` needs.
+        The latter has shape (b, d, k, m) and is what `stretch` needs.
         """
         raise NotImplementedError
 

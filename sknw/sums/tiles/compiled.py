@@ -955,7 +955,10 @@ def add_squares(
     form,
     out,
 ):
-    """Add sums (2 + 2d, m) of ``2^−s`` and of that times the squared steps: see `_add_squares`."""
+    """Add sums (2 + 2d, m) of ``2^−s`` and of that times the squared steps: see `_add_squares`.
+
+    It is called as the other drivers are, always for powers of two and without anchors.
+    """
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated, d = 0, len(queries)

@@ -55,9 +55,9 @@ class Evaluator(ABC):
         exclude: Tensor | None,
         pairs: Pairs | None,
     ) -> Tensor:
-        """Return the sums and, in the same pass, ``Σ_j K_ij v_j (q_i − z_j)²`` of each feature.
+        """Return the sums and, in the same pass, ``Σ_j K'_ij v_j (q_i − z_j)²`` of each feature.
 
-        Shape (b, 1 + d, k, m), the plain sums first.
+        Shape (b, 1 + d, k, m), the plain sums first; K' is the slope of the kernel.
         """
         raise NotImplementedError
 

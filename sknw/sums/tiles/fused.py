@@ -137,10 +137,11 @@ class Fused(Evaluator):
 
     def has_squares(self, kernel, n_columns) -> bool:
         """Two columns under a Gaussian, whose slope is a multiple of itself."""
-        return kernel.formula == ("gaussian", "profile") and n_columns == 2
+        family, form = kernel.formula
+        return family == "gaussian" and form == "profile" and n_columns == 2
 
     def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
-        """Return sums and sums times squared steps, (b, 1 + d, 2, m)."""
+        """Return sums, and sums under the slope times squared steps, (b, 1 + d, 2, m)."""
         queries, exclude = _with_identity(queries, keys, exclude)
         columns, d = _columns(columns, keys), keys.features.shape[1]
         out = np.zeros((len(columns), 1 + d, 2, len(queries)))
@@ -150,7 +151,7 @@ class Fused(Evaluator):
             call.run(
                 "add_squares", one_column, weight is not None, out=out[b].reshape(2 + 2 * d, -1)
             )
-            out[b, 1:] *= call.unit(2)
+            out[b, 1:] *= call.unit(2) * _OF_POWERS["slope"]
             if weight is not None:
                 out[b, :, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
