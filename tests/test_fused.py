@@ -230,6 +230,18 @@ def test_no_matrix_of_pairs_is_built():
     assert peak < 40 * n * 8
 
 
+def output_of(program, **environment):
+    """Return what the program prints in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return ran.stdout.strip()
+
+
 CACHED = """
 import torch
 from sknw.kernels import KERNELS
@@ -242,18 +254,56 @@ print(sum(compiled.add_sums.stats.cache_hits.values()))
 
 
 def test_compiled_code_is_cached_between_processes(tmp_path):
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    hits = [
-        subprocess.run(
-            [sys.executable, "-c", CACHED],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        for _ in range(2)
-    ]
+    hits = [output_of(CACHED, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert hits == ["0", "1"]
+
+
+NARROW = """
+import torch
+from sknw.kernels import KERNELS
+from sknw.sums.tiles import registers
+from sknw.sums.tiles.evaluators import FUSED, TORCH
+worst = 0.0
+for d in (1, 3, 6):
+    rows = torch.randn(1, 203, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d))
+    columns = torch.cat([torch.ones(1, 1, 203), rows[:, :, :1].mT], dim=1)
+    ours, theirs = (
+        e.sums(KERNELS["gaussian"], None, e.points(rows), columns, None, None)
+        for e in (FUSED, TORCH)
+    )
+    worst = max(worst, float((ours - theirs).abs().max() / theirs.abs().max()))
+print(registers.HAS_TABLES, worst < 1e-13)
+"""
+
+
+def test_narrow_registers_without_tables(tmp_path):
+    found = output_of(NARROW, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="generic")
+    assert found == "False True"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_keys", [1, 7, 8, 9, 16, 1031])
+def test_numbers_of_keys_that_fill_no_register(dtype, d, n_keys):
+    queries, keys = (points(n, d, seed=n, dtype=dtype) for n in (37, n_keys))
+    columns = two_columns(n_keys, dtype, weighted=True)
+    sums = [
+        e.sums(KERNELS["gaussian"], e.points(queries), e.points(keys), columns, None, None)
+        for e in (FUSED, TORCH)
+    ]
+    close(*sums, dtype)
+
+
+@pytest.mark.parametrize("d", [1, 3, 5])
+@pytest.mark.parametrize("far", [30.0, 60.0, 1e9, 1e150])
+def test_weights_of_remote_queries_end_in_the_smallest_normal_number(d, far):
+    keys, queries = (torch.zeros(1, n, d, dtype=torch.float64) for n in (40, 40))
+    queries += far
+    columns = torch.ones(1, 2, 40, dtype=torch.float64)
+    points_of = FUSED.points(queries), FUSED.points(keys)
+    mass = FUSED.sums(KERNELS["gaussian"], *points_of, columns, None, None)[0, 0]
+    true = 40 * np.exp(max(-d * far**2 / 2, np.log(2.0**-1021)))
+    assert torch.allclose(mass, torch.full_like(mass, true), rtol=1e-11, atol=0)
 
 
 def test_registry_names_are_those_of_the_evaluators():

@@ -9,16 +9,33 @@ one output, has loops of its own, which keep nearly all in registers.
 Points stand feature-first, (d, n): a coordinate of a block is one contiguous slice. Counters are
 unsigned, since a signed index costs a wrap-around test in every vector. Exponentials are ``2^−s``:
 ``s`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
-power is a polynomial. Sums of a block are in the points' precision and added up in float64.
+power is a polynomial. The Gaussian's loops are written in vector registers, whose exponentials
+split off sixteenths, by a table, where the CPU has one. Sums of a block are in the points'
+precision and added up in float64.
 """
 
 import math
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from numpy.polynomial import Polynomial, chebyshev
+
+from sknw.sums.tiles.registers import (
+    HAS_TABLES,
+    Register,
+    address,
+    at_most,
+    first_lanes,
+    lanes_of,
+    load,
+    lowered,
+    power_of_sixteenths,
+    rounded,
+    spread,
+    store,
+    sum_of_lanes,
+)
 
 FAMILIES = (
     "gaussian",
@@ -51,11 +68,13 @@ _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 _CHUNK = 8192  # the same where each query meets but some of them
 _NO_GAPS = (-1, -1)  # of two queries that leave out no key
+_WORTH_A_LOOK = 16  # queries for which all keys of a chunk are looked at beforehand
 _PIECE = 1024  # keys over which several short loops pass one after the other
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
 _0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
 _4_5 = np.float32(4.5)
+_REMOTE = np.float32(1e30)  # a squared distance at which no kernel has weight
 
 
 def _compiled(function=None, *, fastmath=True):
@@ -67,6 +86,11 @@ def _compiled(function=None, *, fastmath=True):
         return njit(function, cache=True, **options)
     except RuntimeError:  # no folder to write to
         return njit(function, **options)
+
+
+def _inlined(function):
+    """Let numba write the function's body wherever it is called."""
+    return njit(function, inline="always", fastmath=True, error_model="numpy")
 
 
 def _coefficients(function, degree: int, low: float, high: float) -> list[float]:
@@ -96,12 +120,14 @@ def _cosine_slope(s):
 
 _E64 = _coefficients(_half_to_the, 10, -0.5, 0.5)
 _E32 = [np.float32(c) for c in _coefficients(_half_to_the, 5, -0.5, 0.5)]
+_F64 = _coefficients(_half_to_the, 5, -1 / 32, 1 / 32)
 _C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
 _C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
 _S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
 _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
 (_e0, _e1, _e2, _e3, _e4, _e5, _e6, _e7, _e8, _e9, _e10) = _E64
 (_f0, _f1, _f2, _f3, _f4, _f5) = _E32
+(_g0, _g1, _g2, _g3, _g4, _g5) = _F64
 (_c0, _c1, _c2, _c3, _c4, _c5, _c6, _c7, _c8, _c9) = _C64
 (_d0, _d1, _d2, _d3, _d4, _d5) = _C32
 (_s0, _s1, _s2, _s3, _s4, _s5, _s6, _s7, _s8, _s9) = _S64
@@ -113,35 +139,37 @@ _LARGEST, _LARGEST_32 = 1021.0, np.float32(125.0)  # powers of the smallest norm
 _VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
-@intrinsic
-def _round(_context, x):
-    """Round to the nearest integer, by one instruction."""
-
-    def generate(context, builder, signature, arguments):
-        float_type = context.get_value_type(signature.args[0])
-        function = builder.module.declare_intrinsic("llvm.rint", [float_type])
-        return builder.call(function, arguments)
-
-    return x(x), generate
+def _power_within(s):
+    """``2^−s`` for s from 0 to `_LARGEST`."""
 
 
-@intrinsic
-def _lowered(_context, x, power):
-    """``x 2^−power`` of an integral power, taken from the bits of x's exponent.
+@overload(_power_within, jit_options={"fastmath": True})
+def _power_within_of(s):
+    if s == Register(types.float64) and HAS_TABLES:
 
-    Adding 1.5 · 2^52 brings the power to the low bits, a shift to those of the exponent.
-    """
+        def by_table(s):
+            f, power = power_of_sixteenths(s)
+            return (((((_g5 * f + _g4) * f + _g3) * f + _g2) * f + _g1) * f + _g0) * power
 
-    def generate(context, builder, signature, arguments):
-        double = signature.args[0] == types.float64
-        mantissa, integer_type = (52, ir.IntType(64)) if double else (23, ir.IntType(32))
-        float_type = context.get_value_type(signature.args[0])
-        shifted = builder.fadd(arguments[1], float_type(1.5 * 2.0**mantissa))
-        power = builder.shl(builder.bitcast(shifted, integer_type), integer_type(mantissa))
-        bits = builder.sub(builder.bitcast(arguments[0], integer_type), power)
-        return builder.bitcast(bits, float_type)
+        return by_table
+    if _is_double(s):
 
-    return x(x, power), generate
+        def by_polynomial(s):
+            n = rounded(s)
+            f = s - n
+            p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
+            p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
+            return lowered(p, n)
+
+        return by_polynomial
+
+    def single(s):
+        n = rounded(s)
+        f = s - n
+        p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
+        return lowered(p, n)
+
+    return single
 
 
 def _power(s):
@@ -150,26 +178,13 @@ def _power(s):
 
 @overload(_power, jit_options={"fastmath": True})
 def _power_of(s):
-    if s == types.float64:
+    if _is_double(s):
+        return lambda s: _power_within(at_most(s, _LARGEST))
+    return lambda s: _power_within(at_most(s, _LARGEST_32))
 
-        def double(s):
-            s = min(s, _LARGEST)
-            n = _round(s)
-            f = s - n
-            p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
-            p = ((((p * f + _e4) * f + _e3) * f + _e2) * f + _e1) * f + _e0
-            return _lowered(p, n)
 
-        return double
-
-    def single(s):
-        s = min(s, _LARGEST_32)
-        n = _round(s)
-        f = s - n
-        p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
-        return _lowered(p, n)
-
-    return single
+def _is_double(at):
+    return at in (types.float64, Register(types.float64))
 
 
 def _decay(x):
@@ -519,13 +534,38 @@ def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
                 other[j - first] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
 
 
+@_inlined
+def _weigh_lanes(buffer, masses, values, uniform, j, k, count, mass, total):
+    """Turn `count` squared distances from j on into ``2^−s``; add to the sums of keys from k on."""
+    weight = first_lanes(_power(load(buffer, j, count)), count)
+    store(weight, buffer, j, count)
+    total += weight * load(values, k, count)
+    mass += weight if uniform else weight * load(masses, k, count)
+    return mass, total
+
+
 @_compiled
-def _to_powers(buffer, n, gap):
-    """Turn squared distances into ``2^−s``; zero at the gap."""
-    for j in range(n):
-        buffer[j] = _power(buffer[j])
-    if 0 <= gap < n:
-        buffer[gap] = _0
+def _weigh(buffer, start, stop, columns, uniform, gap, i, out):
+    """Turn squared distances of the keys start:stop into ``2^−s``; add to the sums of query i.
+
+    The key at the gap becomes as remote as a key can be.
+    """
+    if start <= gap < stop:
+        buffer[gap - start] = _REMOTE
+    zero, n, begin = _0 * buffer[0], np.uint64(stop - start), np.uint64(start)
+    squared, masses, values = address(buffer, 0), address(columns, 0), address(columns, 1)
+    mass, total, lanes = spread(zero), spread(zero), lanes_of(zero)
+    whole = n // lanes * lanes
+    for j in range(np.uint64(0), whole, lanes):
+        mass, total = _weigh_lanes(
+            squared, masses, values, uniform, j, begin + j, lanes, mass, total
+        )
+    if whole < n:
+        mass, total = _weigh_lanes(
+            squared, masses, values, uniform, whole, begin + whole, n - whole, mass, total
+        )
+    out[0, i] += sum_of_lanes(mass)
+    out[1, i] += sum_of_lanes(total)
 
 
 @_compiled
@@ -534,22 +574,9 @@ def _weigh_two(queries, i, keys, start, stop, columns, uniform, gaps, buffer, ot
 
     The two share what is read of the keys. Each leaves out the key at its gap.
     """
-    h, n, zero = i + 1, np.uint64(stop - start), _0 * queries[0, i]
-    v0, m0 = columns[1, start:stop], columns[0, start:stop]
     _distances_of_two(queries, i, keys, start, stop, len(keys), buffer, other)
-    _to_powers(buffer, n, gaps[0] - start)
-    _to_powers(other, n, gaps[1] - start)
-    mass0, total0, mass1, total1 = zero, zero, zero, zero
-    for j in range(n):
-        value, weight0, weight1 = v0[j], buffer[j], other[j]
-        mass0 += weight0 if uniform else weight0 * m0[j]
-        total0 += weight0 * value
-        mass1 += weight1 if uniform else weight1 * m0[j]
-        total1 += weight1 * value
-    out[0, i] += mass0
-    out[1, i] += total0
-    out[0, h] += mass1
-    out[1, h] += total1
+    _weigh(buffer, start, stop, columns, uniform, gaps[0], i, out)
+    _weigh(other, start, stop, columns, uniform, gaps[1], i + 1, out)
 
 
 @_compiled
@@ -562,69 +589,98 @@ def _add_powers_of_two(
         _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
 
 
+@_inlined
+def _add_lanes(
+    q0, q1, q2, d, z0, z1, z2, masses, values, uniform, remote, j, count, mass, total
+):  # fmt: skip
+    """Add to the sums of a query of up to three features what `count` keys from j on give."""
+    step = q0 - load(z0, j, count)
+    s = step * step
+    if d > 1:
+        step = q1 - load(z1, j, count)
+        s += step * step
+    if d > 2:
+        step = q2 - load(z2, j, count)
+        s += step * step
+    weight = first_lanes(_power(s) if remote else _power_within(s), count)
+    total += weight * load(values, j, count)
+    mass += weight if uniform else weight * load(masses, j, count)
+    return mass, total
+
+
 @_compiled
-def _add_powers_of_one(queries, i, keys, start, stop, columns, uniform, buffer, out):
-    """Add the sums of query i in any number of features."""
-    masses, values = columns[0], columns[1]
-    _distances(queries, i, keys, start, stop, buffer)
-    mass, total = _0 * queries[0, i], _0 * queries[0, i]
-    for j in range(np.uint64(start), np.uint64(stop)):
-        weight = _power(buffer[j - np.uint64(start)])
-        mass += weight if uniform else weight * masses[j]
-        total += weight * values[j]
-    out[0, i] += mass
-    out[1, i] += total
+def _ends(row):
+    """Return the smallest and the largest number of a row."""
+    low, high = row[0], row[0]
+    for j in range(np.uint64(len(row))):
+        low, high = min(low, row[j]), max(high, row[j])
+    return low, high
+
+
+@_compiled
+def _may_be_remote(queries, first, last, keys, start, stop):
+    """Whether ``2^−s`` may be denormal for a pair; true as well where looking is not worth it."""
+    if last - first < _WORTH_A_LOOK:
+        return True
+    squared = _0 * queries[0, first]
+    for f in range(len(keys)):
+        low0, high0 = _ends(queries[f, first:last])
+        low1, high1 = _ends(keys[f, start:stop])
+        step = max(high0 - low1, high1 - low0)
+        squared += step * step
+    return squared > (_LARGEST_32 if keys.itemsize == 4 else _LARGEST)
+
+
+@_compiled
+def _add_few_powers(queries, first, last, keys, start, stop, columns, uniform, out):
+    """Do what `_add_powers` does for up to three features, in registers."""
+    d, zero, begin, end = len(keys), _0 * queries[0, first], np.uint64(start), np.uint64(stop)
+    z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
+    masses, values, lanes = address(columns, 0), address(columns, 1), lanes_of(zero)
+    whole = begin + (end - begin) // lanes * lanes
+    remote = _may_be_remote(queries, first, last, keys, start, stop)
+    for i in range(first, last):
+        q0, q1 = spread(queries[0, i]), spread(queries[min(1, d - 1), i])
+        q2, mass, total = spread(queries[d - 1, i]), spread(zero), spread(zero)
+        for j in range(begin, whole, lanes):
+            mass, total = _add_lanes(
+                q0, q1, q2, d, z0, z1, z2, masses, values, uniform, remote, j, lanes, mass, total
+            )
+        if whole < end:
+            mass, total = _add_lanes(
+                q0,
+                q1,
+                q2,
+                d,
+                z0,
+                z1,
+                z2,
+                masses,
+                values,
+                uniform,
+                remote,
+                whole,
+                end - whole,
+                mass,
+                total,
+            )
+        out[0, i] += sum_of_lanes(mass)
+        out[1, i] += sum_of_lanes(total)
 
 
 @_compiled
 def _add_powers(queries, first, last, keys, start, stop, columns, uniform, buffer, other, out):
-    """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
-
-    Up to three features stay in registers.
-    """
-    masses, values = columns[0], columns[1]
-    d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
-    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
-    if d == 1:
-        for i in range(first, last):
-            q0 = queries[0, i]
-            mass, total = _0 * q0, _0 * q0
-            for j in range(begin, end):
-                e0 = q0 - keys[f0, j]
-                weight = _power(e0 * e0)
-                mass += weight if uniform else weight * masses[j]
-                total += weight * values[j]
-            out[0, i] += mass
-            out[1, i] += total
-    elif d == 2:
-        for i in range(first, last):
-            q0, q1 = queries[0, i], queries[1, i]
-            mass, total = _0 * q0, _0 * q0
-            for j in range(begin, end):
-                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
-                weight = _power(e0 * e0 + e1 * e1)
-                mass += weight if uniform else weight * masses[j]
-                total += weight * values[j]
-            out[0, i] += mass
-            out[1, i] += total
-    elif d == 3:
-        for i in range(first, last):
-            q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
-            mass, total = _0 * q0, _0 * q0
-            for j in range(begin, end):
-                e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
-                weight = _power(e0 * e0 + e1 * e1 + e2 * e2)
-                mass += weight if uniform else weight * masses[j]
-                total += weight * values[j]
-            out[0, i] += mass
-            out[1, i] += total
-    else:
-        for i in range(first, last - 1, 2):
-            _add_powers_of_two(
-                queries, i, keys, start, stop, columns, uniform, _NO_GAPS, buffer, other, out
-            )  # fmt: skip
-        if (last - first) % 2:
-            _add_powers_of_one(queries, last - 1, keys, start, stop, columns, uniform, buffer, out)
+    """Add the sums of ``2^−s`` and of that times the values for the queries first:last."""
+    if len(keys) < 4:
+        _add_few_powers(queries, first, last, keys, start, stop, columns, uniform, out)
+        return
+    for i in range(first, last - 1, 2):
+        _add_powers_of_two(
+            queries, i, keys, start, stop, columns, uniform, _NO_GAPS, buffer, other, out
+        )  # fmt: skip
+    if (last - first) % 2:
+        _distances(queries, last - 1, keys, start, stop, buffer)
+        _weigh(buffer, start, stop, columns, uniform, -1, last - 1, out)
 
 
 @_compiled
@@ -833,13 +889,7 @@ def _add_squares(queries, i, keys, start, stop, columns, uniform, gap, buffer, o
         tail = min(head + _PIECE, stop)
         n, v0, m0 = np.uint64(tail - head), values[head:tail], masses[head:tail]
         _distances(queries, i, keys, head, tail, buffer)
-        _to_powers(buffer, n, gap - head)
-        mass, total = zero, zero
-        for j in range(n):
-            mass += buffer[j] if uniform else buffer[j] * m0[j]
-            total += buffer[j] * v0[j]
-        out[0, i] += mass
-        out[1, i] += total
+        _weigh(buffer, head, tail, columns, uniform, gap, i, out)
         for f in range(d):
             q0, z0, mass, total = queries[f, i], keys[f, head:tail], zero, zero
             for j in range(n):
@@ -877,66 +927,70 @@ def _add_squares_of_two(
             out[2 * f + 3, h] += total1
 
 
+@_inlined
+def _add_lanes_of_squares(
+    q0, q1, q2, d, z0, z1, z2, masses, values, uniform, j, count,
+    mass, total, mass0, total0, mass1, total1, mass2, total2,
+):  # fmt: skip
+    """Add to the sums, and to those times each feature's squared step, what `count` keys give."""
+    step0 = q0 - load(z0, j, count)
+    s0 = step0 * step0
+    s1, s2, s = s0, s0, s0
+    if d > 1:
+        step1 = q1 - load(z1, j, count)
+        s1 = step1 * step1
+        s += s1
+    if d > 2:
+        step2 = q2 - load(z2, j, count)
+        s2 = step2 * step2
+        s += s2
+    weight = first_lanes(_power(s), count)
+    product = weight * load(values, j, count)
+    weight = weight if uniform else weight * load(masses, j, count)
+    mass += weight
+    total += product
+    mass0 += weight * s0
+    total0 += product * s0
+    if d > 1:
+        mass1 += weight * s1
+        total1 += product * s1
+    if d > 2:
+        mass2 += weight * s2
+        total2 += product * s2
+    return mass, total, mass0, total0, mass1, total1, mass2, total2
+
+
 @_compiled
 def _add_few_squares(queries, i, keys, start, stop, columns, uniform, out):
     """Do what `_add_squares` does for up to three features, in registers."""
-    masses, values, d = columns[0], columns[1], keys.shape[0]
-    f0, f1, f2 = np.uint64(0), np.uint64(1), np.uint64(2)
-    zero = _0 * queries[0, i]
-    mass, mass0, mass1, mass2 = zero, zero, zero, zero
-    total, total0, total1, total2 = zero, zero, zero, zero
-    if d == 1:
-        q0 = queries[0, i]
-        for j in range(np.uint64(start), np.uint64(stop)):
-            e0 = q0 - keys[f0, j]
-            s0 = e0 * e0
-            weight = _power(s0)
-            product = weight * values[j]
-            weight = weight if uniform else weight * masses[j]
-            mass += weight
-            total += product
-            mass0 += weight * s0
-            total0 += product * s0
-    elif d == 2:
-        q0, q1 = queries[0, i], queries[1, i]
-        for j in range(np.uint64(start), np.uint64(stop)):
-            e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
-            s0, s1 = e0 * e0, e1 * e1
-            weight = _power(s0 + s1)
-            product = weight * values[j]
-            weight = weight if uniform else weight * masses[j]
-            mass += weight
-            total += product
-            mass0 += weight * s0
-            total0 += product * s0
-            mass1 += weight * s1
-            total1 += product * s1
-    else:
-        q0, q1, q2 = queries[0, i], queries[1, i], queries[2, i]
-        for j in range(np.uint64(start), np.uint64(stop)):
-            e0, e1, e2 = q0 - keys[f0, j], q1 - keys[f1, j], q2 - keys[f2, j]
-            s0, s1, s2 = e0 * e0, e1 * e1, e2 * e2
-            weight = _power(s0 + s1 + s2)
-            product = weight * values[j]
-            weight = weight if uniform else weight * masses[j]
-            mass += weight
-            total += product
-            mass0 += weight * s0
-            total0 += product * s0
-            mass1 += weight * s1
-            total1 += product * s1
-            mass2 += weight * s2
-            total2 += product * s2
-    out[0, i] += mass
-    out[1, i] += total
-    out[2, i] += mass0
-    out[3, i] += total0
+    d, zero, begin, end = len(keys), _0 * queries[0, i], np.uint64(start), np.uint64(stop)
+    z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
+    masses, values, lanes = address(columns, 0), address(columns, 1), lanes_of(zero)
+    q0, q1 = spread(queries[0, i]), spread(queries[min(1, d - 1), i])
+    q2, zeros = spread(queries[d - 1, i]), spread(zero)
+    mass, total, mass0, total0 = zeros, zeros, zeros, zeros
+    mass1, total1, mass2, total2 = zeros, zeros, zeros, zeros
+    whole = begin + (end - begin) // lanes * lanes
+    for j in range(begin, whole, lanes):
+        mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
+            q0, q1, q2, d, z0, z1, z2, masses, values, uniform, j, lanes,
+            mass, total, mass0, total0, mass1, total1, mass2, total2,
+        )  # fmt: skip
+    if whole < end:
+        mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
+            q0, q1, q2, d, z0, z1, z2, masses, values, uniform, whole, end - whole,
+            mass, total, mass0, total0, mass1, total1, mass2, total2,
+        )  # fmt: skip
+    out[0, i] += sum_of_lanes(mass)
+    out[1, i] += sum_of_lanes(total)
+    out[2, i] += sum_of_lanes(mass0)
+    out[3, i] += sum_of_lanes(total0)
     if d > 1:
-        out[4, i] += mass1
-        out[5, i] += total1
+        out[4, i] += sum_of_lanes(mass1)
+        out[5, i] += sum_of_lanes(total1)
     if d > 2:
-        out[6, i] += mass2
-        out[7, i] += total2
+        out[6, i] += sum_of_lanes(mass2)
+        out[7, i] += sum_of_lanes(total2)
 
 
 @_compiled
@@ -985,7 +1039,7 @@ def add_squares(
                         )  # fmt: skip
                     else:
                         gap = gap if start <= gap < stop else stop
-                        for part in ((start, gap), (gap + 1, stop)):
+                        for part in ((start, gap), (min(gap + 1, stop), stop)):
                             _add_few_squares(queries, i, keys, *part, columns, uniform, out)
                 i += 2 if two else 1
             head = end
@@ -1068,24 +1122,42 @@ def _add_pull(queries, i, keys, start, stop, squared, strengths, out):
         out[f + 3, i] += sum3
 
 
+@_inlined
+def _strengthen_lanes(buffer, l0, l1, l2, l3, four, r0, r1, r2, r3, j, k, count):
+    """Turn `count` squared distances from j on into ``2^−s`` times products with keys from k on."""
+    product = l0 * load(r0, k, count) + l1 * load(r1, k, count)
+    if four:
+        product += l2 * load(r2, k, count) + l3 * load(r3, k, count)
+    store(_power(load(buffer, j, count)) * product, buffer, j, count)
+
+
+@_compiled
+def _strengthen(buffer, i, left, right, start, stop):
+    """Turn squared distances of the keys start:stop into ``2^−s ⟨left_i, right_j⟩``.
+
+    Of two or four columns.
+    """
+    k, n, begin = len(left), np.uint64(stop - start), np.uint64(start)
+    l0, l1, l2, l3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
+    r0, r1 = address(right, 0), address(right, 1)
+    r2, r3 = address(right, k - 2), address(right, k - 1)
+    squared, lanes = address(buffer, 0), lanes_of(buffer[0])
+    whole = n // lanes * lanes
+    for j in range(np.uint64(0), whole, lanes):
+        _strengthen_lanes(squared, l0, l1, l2, l3, k == 4, r0, r1, r2, r3, j, begin + j, lanes)
+    if whole < n:
+        _strengthen_lanes(
+            squared, l0, l1, l2, l3, k == 4, r0, r1, r2, r3, whole, begin + whole, n - whole
+        )
+
+
 @_compiled
 def _add_power_pulls(queries, i, keys, start, stop, left, right, squared, buffer, out):
     """Add the pulls on query i by ``2^−s`` times products of two or four columns."""
-    k = len(left)
-    left0, left1, left2, left3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
-        right0, right1 = right[0, head:tail], right[1, head:tail]
         _distances(queries, i, keys, head, tail, buffer)
-        if k == 2:
-            for j in range(np.uint64(tail - head)):
-                buffer[j] = _power(buffer[j]) * (left0 * right0[j] + left1 * right1[j])
-        else:
-            right2, right3 = right[2, head:tail], right[3, head:tail]
-            for j in range(np.uint64(tail - head)):
-                product = left0 * right0[j] + left1 * right1[j]
-                product += left2 * right2[j] + left3 * right3[j]
-                buffer[j] = _power(buffer[j]) * product
+        _strengthen(buffer, i, left, right, head, tail)
         _add_pull(queries, i, keys, head, tail, squared, buffer, out)
 
 
@@ -1094,24 +1166,11 @@ def _add_power_pulls_of_two(
     queries, i, keys, start, stop, left, right, squared, buffer, other, out
 ):  # fmt: skip
     """Add the pulls on queries i and i + 1, which share what is read of the keys."""
-    k, h = len(left), i + 1
-    a0, a1, a2, a3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
-    b0, b1, b2, b3 = left[0, h], left[1, h], left[k - 2, h], left[k - 1, h]
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
-        n, right0, right1 = np.uint64(tail - head), right[0, head:tail], right[1, head:tail]
         _distances_of_two(queries, i, keys, head, tail, len(keys), buffer, other)
-        if k == 2:
-            for j in range(n):
-                v0, v1 = right0[j], right1[j]
-                buffer[j] = _power(buffer[j]) * (a0 * v0 + a1 * v1)
-                other[j] = _power(other[j]) * (b0 * v0 + b1 * v1)
-        else:
-            right2, right3 = right[2, head:tail], right[3, head:tail]
-            for j in range(n):
-                v0, v1, v2, v3 = right0[j], right1[j], right2[j], right3[j]
-                buffer[j] = _power(buffer[j]) * ((a0 * v0 + a1 * v1) + (a2 * v2 + a3 * v3))
-                other[j] = _power(other[j]) * ((b0 * v0 + b1 * v1) + (b2 * v2 + b3 * v3))
+        _strengthen(buffer, i, left, right, head, tail)
+        _strengthen(other, i + 1, left, right, head, tail)
         _add_pulls_of_two(queries, i, keys, head, tail, squared, buffer, other, out)
 
 
