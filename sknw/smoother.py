@@ -78,7 +78,8 @@ def smooth(
         queries = None if queries is None else queries * scales.detach().to(keys.dtype)
     filled = []
     for b in range(len(keys)):
-        fallback = _Fallback(kernel, keys[b].detach(), columns[b], empty_neighborhood)
+        key_set = KeySet(keys[b].detach(), columns[b, 0].detach())
+        fallback = _Fallback(kernel, key_set, columns[b], empty_neighborhood)
         filled.append(
             fallback.fill(
                 means[b], empty[b], None if queries is None else queries[b].detach(), exclude
@@ -147,7 +148,7 @@ class _Fallback:
     """What queries without a key in reach get, for keys (n, d) and columns (1 + k, n)."""
 
     kernel: Kernel
-    keys: Tensor
+    key_set: KeySet
     columns: Tensor
     policy: str
 
@@ -159,10 +160,11 @@ class _Fallback:
             return means
         rows = empty.nonzero().squeeze(1)
         refuse_if_raising(self.policy, len(rows), len(means))
+        keys = self.key_set.keys
         if queries is None:
-            queries, exclude = self.keys, torch.arange(len(self.keys), device=self.keys.device)
+            queries, exclude = keys, torch.arange(len(keys), device=keys.device)
         filled = means.clone()
-        with full_precision(self.keys):
+        with full_precision(keys):
             filled[rows] = self._means(queries, exclude, rows).to(means.dtype)
         return filled
 
@@ -172,10 +174,11 @@ class _Fallback:
         if self.policy == "mean":
             return self._overall(exclude, rows)
         result = self.columns.new_empty((len(queries), len(self.columns) - 1))
-        key_set, nearest = KeySet(self.keys, self.columns[0].detach()), nearest_kernel(self.kernel)
+        nearest = nearest_kernel(self.kernel)
         differentiable = self.columns.requires_grad and torch.is_grad_enabled()
-        groups = key_set.shifted_groups(nearest, queries, exclude, rows, tiles=differentiable)
-        for group, shifted in groups:
+        for group, shifted in self.key_set.shifted_groups(
+            nearest, queries, exclude, rows, tiles=differentiable
+        ):
             sums = shifted.sums(nearest, self.columns)
             result[group] = (sums[1:] / sums[0]).mT.to(result.dtype)  # no key at all: 0/0, NaN
         return result[rows]
@@ -296,7 +299,9 @@ class Smoother:
             self._prepared[algorithm.name] = prepared
         sums = prepared.sums(None if queries is None else queries[None], exclude)
         means, empty = _ratio(sums)
-        fallback = _Fallback(self.kernel, self.keys, self.columns, self.empty_neighborhood)
+        fallback = _Fallback(
+            self.kernel, prepared.key_set(0), self.columns, self.empty_neighborhood
+        )
         means = fallback.fill(means[0], empty[0], queries, exclude)
         return Prediction(means, int(empty.sum()), sums.report)
 

@@ -30,7 +30,7 @@ from sknw.sums.tiles.fused import FusedPoints, Shift
 from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
-_WORTH_A_LAYOUT = 5e7  # pairs
+_WORTH_A_LAYOUT = 5e6  # pairs
 _KEY_BLOCK, _ROW_BLOCK = 256, 16
 # Logarithm of the largest weight, and of one that does not underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
