@@ -67,7 +67,6 @@ FORMS = ("profile", "slope", "square")
 _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 _CHUNK = 8192  # the same where each query meets but some of them
-_NO_GAPS = (-1, -1)  # of two queries that leave out no key
 _WORTH_A_LOOK = 16  # queries for which all keys of a chunk are looked at beforehand
 _PIECE = 1024  # keys over which several short loops pass one after the other
 
@@ -427,10 +426,7 @@ def _shifted(buffer, n, family, form, nearest):
 
 @_compiled
 def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer):
-    """Fill the buffer with the weights of query i on runs of keys, one after another.
-
-    Returns their number.
-    """
+    """Fill the buffer with the weights of query i on runs of keys, one after another."""
     n = 0
     for t in range(n_runs):
         start, stop = runs[t, 0], runs[t, 1]
@@ -443,7 +439,7 @@ def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, 
         else:
             _distances(queries, i, keys, start, stop, out)
         n += stop - start
-    n_keys, n = n, np.uint64(n)
+    n = np.uint64(n)
     if len(nearest):
         if nearest[i] == np.inf:  # there is no key
             buffer[:] = np.inf
@@ -461,7 +457,6 @@ def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, 
         if start <= exclude[i] < stop:
             buffer[place + exclude[i] - start] = _0
         place += stop - start
-    return n_keys
 
 
 @_compiled
@@ -484,20 +479,47 @@ def _add_columns(buffer, columns, start, stop, i, out):
         out[k - 1, i] += sum0
 
 
+@_inlined
+def _add_lanes(weight, masses, values, uniform, j, count, mass, total):
+    """Add to mass and total what the weights of `count` keys from j on give."""
+    total += weight * load(values, j, count)
+    mass += weight if uniform else weight * load(masses, j, count)
+    return mass, total
+
+
+@_compiled
+def _add_two_columns(buffer, columns, runs, n_runs, i, out):
+    """Add two weighted columns of runs of keys, whose weights follow each other, to row i."""
+    zero, place = _0 * buffer[0], np.uint64(0)
+    weights, first, second = address(buffer, 0), address(columns, 0), address(columns, 1)
+    sum0, sum1, lanes = spread(zero), spread(zero), lanes_of(zero)
+    for t in range(n_runs):
+        begin, end = np.uint64(runs[t, 0]), np.uint64(runs[t, 1])
+        for j in range(begin, end, lanes):
+            count = min(lanes, end - j)
+            weight = load(weights, place, count)
+            sum0, sum1 = _add_lanes(weight, first, second, False, j, count, sum0, sum1)
+            place += count
+    out[0, i] += sum_of_lanes(sum0)
+    out[1, i] += sum_of_lanes(sum1)
+
+
 @_compiled
 def _add_weighted(
     queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors, family, form, buffer, out
 ):  # fmt: skip
-    """Add the sums of query i over runs of keys; return the number of keys."""
-    n = _weights(
+    """Add the sums of query i over runs of keys."""
+    _weights(
         queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer
     )  # fmt: skip
+    if len(columns) == 2:
+        _add_two_columns(buffer, columns, runs, n_runs, i, out)
+        return
     place = 0
     for t in range(n_runs):
         start, stop = runs[t, 0], runs[t, 1]
         _add_columns(buffer[place:], columns, start, stop, i, out)
         place += stop - start
-    return n
 
 
 @_compiled
@@ -539,9 +561,7 @@ def _weigh_lanes(buffer, masses, values, uniform, j, k, count, mass, total):
     """Turn `count` squared distances from j on into ``2^−s``; add to the sums of keys from k on."""
     weight = first_lanes(_power(load(buffer, j, count)), count)
     store(weight, buffer, j, count)
-    total += weight * load(values, k, count)
-    mass += weight if uniform else weight * load(masses, k, count)
-    return mass, total
+    return _add_lanes(weight, masses, values, uniform, k, count, mass, total)
 
 
 @_compiled
@@ -580,20 +600,23 @@ def _weigh_two(queries, i, keys, start, stop, columns, uniform, gaps, buffer, ot
 
 
 @_compiled
-def _add_powers_of_two(
-    queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out
+def _add_many_powers(
+    queries, i, two, keys, start, stop, columns, uniform, exclude, buffer, other, out
 ):  # fmt: skip
-    """Add the sums of queries i and i + 1 in any number of features."""
+    """Add the sums of ``2^−s`` and of that times the values for query i, or i and i + 1."""
+    gaps = _gap(exclude, i), (_gap(exclude, i + 1) if two else -1)
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
-        _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
+        if two:
+            _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
+        else:
+            _distances(queries, i, keys, head, tail, buffer)
+            _weigh(buffer, head, tail, columns, uniform, gaps[0], i, out)
 
 
 @_inlined
-def _add_lanes(
-    q0, q1, q2, d, z0, z1, z2, masses, values, uniform, remote, j, count, mass, total
-):  # fmt: skip
-    """Add to the sums of a query of up to three features what `count` keys from j on give."""
+def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
+    """Return squared distances in up to three features of `count` keys from j on."""
     step = q0 - load(z0, j, count)
     s = step * step
     if d > 1:
@@ -602,10 +625,7 @@ def _add_lanes(
     if d > 2:
         step = q2 - load(z2, j, count)
         s += step * step
-    weight = first_lanes(_power(s) if remote else _power_within(s), count)
-    total += weight * load(values, j, count)
-    mass += weight if uniform else weight * load(masses, j, count)
-    return mass, total
+    return s
 
 
 @_compiled
@@ -618,75 +638,73 @@ def _ends(row):
 
 
 @_compiled
-def _may_be_remote(queries, first, last, keys, start, stop):
+def _may_be_remote(queries, first, last, keys, runs):
     """Whether ``2^−s`` may be denormal for a pair; true as well where looking is not worth it."""
     if last - first < _WORTH_A_LOOK:
         return True
     squared = _0 * queries[0, first]
     for f in range(len(keys)):
         low0, high0 = _ends(queries[f, first:last])
-        low1, high1 = _ends(keys[f, start:stop])
+        low1, high1 = _ends(keys[f, runs[0, 0] : runs[0, 1]])
         step = max(high0 - low1, high1 - low0)
         squared += step * step
     return squared > (_LARGEST_32 if keys.itemsize == 4 else _LARGEST)
 
 
 @_compiled
-def _add_few_powers(queries, first, last, keys, start, stop, columns, uniform, out):
-    """Do what `_add_powers` does for up to three features, in registers."""
-    d, zero, begin, end = len(keys), _0 * queries[0, first], np.uint64(start), np.uint64(stop)
+def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, out):
+    """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
+
+    Of up to three features, which stay in registers. Several queries have one run.
+    """
+    d, zero = len(keys), _0 * queries[0, first]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
     masses, values, lanes = address(columns, 0), address(columns, 1), lanes_of(zero)
-    whole = begin + (end - begin) // lanes * lanes
-    remote = _may_be_remote(queries, first, last, keys, start, stop)
+    remote = _may_be_remote(queries, first, last, keys, runs)
     for i in range(first, last):
         q0, q1 = spread(queries[0, i]), spread(queries[min(1, d - 1), i])
         q2, mass, total = spread(queries[d - 1, i]), spread(zero), spread(zero)
-        for j in range(begin, whole, lanes):
-            mass, total = _add_lanes(
-                q0, q1, q2, d, z0, z1, z2, masses, values, uniform, remote, j, lanes, mass, total
-            )
-        if whole < end:
-            mass, total = _add_lanes(
-                q0,
-                q1,
-                q2,
-                d,
-                z0,
-                z1,
-                z2,
-                masses,
-                values,
-                uniform,
-                remote,
-                whole,
-                end - whole,
-                mass,
-                total,
-            )
+        for t in range(n_runs):
+            begin, end = np.uint64(runs[t, 0]), np.uint64(runs[t, 1])
+            whole = begin + (end - begin) // lanes * lanes
+            for j in range(begin, whole, lanes):
+                s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, lanes)
+                weight = _power(s) if remote else _power_within(s)
+                mass, total = _add_lanes(weight, masses, values, uniform, j, lanes, mass, total)
+            if whole < end:
+                count = end - whole
+                s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, whole, count)
+                weight = first_lanes(_power(s), count)
+                mass, total = _add_lanes(weight, masses, values, uniform, whole, count, mass, total)
         out[0, i] += sum_of_lanes(mass)
         out[1, i] += sum_of_lanes(total)
 
 
 @_compiled
-def _add_powers(queries, first, last, keys, start, stop, columns, uniform, buffer, other, out):
-    """Add the sums of ``2^−s`` and of that times the values for the queries first:last."""
-    if len(keys) < 4:
-        _add_few_powers(queries, first, last, keys, start, stop, columns, uniform, out)
-        return
-    for i in range(first, last - 1, 2):
-        _add_powers_of_two(
-            queries, i, keys, start, stop, columns, uniform, _NO_GAPS, buffer, other, out
-        )  # fmt: skip
-    if (last - first) % 2:
-        _distances(queries, last - 1, keys, start, stop, buffer)
-        _weigh(buffer, start, stop, columns, uniform, -1, last - 1, out)
+def _gap(exclude, i):
+    """Return the key that query i leaves out, or -1."""
+    return exclude[i] if len(exclude) else -1
 
 
 @_compiled
-def _leaves_out(exclude, i, start, stop):
-    """Whether query i leaves out one of the keys start:stop."""
-    return len(exclude) > 0 and start <= exclude[i] < stop
+def _leave_out(runs, n_runs, gap):
+    """Cut the gap out of the runs; return their number."""
+    for t in range(n_runs):
+        if runs[t, 0] <= gap < runs[t, 1]:
+            for u in range(n_runs, t, -1):
+                runs[u, 0], runs[u, 1] = runs[u - 1, 0], runs[u - 1, 1]
+            runs[t, 1], runs[t + 1, 0] = gap, gap + 1
+            return n_runs + 1
+    return n_runs
+
+
+@_compiled
+def _count(runs, n_runs):
+    """Return the number of keys in the runs."""
+    n = 0
+    for t in range(n_runs):
+        n += runs[t, 1] - runs[t, 0]
+    return n
 
 
 # The drivers walk tiles, a tuple of arrays: starts, low, high and reaches of the queries' boxes,
@@ -707,7 +725,7 @@ def _scratch(tiles, like):
         np.empty(longest, like.dtype),
         np.empty(n_boxes, np.int64),
         np.empty((2 * key_low.shape[0] + 2, key_low.shape[1]), like.dtype),
-        np.empty((n_boxes, 2), np.int64),
+        np.empty((n_boxes + 1, 2), np.int64),
     )
 
 
@@ -837,42 +855,29 @@ def add_sums(
             end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
             i = starts[b]
             while i < starts[b + 1]:
-                n_runs, after = (
-                    _find_runs(queries, i, tiles, boxes, corners, head, end, runs),
-                    i + 1,
-                )
-                for t in range(n_runs if powers else 0):
-                    start, stop = runs[t, 0], runs[t, 1]
-                    if everywhere and len(queries) > 3 and len(exclude) and i + 1 < starts[b + 1]:
-                        _add_powers_of_two(
-                            queries, i, keys, start, stop, columns, uniform,
-                            (exclude[i], exclude[i + 1]), buffer, other, out,
-                        )  # fmt: skip
-                        after = i + 2
-                    elif _leaves_out(exclude, i, start, stop):
-                        gap = exclude[i]
-                        for part in ((start, gap), (gap + 1, stop)):
-                            _add_powers(
-                                queries, i, i + 1, keys, *part, columns, uniform, buffer, other, out
-                            )
-                    else:
-                        while (
-                            everywhere
-                            and n_runs == 1
-                            and after < starts[b + 1]
-                            and not _leaves_out(exclude, after, start, stop)
-                        ):
-                            after += 1
-                        _add_powers(
-                            queries, i, after, keys, start, stop, columns, uniform, buffer, other,
-                            out,
-                        )  # fmt: skip
-                    evaluated += (after - i) * (stop - start)
+                n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
+                evaluated_each, after = _count(runs, n_runs), i + 1
                 if not powers:
-                    evaluated += _add_weighted(
+                    _add_weighted(
                         queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors,
                         family, form, buffer, out,
                     )  # fmt: skip
+                elif len(queries) < 4:
+                    n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
+                    if everywhere and n_runs == 1:
+                        start, stop = runs[0, 0], runs[0, 1]
+                        while after < starts[b + 1] and not start <= _gap(exclude, after) < stop:
+                            after += 1
+                    _add_few_powers(queries, i, after, keys, runs, n_runs, columns, uniform, out)
+                else:
+                    two = everywhere and after < starts[b + 1]
+                    after += 1 if two else 0
+                    for t in range(n_runs):
+                        _add_many_powers(
+                            queries, i, two, keys, runs[t, 0], runs[t, 1], columns, uniform,
+                            exclude, buffer, other, out,
+                        )  # fmt: skip
+                evaluated += (after - i) * evaluated_each
                 i = after
             head = end
     return evaluated
@@ -961,26 +966,28 @@ def _add_lanes_of_squares(
 
 
 @_compiled
-def _add_few_squares(queries, i, keys, start, stop, columns, uniform, out):
+def _add_few_squares(queries, i, keys, runs, n_runs, columns, uniform, out):
     """Do what `_add_squares` does for up to three features, in registers."""
-    d, zero, begin, end = len(keys), _0 * queries[0, i], np.uint64(start), np.uint64(stop)
+    d, zero = len(keys), _0 * queries[0, i]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
     masses, values, lanes = address(columns, 0), address(columns, 1), lanes_of(zero)
     q0, q1 = spread(queries[0, i]), spread(queries[min(1, d - 1), i])
     q2, zeros = spread(queries[d - 1, i]), spread(zero)
     mass, total, mass0, total0 = zeros, zeros, zeros, zeros
     mass1, total1, mass2, total2 = zeros, zeros, zeros, zeros
-    whole = begin + (end - begin) // lanes * lanes
-    for j in range(begin, whole, lanes):
-        mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
-            q0, q1, q2, d, z0, z1, z2, masses, values, uniform, j, lanes,
-            mass, total, mass0, total0, mass1, total1, mass2, total2,
-        )  # fmt: skip
-    if whole < end:
-        mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
-            q0, q1, q2, d, z0, z1, z2, masses, values, uniform, whole, end - whole,
-            mass, total, mass0, total0, mass1, total1, mass2, total2,
-        )  # fmt: skip
+    for t in range(n_runs):
+        begin, end = np.uint64(runs[t, 0]), np.uint64(runs[t, 1])
+        whole = begin + (end - begin) // lanes * lanes
+        for j in range(begin, whole, lanes):
+            mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
+                q0, q1, q2, d, z0, z1, z2, masses, values, uniform, j, lanes,
+                mass, total, mass0, total0, mass1, total1, mass2, total2,
+            )  # fmt: skip
+        if whole < end:
+            mass, total, mass0, total0, mass1, total1, mass2, total2 = _add_lanes_of_squares(
+                q0, q1, q2, d, z0, z1, z2, masses, values, uniform, whole, end - whole,
+                mass, total, mass0, total0, mass1, total1, mass2, total2,
+            )  # fmt: skip
     out[0, i] += sum_of_lanes(mass)
     out[1, i] += sum_of_lanes(total)
     out[2, i] += sum_of_lanes(mass0)
@@ -1023,24 +1030,25 @@ def add_squares(
             i = starts[b]
             while i < starts[b + 1]:
                 two = d > 3 and corners.shape[1] == 0 and i + 1 < starts[b + 1]
-                for t in range(_find_runs(queries, i, tiles, boxes, corners, head, end, runs)):
+                n_runs, gap = (
+                    _find_runs(queries, i, tiles, boxes, corners, head, end, runs),
+                    _gap(exclude, i),
+                )
+                evaluated += (2 if two else 1) * _count(runs, n_runs)
+                if d < 4:
+                    n_runs = _leave_out(runs, n_runs, gap)
+                    _add_few_squares(queries, i, keys, runs, n_runs, columns, uniform, out)
+                for t in range(n_runs if d > 3 else 0):
                     start, stop = runs[t, 0], runs[t, 1]
-                    evaluated += (2 if two else 1) * (stop - start)
-                    gap = exclude[i] if len(exclude) else -1
                     if two:
-                        gaps = gap, (exclude[i + 1] if len(exclude) else -1)
                         _add_squares_of_two(
-                            queries, i, keys, start, stop, columns, uniform, gaps, buffer, other,
-                            out,
-                        )  # fmt: skip
-                    elif d > 3:
-                        _add_squares(
-                            queries, i, keys, start, stop, columns, uniform, gap, buffer, out
+                            queries, i, keys, start, stop, columns, uniform,
+                            (gap, _gap(exclude, i + 1)), buffer, other, out,
                         )  # fmt: skip
                     else:
-                        gap = gap if start <= gap < stop else stop
-                        for part in ((start, gap), (min(gap + 1, stop), stop)):
-                            _add_few_squares(queries, i, keys, *part, columns, uniform, out)
+                        _add_squares(
+                            queries, i, keys, start, stop, columns, uniform, gap, buffer, out
+                        )
                 i += 2 if two else 1
             head = end
     return evaluated
@@ -1235,28 +1243,26 @@ def add_pulls(
             i = starts[b]
             while i < starts[b + 1]:
                 n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
-                two = by_twos and i + 1 < starts[b + 1]
-                place = 0
-                if not powers:
-                    evaluated += _weights(
+                two, place = by_twos and i + 1 < starts[b + 1], 0
+                evaluated += (2 if two else 1) * _count(runs, n_runs)
+                if powers:
+                    n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
+                else:
+                    _weights(
                         queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form,
                         buffer,
                     )  # fmt: skip
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
                     if two:
-                        evaluated += 2 * (stop - start)
                         _add_power_pulls_of_two(
                             queries, i, keys, start, stop, left, right, squared, buffer, products,
                             out,
                         )  # fmt: skip
                     elif powers:
-                        evaluated += stop - start
-                        gap = exclude[i] if _leaves_out(exclude, i, start, stop) else stop
-                        for part in ((start, gap), (gap + 1, stop)):
-                            _add_power_pulls(
-                                queries, i, keys, *part, left, right, squared, buffer, out
-                            )  # fmt: skip
+                        _add_power_pulls(
+                            queries, i, keys, start, stop, left, right, squared, buffer, out
+                        )
                     else:
                         part = buffer[place:]
                         _multiply_by_products(part, i, left, right, start, stop, products)
@@ -1288,7 +1294,7 @@ def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index
                         _excesses(queries, i, keys, anchors, start, stop, buffer)
                     else:
                         _distances(queries, i, keys, start, stop, buffer)
-                    if _leaves_out(exclude, i, start, stop):
+                    if start <= _gap(exclude, i) < stop:
                         buffer[exclude[i] - start] = np.inf
                     smallest = out[i]
                     for j in range(np.uint64(stop - start)):
