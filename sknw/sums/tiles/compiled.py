@@ -68,6 +68,7 @@ _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 _CHUNK = 8192  # the same where each query meets but some of them
 _WORTH_A_LOOK = 16  # queries for which all keys of a chunk are looked at beforehand
+_FOR_FOURS = 8  # features: the same places of more rows may share too few lines of the cache
 _PIECE = 1024  # keys over which several short loops pass one after the other
 
 # Exactly representable constants as float32, so that they never widen float32 arithmetic.
@@ -615,6 +616,82 @@ def _add_many_powers(
 
 
 @_inlined
+def _add_lanes_of_four(
+    rows, points, stride, d, masses, values, uniform, j, count,
+    mass0, total0, mass1, total1, mass2, total2, mass3, total3,
+):  # fmt: skip
+    """Add to the sums of four queries what `count` keys from j on give."""
+    z, place = load(points, j, count), j
+    step0, step1 = z - spread(rows[0, 0]), z - spread(rows[0, 1])
+    step2, step3 = z - spread(rows[0, 2]), z - spread(rows[0, 3])
+    s0, s1, s2, s3 = step0 * step0, step1 * step1, step2 * step2, step3 * step3
+    for f in range(1, d):
+        place += stride
+        z = load(points, place, count)
+        step0, step1 = z - spread(rows[f, 0]), z - spread(rows[f, 1])
+        step2, step3 = z - spread(rows[f, 2]), z - spread(rows[f, 3])
+        s0 += step0 * step0
+        s1 += step1 * step1
+        s2 += step2 * step2
+        s3 += step3 * step3
+    w0, w1 = first_lanes(_power(s0), count), first_lanes(_power(s1), count)
+    w2, w3 = first_lanes(_power(s2), count), first_lanes(_power(s3), count)
+    value = load(values, j, count)
+    total0 += w0 * value
+    total1 += w1 * value
+    total2 += w2 * value
+    total3 += w3 * value
+    if uniform:
+        mass0 += w0
+        mass1 += w1
+        mass2 += w2
+        mass3 += w3
+    else:
+        mass = load(masses, j, count)
+        mass0 += w0 * mass
+        mass1 += w1 * mass
+        mass2 += w2 * mass
+        mass3 += w3 * mass
+    return mass0, total0, mass1, total1, mass2, total2, mass3, total3
+
+
+@_compiled
+def _add_four_powers(queries, i, keys, start, stop, columns, uniform, rows, out):
+    """Add the sums of ``2^−s`` and of that times the values for four queries from i on.
+
+    They stay in registers, and share what is read of the keys. Rows (d, 4) is room for the queries.
+    """
+    d, zero = len(keys), _0 * queries[0, i]
+    for f in range(d):
+        for t in range(4):
+            rows[f, t] = queries[f, i + t]
+    begin, end, stride = np.uint64(start), np.uint64(stop), np.uint64(keys.shape[1])
+    points, masses, values = address(keys, 0), address(columns, 0), address(columns, 1)
+    zeros, lanes = spread(zero), lanes_of(zero)
+    whole = begin + (end - begin) // lanes * lanes
+    mass0, mass1, mass2, mass3 = zeros, zeros, zeros, zeros
+    total0, total1, total2, total3 = zeros, zeros, zeros, zeros
+    for j in range(begin, whole, lanes):
+        mass0, total0, mass1, total1, mass2, total2, mass3, total3 = _add_lanes_of_four(
+            rows, points, stride, d, masses, values, uniform, j, lanes,
+            mass0, total0, mass1, total1, mass2, total2, mass3, total3,
+        )  # fmt: skip
+    if whole < end:
+        mass0, total0, mass1, total1, mass2, total2, mass3, total3 = _add_lanes_of_four(
+            rows, points, stride, d, masses, values, uniform, whole, end - whole,
+            mass0, total0, mass1, total1, mass2, total2, mass3, total3,
+        )  # fmt: skip
+    out[0, i] += sum_of_lanes(mass0)
+    out[1, i] += sum_of_lanes(total0)
+    out[0, i + 1] += sum_of_lanes(mass1)
+    out[1, i + 1] += sum_of_lanes(total1)
+    out[0, i + 2] += sum_of_lanes(mass2)
+    out[1, i + 2] += sum_of_lanes(total2)
+    out[0, i + 3] += sum_of_lanes(mass3)
+    out[1, i + 3] += sum_of_lanes(total3)
+
+
+@_inlined
 def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
     """Return squared distances in up to three features of `count` keys from j on."""
     step = q0 - load(z0, j, count)
@@ -696,6 +773,17 @@ def _leave_out(runs, n_runs, gap):
             runs[t, 1], runs[t + 1, 0] = gap, gap + 1
             return n_runs + 1
     return n_runs
+
+
+@_compiled
+def _all_meet(exclude, i, last, runs):
+    """Whether there are four queries from i on, before the last, which all meet all of one run."""
+    if i + 4 > last:
+        return False
+    met = True
+    for h in range(i, i + 4):
+        met = met and not runs[0, 0] <= _gap(exclude, h) < runs[0, 1]
+    return met
 
 
 @_compiled
@@ -849,6 +937,7 @@ def add_sums(
     evaluated = 0
     powers = family == _POWER and len(columns) == 2
     everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
+    by_fours, rows = len(queries) <= _FOR_FOURS, np.empty((len(queries), 4), queries.dtype)
     for b in range(first, last):
         n_met, head = _find_boxes(tiles, b, boxes, corners), 0
         while head < n_met:
@@ -869,6 +958,11 @@ def add_sums(
                         while after < starts[b + 1] and not start <= _gap(exclude, after) < stop:
                             after += 1
                     _add_few_powers(queries, i, after, keys, runs, n_runs, columns, uniform, out)
+                elif everywhere and by_fours and _all_meet(exclude, i, starts[b + 1], runs):
+                    after = i + 4
+                    _add_four_powers(
+                        queries, i, keys, runs[0, 0], runs[0, 1], columns, uniform, rows, out
+                    )
                 else:
                     two = everywhere and after < starts[b + 1]
                     after += 1 if two else 0
