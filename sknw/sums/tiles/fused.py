@@ -27,7 +27,7 @@ from sknw.kernels import Kernel
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.pairs import Pairs
 
-_CHUNKS_PER_THREAD = 32
+_CHUNKS_PER_THREAD = 64
 _PAIRS_PER_THREAD = 5e5  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
