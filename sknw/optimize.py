@@ -216,6 +216,8 @@ def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Mini
         ends = [_lbfgs(rehearsal or objective, start, rough, on_rough) for start in starts]
         ends = _lowest(ends, keep=4)
         promising = _promising(objective, [carry_over(end.x) for end in ends])
+        if rehearsal is not None and 0 not in promising:
+            promising.append(0)
         starts = [carry_over(ends[index].x) for index in promising]
         began = [ends[index].curve[:-1] if rehearsal is None else [] for index in promising]
         if rehearsal is None and ends[promising[0]].n_iter >= descent.max_iter:
