@@ -1,5 +1,6 @@
 """Descents: which starts survive a rehearsal."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,9 +17,10 @@ def with_valley(at):
     return Objective(loss)
 
 
-@pytest.mark.parametrize("starts", [([1.0], [10.0]), ([10.0], [1.0])])
+@pytest.mark.parametrize("starts", [(1.0, 10.0), (10.0, 1.0)])
 def test_the_start_that_the_rehearsal_found_lowest_is_followed(starts):
     objective, rehearsal = with_valley(-1.0), with_valley(2.0)
-    assert objective.log_value([2.0]) > objective.log_value([10.0]) + 0.02
-    best = descend(objective, starts, Descent([(-5.0, 12.0)], 50, 1e-8), rehearsal=rehearsal)
+    assert objective.log_value(np.array([2.0])) > objective.log_value(np.array([10.0])) + 0.02
+    found = [np.array([start]) for start in starts]
+    best = descend(objective, found, Descent([(-5.0, 12.0)], 50, 1e-8), rehearsal=rehearsal)
     assert best.x[0] == pytest.approx(-1.0, abs=1e-2)
