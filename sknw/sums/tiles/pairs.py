@@ -269,21 +269,30 @@ def _packed(points: Tensor, size: int, slabs: list[int]) -> Tensor:
     """Return the order (n,) of points in slabs of whole blocks along each feature."""
     order = torch.arange(len(points), device=points.device)[None]
     columns = torch.cat([points, points.new_full((1, points.shape[1]), torch.inf)]).mT
-    for column, n_slabs in zip(columns, slabs, strict=True):
-        if n_slabs > 1:
-            order = order.gather(1, _argsort(column[order]))
-            n_blocks = -(-order.shape[1] // size)
-            width = -(-n_blocks // n_slabs) * size
-            order = torch.nn.functional.pad(order, (0, n_slabs * width - order.shape[1]), value=-1)
-            order = order.reshape(-1, width)
+    cut = [feature for feature, n_slabs in enumerate(slabs) if n_slabs > 1]
+    for feature in cut:
+        n_blocks = -(-order.shape[1] // size)
+        width = -(-n_blocks // slabs[feature]) * size
+        ranked = _argsort(columns[feature][order], 1 if feature == cut[-1] else width)
+        order = order.gather(1, ranked)
+        missing = -order.shape[1] % width
+        order = torch.nn.functional.pad(order, (0, missing), value=-1).reshape(-1, width)
     return order[order >= 0]
 
 
-def _argsort(rows: Tensor) -> Tensor:
-    """Argsort each row; on a CPU by numpy's vector instructions."""
+def _argsort(rows: Tensor, width: int) -> Tensor:
+    """Argsort each row, in any order inside of slabs of some width.
+
+    On a CPU by numpy's vector instructions.
+    """
     if rows.device.type != "cpu":
         return rows.argsort(dim=1)
-    return to_tensor(np.argsort(to_numpy(rows), axis=1), dtype=torch.int64, device="cpu")
+    rows = to_numpy(rows)
+    if width == 1:
+        ranked = np.argsort(rows, axis=1)
+    else:
+        ranked = np.argpartition(rows, np.arange(width, rows.shape[1], width), axis=1)
+    return to_tensor(ranked, dtype=torch.int64, device="cpu")
 
 
 def _slabs(points: Tensor, n_blocks: float) -> tuple[list[int], np.ndarray]:
