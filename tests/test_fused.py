@@ -123,6 +123,44 @@ def test_exponentials_are_accurate_over_their_whole_range():
         assert (relative.abs() < 6e-16 * (2 + log.abs())).all()
 
 
+@pytest.mark.parametrize("d", [1, 3, 5, 9])
+def test_powers_in_registers_are_accurate_over_their_whole_range(d):
+    distance = torch.linspace(0, 37, 4000, dtype=torch.float64)
+    queries = torch.zeros(1, 4000, d, dtype=torch.float64)
+    queries[0, :, 0] = distance
+    keys, columns = torch.zeros(1, 1, d).double(), torch.ones(1, 2, 1).double()
+    points_of = FUSED.points(queries), FUSED.points(keys)
+    weights = FUSED.sums(KERNELS["gaussian"], *points_of, columns, None, None)[0, 0]
+    log = -(distance**2) / 2
+    relative = weights / torch.exp(log) - 1
+    assert (relative.abs() < 6e-15 + 6e-16 * log.abs()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 9])
+def test_a_query_that_is_not_a_number_spoils_no_other(d, dtype):
+    queries, keys = (points(n, d, seed=n, dtype=dtype) for n in (64, 300))
+    queries[0, 1:] += 20.0
+    columns = two_columns(300, dtype, weighted=True)
+    spoilt = queries.clone()
+    spoilt[0, 0] = torch.nan
+    clean, found = (
+        FUSED.sums(KERNELS["gaussian"], FUSED.points(at), FUSED.points(keys), columns, None, None)
+        for at in (queries, spoilt)
+    )
+    assert found[..., 0].isnan().all()
+    assert torch.equal(found[..., 1:], clean[..., 1:])
+
+
+@pytest.mark.parametrize("d", [1, 3, 5, 9])
+def test_a_key_that_is_not_a_number_is_not_passed_over(d):
+    queries, keys = (points(n, d, seed=n, dtype=torch.float64) for n in (40, 100))
+    keys[0, 7] = torch.nan
+    columns = two_columns(100, torch.float64, weighted=False)
+    points_of = FUSED.points(queries), FUSED.points(keys)
+    assert FUSED.sums(KERNELS["gaussian"], *points_of, columns, None, None).isnan().all()
+
+
 def test_the_cosine_vanishes_at_its_edge_and_only_there():
     keys, columns = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
     near = torch.tensor([0.5, 1 - 1e-9, 1.0, 1.5], dtype=torch.float64)

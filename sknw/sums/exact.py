@@ -30,7 +30,8 @@ from sknw.sums.tiles.fused import FusedPoints, Shift
 from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
-_WORTH_A_LAYOUT = 5e6  # pairs
+_WORTH_A_LAYOUT = 5e7  # pairs
+_MANY_ROWS, _WORTH_IT_FOR_MANY = 64, 5e6  # rows, and pairs from which a layout pays for them
 _KEY_BLOCK, _ROW_BLOCK = 256, 16
 # Logarithm of the largest weight, and of one that does not underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
@@ -388,7 +389,8 @@ class CompiledRows(ShiftedRows):
         """Sort the rows and find the keys that matter to them."""
         layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048))
         exactly = kernel.tail is _nearest_tail
-        if len(queries) * len(key_set.keys) < _WORTH_A_LAYOUT:
+        worth = _WORTH_IT_FOR_MANY if len(queries) >= _MANY_ROWS else _WORTH_A_LAYOUT
+        if len(queries) * len(key_set.keys) < worth:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
         met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, key_set.rtol / 2)

@@ -11,7 +11,8 @@ unsigned, since a signed index costs a wrap-around test in every vector. Exponen
 ``s`` is split into its nearest integer, which becomes the exponent's bits, and a remainder, whose
 power is a polynomial. The Gaussian's loops are written in vector registers, whose exponentials
 split off sixteenths, by a table, where the CPU has one. Sums of a block are in the points'
-precision and added up in float64.
+precision and added up in float64. The table's polynomial leaves 5e-15 of a weight, the longer one
+no more than rounding does.
 """
 
 import math
@@ -67,7 +68,6 @@ FORMS = ("profile", "slope", "square")
 _, _SLOPE, _SQUARE = range(len(FORMS))
 _BLOCK = 2048  # keys whose coordinates, columns and buffer stay in a core's caches
 _CHUNK = 8192  # the same where each query meets but some of them
-_WORTH_A_LOOK = 16  # queries for which all keys of a chunk are looked at beforehand
 _FOR_FOURS = 8  # features: the same places of more rows may share too few lines of the cache
 _PIECE = 1024  # keys over which several short loops pass one after the other
 
@@ -706,29 +706,6 @@ def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
 
 
 @_compiled
-def _ends(row):
-    """Return the smallest and the largest number of a row."""
-    low, high = row[0], row[0]
-    for j in range(np.uint64(len(row))):
-        low, high = min(low, row[j]), max(high, row[j])
-    return low, high
-
-
-@_compiled
-def _may_be_remote(queries, first, last, keys, runs):
-    """Whether ``2^−s`` may be denormal for a pair; true as well where looking is not worth it."""
-    if last - first < _WORTH_A_LOOK:
-        return True
-    squared = _0 * queries[0, first]
-    for f in range(len(keys)):
-        low0, high0 = _ends(queries[f, first:last])
-        low1, high1 = _ends(keys[f, runs[0, 0] : runs[0, 1]])
-        step = max(high0 - low1, high1 - low0)
-        squared += step * step
-    return squared > (_LARGEST_32 if keys.itemsize == 4 else _LARGEST)
-
-
-@_compiled
 def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, out):
     """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
@@ -737,7 +714,6 @@ def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, 
     d, zero = len(keys), _0 * queries[0, first]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
     masses, values, lanes = address(columns, 0), address(columns, 1), lanes_of(zero)
-    remote = _may_be_remote(queries, first, last, keys, runs)
     for i in range(first, last):
         q0, q1 = spread(queries[0, i]), spread(queries[min(1, d - 1), i])
         q2, mass, total = spread(queries[d - 1, i]), spread(zero), spread(zero)
@@ -746,8 +722,7 @@ def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, 
             whole = begin + (end - begin) // lanes * lanes
             for j in range(begin, whole, lanes):
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, lanes)
-                weight = _power(s) if remote else _power_within(s)
-                mass, total = _add_lanes(weight, masses, values, uniform, j, lanes, mass, total)
+                mass, total = _add_lanes(_power(s), masses, values, uniform, j, lanes, mass, total)
             if whole < end:
                 count = end - whole
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, whole, count)

@@ -31,8 +31,7 @@ _COMPACT, _FEWEST_BLOCKS = 4.0, 16
 _LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there is none
 _REMOTE = 1e12  # squared distance
 _CARE = 1e-5  # for distances rounded to float32
-_FEW_QUERIES, _MANY_QUERIES, _KEYS_PER_BOX = 64, 256, 2048
-_MOST_BLOCKS = 128  # that fewer queries make
+_QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
 _QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
 
 
@@ -122,9 +121,8 @@ class Pairs:
     @classmethod
     def all(cls, n_queries: int, n_keys: int, n_features: int) -> "Pairs":
         """Return pairs of every query with every key."""
-        size = min(max(_FEW_QUERIES, n_queries // _MOST_BLOCKS), _MANY_QUERIES)
         return cls(
-            Boxes.everywhere(n_queries, size, n_features),
+            Boxes.everywhere(n_queries, _QUERIES_PER_BLOCK, n_features),
             Boxes.everywhere(n_keys, _KEYS_PER_BOX, n_features),
         )
 

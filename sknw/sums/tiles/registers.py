@@ -178,7 +178,7 @@ def sum_of_lanes(_context, register):
 
 
 def _let_operate(symbol, name):
-    """Let an operator take registers, or a register and a number, lane by lane."""
+    """Let an operator take registers, or a register and a number; always as fastmath."""
 
     @intrinsic
     def by_lanes(_context, x, y):
@@ -215,7 +215,7 @@ def at_most(_context, x, limit):
         x, limit = arguments
         if x.type != limit.type:
             limit = _spread(builder, limit, x.type)
-        return builder.select(builder.fcmp_ordered("<", x, limit), x, limit)
+        return builder.select(builder.fcmp_ordered("<", limit, x), limit, x)  # NaN stays
 
     return x(x, limit), generate
 
