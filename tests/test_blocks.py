@@ -7,6 +7,7 @@ import pytest
 import torch
 from problems import problem
 
+from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS, as_kernel
 from sknw.sums import kernel_sums
 from sknw.sums.algorithms import blocks as blocks_module
@@ -141,3 +142,19 @@ def test_a_function_that_might_grow_is_refused():
 
     (reason,) = Blocks(1e-8).unsupported_reasons(problem(kernel=as_kernel(ring)))
     assert "is not known to fall with the distance" in reason
+
+
+@pytest.mark.filterwarnings("ignore::sknw.EmptyNeighborhoodWarning")
+@pytest.mark.parametrize("kernel", ["epanechnikov", "gaussian"])
+def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y, far = rng.normal(size=(600, 2)), rng.normal(size=600), 30 + rng.normal(size=(80, 2))
+    found = []
+    for worth in (np.inf, 0):
+        monkeypatch.setattr("sknw.sums.exact._WORTH_IT_FOR_MANY", worth)
+        model = NadarayaWatsonRegressor(0.3, kernel=kernel, algorithm="blocks", rtol=1e-10).fit(
+            X, y
+        )
+        found.append(model.predict(far))
+        assert np.array_equal(model.predict(far), found[-1])
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-9 * np.ptp(y))

@@ -23,6 +23,7 @@ from numba.extending import overload
 from numpy.polynomial import Polynomial, chebyshev
 
 from sknw.sums.tiles.registers import (
+    HALF_STEP,
     HAS_TABLES,
     Register,
     address,
@@ -120,7 +121,7 @@ def _cosine_slope(s):
 
 _E64 = _coefficients(_half_to_the, 10, -0.5, 0.5)
 _E32 = [np.float32(c) for c in _coefficients(_half_to_the, 5, -0.5, 0.5)]
-_F64 = _coefficients(_half_to_the, 5, -1 / 32, 1 / 32)
+_F64 = _coefficients(_half_to_the, 5, -HALF_STEP, HALF_STEP)
 _C64 = _coefficients(_cosine_factor, 9, 0.0, 1.0)
 _C32 = [np.float32(c) for c in _coefficients(_cosine_factor, 5, 0.0, 1.0)]
 _S64 = _coefficients(_cosine_slope, 9, 0.0, 1.0)
@@ -139,22 +140,27 @@ _LARGEST, _LARGEST_32 = 1021.0, np.float32(125.0)  # powers of the smallest norm
 _VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
-def _power_within(s):
-    """``2^−s`` for s from 0 to `_LARGEST`."""
+def _is_double(at):
+    return at in (types.float64, Register(types.float64))
 
 
-@overload(_power_within, jit_options={"fastmath": True})
-def _power_within_of(s):
+def _power(s):
+    """``2^−s`` for s ≥ 0, never denormal."""
+
+
+@overload(_power, jit_options={"fastmath": True})
+def _power_of(s):
     if s == Register(types.float64) and HAS_TABLES:
 
         def by_table(s):
-            f, power = power_of_sixteenths(s)
+            f, power = power_of_sixteenths(at_most(s, _LARGEST))
             return (((((_g5 * f + _g4) * f + _g3) * f + _g2) * f + _g1) * f + _g0) * power
 
         return by_table
     if _is_double(s):
 
         def by_polynomial(s):
+            s = at_most(s, _LARGEST)
             n = rounded(s)
             f = s - n
             p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
@@ -164,27 +170,13 @@ def _power_within_of(s):
         return by_polynomial
 
     def single(s):
+        s = at_most(s, _LARGEST_32)
         n = rounded(s)
         f = s - n
         p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
         return lowered(p, n)
 
     return single
-
-
-def _power(s):
-    """``2^−s`` for s ≥ 0, never denormal."""
-
-
-@overload(_power, jit_options={"fastmath": True})
-def _power_of(s):
-    if _is_double(s):
-        return lambda s: _power_within(at_most(s, _LARGEST))
-    return lambda s: _power_within(at_most(s, _LARGEST_32))
-
-
-def _is_double(at):
-    return at in (types.float64, Register(types.float64))
 
 
 def _decay(x):
@@ -593,7 +585,7 @@ def _weigh(buffer, start, stop, columns, uniform, gap, i, out):
 def _weigh_two(queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out):
     """Fill the buffers with the weights of queries i and i + 1, and add their sums.
 
-    The two share what is read of the keys. Each leaves out the key at its gap.
+    The two share what is read of the keys. The key at the gap of each: see `_weigh`.
     """
     _distances_of_two(queries, i, keys, start, stop, len(keys), buffer, other)
     _weigh(buffer, start, stop, columns, uniform, gaps[0], i, out)
@@ -1099,10 +1091,8 @@ def add_squares(
             i = starts[b]
             while i < starts[b + 1]:
                 two = d > 3 and corners.shape[1] == 0 and i + 1 < starts[b + 1]
-                n_runs, gap = (
-                    _find_runs(queries, i, tiles, boxes, corners, head, end, runs),
-                    _gap(exclude, i),
-                )
+                n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
+                gap = _gap(exclude, i)
                 evaluated += (2 if two else 1) * _count(runs, n_runs)
                 if d < 4:
                     n_runs = _leave_out(runs, n_runs, gap)

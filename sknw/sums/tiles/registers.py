@@ -18,6 +18,7 @@ _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 HAS_TABLES = {"+avx512f", "+avx512dq"} <= set(_FEATURES)
 _BYTES = 64 if HAS_TABLES else 32 if "+avx" in _FEATURES else 16
 _INDEX_BITS = 4  # of a table of doubles in two registers
+HALF_STEP = 0.5 / (1 << _INDEX_BITS)  # of the powers in the table: the largest remainder
 
 
 class Register(types.Type):
@@ -250,7 +251,8 @@ def lowered(_context, x, power):
 
 # Bits of 2^(−i/16), and the i that the shift below brings into the mantissa.
 _SIXTEENTHS = [
-    int(np.exp2(np.float64(-i / 16)).view(np.int64)) + (i << 48) for i in range(1 << _INDEX_BITS)
+    int(np.exp2(np.float64(-2 * HALF_STEP * i)).view(np.int64)) + (i << (52 - _INDEX_BITS))
+    for i in range(1 << _INDEX_BITS)
 ]
 
 
