@@ -198,7 +198,8 @@ def descend(
 
     Several starts descend roughly at first, on the rehearsal (the same loss on a subsample) if
     there is one. The objective itself then ranks the distinct minima where `carry_over` puts them;
-    it descends to the end from the lowest, and from any that is nearly as low.
+    it descends to the end from the lowest, from any that is nearly as low, and from the one that
+    the rehearsal found lowest: another may lie lower only where it is carried to, on a plateau.
     """
     with one_blas_thread():
         return _descend(objective, starts, descent, rehearsal, carry_over, on_step)
@@ -236,6 +237,48 @@ def _promising(objective: Objective, points: Sequence[np.ndarray]) -> list[int]:
         return [0]
     values = [objective.log_value(point) for point in points]
     return [index for index, value in enumerate(values) if value < min(values) + _NEARLY]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A descent from a start of its own, in coordinates of its own.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise. With a memory, steps of a trial are not computed again.
+    start : ndarray of shape (p,)
+        Parameters.
+    descent : Descent
+        How to go down.
+    on_step : callable or None, default=None
+        Gets each step's number, the loss before it and the parameters after it; true ends all.
+    """
+
+    objective: Objective
+    start: np.ndarray
+    descent: Descent
+    on_step: Callable[[int, float, np.ndarray], bool | None] | None = None
+
+    def end(self, max_iter: int | None = None) -> Minimum:
+        """Return where the walk ends; where it is after `max_iter` steps, nobody watching."""
+        if max_iter is None:
+            return _lbfgs(self.objective, self.start, self.descent, self.on_step)
+        trial = replace(self.descent, max_iter=min(max_iter, self.descent.max_iter))
+        return _lbfgs(self.objective, self.start, trial, None)
+
+
+def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
+    """Return which of several walks ends lowest, and where it does.
+
+    After a trial of so many steps only the lowest walks on; with None all go to the end.
+    """
+    with one_blas_thread():
+        running = list(range(len(walks)))
+        if trial_steps is not None and len(walks) > 1:
+            running = [min(running, key=lambda index: walks[index].end(trial_steps).objective)]
+        ends = {index: walks[index].end() for index in running}
+        return min(ends.items(), key=lambda item: item[1].objective)
 
 
 def go_on(

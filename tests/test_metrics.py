@@ -53,6 +53,17 @@ def test_no_metric_ends_above_a_simpler_one_where_training_brings_nothing():
     assert losses[1] <= losses[0]
 
 
+def test_a_matrix_starts_from_the_common_scale_too():
+    X, y, _ = oblique(60, noise=0.5)
+    scale = ParametricNWRegressor("scalar").fit(X, y).w_
+    one, from_scale, two = (
+        quiet_fit(ParametricNWRegressor("full", tol=1e-4, **options), X, y).best_loss_
+        for options in ({"n_starts": 1}, {"w_init": scale}, {"n_starts": 2})
+    )
+    assert two == pytest.approx(from_scale, rel=1e-3)
+    assert two < 0.99 * one
+
+
 def test_a_matrix_finds_an_oblique_direction():
     X, y, direction = oblique()
     diagonal = ParametricNWRegressor("diagonal").fit(X, y)

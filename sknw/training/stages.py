@@ -1,4 +1,4 @@
-"""From the simplest metric up: each starts where the simpler one ended, and never ends above it.
+"""From the simplest metric up: each starts where simpler ones ended, and never ends above them.
 
 Without validation rows a metric that ends above the simpler one's objective gives way to the
 simpler one, in the richer one's form (with fewer components: to the simpler one's most important
@@ -6,6 +6,7 @@ directions). With validation rows it does so unless it is better there by more t
 error (`sknw.training.validation`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,20 +162,20 @@ def _climbed(
 
     The latter is a pair of parameters and loss.
     """
-    reached, matrix = None, None
+    reached, matrices = None, []
     tol = settings.tol if len(base.task) <= _LARGE else max(settings.tol, _TOL_OF_LARGE)
     quiet = replace(settings, max_iter=_MAX_ITER, tol=tol, on_step=None, keeps_state=False)
     stages = request.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None
         if reached is not None:
-            simpler = _lifted(problem, matrix, reached.loss)
-        first = _known_starts(stage, problem, is_lifted=simpler is not None)
+            simpler = _lifted(problem, matrices[-1], reached.loss)
+        first = _known_starts(stage, problem, matrices)
         how = settings if stage is stages[-1] else quiet
         trained = _train_stage(stage, problem, first, how, random_state)
         if stage is not stages[-1]:
             reached = trained if simpler is None else _better(problem, trained, *simpler)
-            matrix = stage.metric.matrix(problem.at(reached.w), base.task.n_columns)
+            matrices.append(stage.metric.matrix(problem.at(reached.w), base.task.n_columns))
     return problem, trained, simpler
 
 
@@ -193,22 +194,34 @@ def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> tuple[np.n
     With fewer components than the matrix they stand for its most important directions only, and
     the loss is another one than the simpler metric's.
     """
-    is_part = problem.n_components < len(matrix)
-    if is_part:
-        matrix = important_directions(problem, matrix) @ matrix
-    problem.metric.lift(problem.module, matrix)
+    is_part = _lift(problem, matrix)
     w = problem.parameters
     return w, problem.final_loss(w) if is_part else loss
 
 
-def _known_starts(stage: Request, problem: TrainingProblem, is_lifted: bool) -> list[np.ndarray]:
-    """Return the user's start, or one at the simpler metric, or where the module is."""
+def _lift(problem: TrainingProblem, matrix: Tensor) -> bool:
+    """Let the module stand for a matrix; return whether for its most important part only."""
+    is_part = problem.n_components < len(matrix)
+    if is_part:
+        matrix = important_directions(problem, matrix) @ matrix
+    problem.metric.lift(problem.module, matrix)
+    return is_part
+
+
+def _known_starts(
+    stage: Request, problem: TrainingProblem, matrices: Sequence[Tensor]
+) -> list[np.ndarray]:
+    """Return the user's start, or those at the simpler metrics, or where the module is."""
     if stage.w_init is not None:
         return [stage.w_init]
-    if is_lifted:
+    if not matrices:
+        return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
+    found = []
+    for matrix in matrices[::-1][: stage.starts]:
+        _lift(problem, matrix)
         stage.metric.disturb(problem.module)
-        return [problem.parameters]
-    return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
+        found.append(problem.parameters)
+    return found
 
 
 def _train_stage(
