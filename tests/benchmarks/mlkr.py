@@ -2,8 +2,8 @@
 
 metric-learn does not run on current scikit-learn, so it runs in an environment of its own, whose
 interpreter --python names (``pip install metric-learn "scikit-learn<1.6"`` makes one). Both get the
-same rows; the losses are computed here, by one plain function, from either's matrix. Ours walks from
-the ends of the diagonal and of the common scale. Imports and warm-up are not timed.
+same rows; the losses are computed here, by one plain function, from either's matrix. Ours walks
+from the ends of the diagonal and of the common scale. Imports and warm-up are not timed.
 """
 
 import argparse
