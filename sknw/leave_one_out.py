@@ -250,16 +250,16 @@ class LeaveOneOut:
                 losses[index] = self.loss(embedded, scales[index])
             return losses
 
-    def loss_and_slope(self, scales: Tensor) -> tuple[float, np.ndarray] | None:
-        """Return the loss and its derivatives by the logarithms of the columns' scales.
+    def loss_and_slope(self, embedded: Tensor, scales: Tensor) -> tuple[float, np.ndarray] | None:
+        """Return the loss at scales (q,) and its derivatives by their logarithms.
 
         None where `sknw.scale_loss` is not a way to them.
         """
-        short = self._scale_loss(self.rows)
+        short = self._scale_loss(embedded)
         if short is None:
             return None
         with torch.no_grad():
-            found = short.with_slope(scales, self._able_algorithm(self.rows, scales))
+            found = short.with_slope(scales, self._able_algorithm(embedded, scales))
         if found is None:
             return None
         variance = float(self.variance[0])

@@ -7,13 +7,14 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sknw import BandwidthSearch, NadarayaWatsonRegressor
+from sknw import BandwidthSearch, NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.bandwidth import strategy
 from sknw.bandwidth.criteria import CRITERIA
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.scale_loss import ScaleLoss
 from sknw.sums.tiles.evaluators import FUSED
+from sknw.training.lbfgs import Lbfgs
 
 
 def task_of(monkeypatch, n=700, d=3, *, kernel="gaussian", y_columns=1, dtype=torch.float64):
@@ -156,16 +157,58 @@ def test_the_short_way_to_the_gradient_is_that_of_torch(model, monkeypatch):
     y = np.sin(2 * X[:, 0]) + 0.3 * rng.normal(size=450)
     clone(model).fit(X, y, sample_weight=rng.uniform(0.5, 2, 450))
     ((task, plan),) = found
-    objective = plan.objective(task)
-    by_torch = replace(objective, slope=None)
-    low, high = np.transpose(task.widths.bounds)
-    for x in (0.1 * low + 0.9 * high, high, 0.05 * low + 0.95 * high):
+    assert_same_as_by_torch(plan.objective(task), task.widths.bounds)
+
+
+def assert_same_as_by_torch(objective, bounds):
+    by_torch = replace(objective, slope=None, losses=None, _seen={})
+    low, high = np.transpose(bounds)
+    points = [0.1 * low + 0.9 * high, high, 0.05 * low + 0.95 * high]
+    for x in points:
         assert objective.slope(x) is not None
         value, gradient = objective.log_value_and_gradient(x)
         want, want_gradient = by_torch.log_value_and_gradient(x)
         assert value == pytest.approx(want, rel=1e-12)
         np.testing.assert_allclose(gradient, want_gradient, rtol=1e-9, atol=1e-13)
     assert objective.path[1] == by_torch.path[1]
+    together, apart = objective.log_values(points), by_torch.log_values(points)
+    np.testing.assert_allclose(together, apart, rtol=1e-10)
+
+
+TRAININGS = {
+    "scalar": ("scalar", -0.3),
+    "diagonal": ("diagonal", [0.5, -0.2, 0.9]),
+    "a category": ("diagonal", [-0.5, 0.2, 0.9]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("metric", "w_init"), TRAININGS.values(), ids=TRAININGS)
+@pytest.mark.skipif(
+    not FUSED.accepts(KERNELS["gaussian"], torch.float64, torch.device("cpu")), reason="no numba"
+)
+def test_the_short_way_to_a_metrics_gradient_is_that_of_torch(metric, w_init, request, monkeypatch):
+    found, train = [], Lbfgs.train
+
+    def watched(solver, problem, starts, *rest):
+        found.append((problem, starts[0]))
+        return train(solver, problem, starts, *rest)
+
+    monkeypatch.setattr(Lbfgs, "train", watched)
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=(450, 2)), rng.integers(0, 4, 450)])
+    y = np.sin(2 * X[:, 0]) + 0.3 * rng.normal(size=450)
+    categories = [2] if "category" in request.node.callspec.id else None
+    ParametricNWRegressor(metric, w_init=w_init, max_iter=1, categorical_features=categories).fit(
+        X, y, sample_weight=rng.uniform(0.5, 2, 450)
+    )
+    ((problem, start),) = found
+    coordinates = problem.coordinates(start)
+    assert_same_as_by_torch(problem.objective(coordinates), coordinates.bounds)
+    penalised = replace(problem, alpha=0.1).objective(coordinates)
+    assert penalised.log_value(coordinates.of(start)) > problem.objective(coordinates).log_value(
+        coordinates.of(start)
+    )
 
 
 @pytest.mark.parametrize("criterion", ["loo_absolute", "aicc", "gcv"])

@@ -58,7 +58,7 @@ class SquaredError(Criterion):
 
     def loss_and_slope(self, task: LeaveOneOut, scales: Tensor) -> tuple[float, np.ndarray] | None:
         """Return the error in units of the variance of y, and its derivatives."""
-        return task.loss_and_slope(scales)
+        return task.loss_and_slope(task.rows, scales)
 
     def reported(self, loss: float, task: LeaveOneOut) -> float:
         """Return the error in squared units of y for one output."""

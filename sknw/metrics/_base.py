@@ -71,7 +71,7 @@ class Metric(ABC, BaseEstimator):
         return None
 
     def column_scales(self, w: Tensor, n_columns: int) -> Tensor | None:
-        """Return the factor of each column (n_columns,) where parameters w are only that."""
+        """Return the factor of each column (..., n_columns) where parameters w are only that."""
         return None
 
     def magnitudes(self, module: torch.nn.Module, spread: np.ndarray) -> np.ndarray:

@@ -67,9 +67,9 @@ class ScaleMetric(Metric):
             module.w.mul_(factor)
 
     def column_scales(self, w: Tensor, n_columns: int) -> Tensor:
-        """Return the scales, one for each column."""
+        """Return the scales (..., p), one for each column."""
         index = to_tensor(self.scale_of_column(n_columns), dtype=torch.int64, device=w.device)
-        return w.reshape(-1)[index]
+        return torch.atleast_1d(w)[..., index]
 
     def matrix(self, module: Scales, n_columns: int) -> Tensor:
         """Return the scales on the diagonal."""

@@ -71,6 +71,10 @@ class WidthCoordinates(Coordinates):
         """Return scales with the signs kept."""
         return self.signs / self.widths.values(x)
 
+    def log_slopes(self, x: np.ndarray) -> np.ndarray:
+        """Return the derivatives (p,) of the scales' logarithms by the coordinates."""
+        return -self.widths.slopes(x)
+
     def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
         """Return narrower widths; the largest stay where they are."""
         return self.widths.shrunk(x, factor)

@@ -92,7 +92,7 @@ class TrainingProblem:
 
     def loss(self, w: Tensor) -> Tensor:
         """Return the leave-one-out loss in units of variance."""
-        scales = self.metric.column_scales(w, self.scaled.shape[1])
+        scales = self._column_scales(w)
         if scales is not None:
             return self.task.loss(self.scaled, scales)
         return self.task.loss(self.embed(w))
@@ -128,18 +128,42 @@ class TrainingProblem:
 
     def objective(self, coordinates: Coordinates, memory: dict | None = None) -> Objective:
         """Return loss and penalty as functions of coordinates."""
-        return Objective(
+        objective = Objective(
             lambda x: self.loss(coordinates.at(x)),
-            penalty=lambda x: self.penalty(coordinates.at(x)),
+            penalty=(lambda x: self.penalty(coordinates.at(x))) if self.alpha else None,
             device=self.task.rows.device,
             memory=memory,
         )
+        if not self.is_scale:
+            return objective
+        scales = self._column_scales
+        return replace(
+            objective,
+            losses=lambda x: self.task.losses(self.scaled, scales(coordinates.at(x))),
+            slope=lambda x: self._slope(coordinates, x),
+        )
+
+    def _slope(
+        self, coordinates: WidthCoordinates, x: np.ndarray
+    ) -> tuple[float, np.ndarray] | None:
+        """Return the loss and its derivatives (p,) by coordinates, if there is a short way."""
+        at = to_tensor(x, dtype=torch.float64, device=self.task.rows.device)
+        found = self.task.loss_and_slope(self.scaled, self._column_scales(coordinates.at(at)))
+        if found is None:
+            return None
+        index = to_numpy(self._column_scales(torch.arange(len(x))))
+        by_logs = np.bincount(index, weights=found[1], minlength=len(x))
+        return found[0], by_logs * coordinates.log_slopes(x)
+
+    def _column_scales(self, w: Tensor) -> Tensor | None:
+        """Return the scales (..., n_columns) that parameters (..., p) are, if they are that."""
+        return self.metric.column_scales(w, self.scaled.shape[1])
 
     @property
     def is_scale(self) -> bool:
         """Whether the parameters are scales of the columns."""
         w = to_tensor(self.parameters, dtype=torch.float64, device="cpu")
-        return self.metric.column_scales(w, self.scaled.shape[1]) is not None
+        return self._column_scales(w) is not None
 
     def coordinates(self, start: np.ndarray) -> Coordinates:
         """Return the coordinates in which to walk from a start (p,)."""

@@ -24,6 +24,7 @@ from sknw.training.starts import starts
 from sknw.training.validation import Validation
 
 _REHEARSED_PER_FEATURE = 25  # rows: with fewer, starts in many features look alike
+_ROWS_PER_WEIGHT = 20  # from which on even simpler metrics are starts, too
 _MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
 _LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need not settle
 
@@ -211,11 +212,17 @@ def _lift(problem: TrainingProblem, matrix: Tensor) -> bool:
 def _known_starts(
     stage: Request, problem: TrainingProblem, matrices: Sequence[Tensor]
 ) -> list[np.ndarray]:
-    """Return the user's start, or those at the simpler metrics, or where the module is."""
+    """Return the user's start, or those at the simpler metrics, or where the module is.
+
+    Where rows are few for the weights, only the latest of the simpler metrics: what lies lower on
+    the way from the others then fits noise.
+    """
     if stage.w_init is not None:
         return [stage.w_init]
     if not matrices:
         return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
+    if len(problem.task) < _ROWS_PER_WEIGHT * len(problem.parameters):
+        matrices = matrices[-1:]
     found = []
     for matrix in matrices[::-1][: stage.starts]:
         _lift(problem, matrix)
