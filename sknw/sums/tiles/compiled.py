@@ -50,6 +50,7 @@ FAMILIES = (
     "triweight",
     "tricube",
     "power",  # 2^−s, the Gaussian of points that are scaled for it
+    "near power",  # the same where no s is larger than `LARGEST`
     "nearest",
 )
 FORMS = ("profile", "slope", "square")
@@ -64,6 +65,7 @@ FORMS = ("profile", "slope", "square")
     _TRIWEIGHT,
     _TRICUBE,
     _POWER,
+    _NEAR_POWER,
     _NEAREST,
 ) = range(len(FAMILIES))
 _, _SLOPE, _SQUARE = range(len(FORMS))
@@ -136,7 +138,7 @@ _S32 = [np.float32(c) for c in _coefficients(_cosine_slope, 5, 0.0, 1.0)]
 _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
 _EPSILON, _EPSILON_32 = 2 * np.finfo(np.float64).eps, 2 * np.finfo(np.float32).eps
-_LARGEST, _LARGEST_32 = 1021.0, np.float32(125.0)  # powers of the smallest normal numbers
+LARGEST = {8: 1021.0, 4: np.float32(125.0)}  # by bytes: ``2^−s`` is the smallest normal number
 _VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
@@ -144,23 +146,38 @@ def _is_double(at):
     return at in (types.float64, Register(types.float64))
 
 
+@_inlined
 def _power(s):
     """``2^−s`` for s ≥ 0, never denormal."""
+    return _power_within(_clamped(s))
 
 
-@overload(_power, jit_options={"fastmath": True})
-def _power_of(s):
+def _clamped(s):
+    """Return s where it is not larger than `LARGEST`, else that."""
+
+
+@overload(_clamped, jit_options={"fastmath": True})
+def _clamped_of(s):
+    limit = LARGEST[8] if _is_double(s) else LARGEST[4]
+    return lambda s: at_most(s, limit)
+
+
+def _power_within(s):
+    """``2^−s`` for s from 0 to `LARGEST`."""
+
+
+@overload(_power_within, jit_options={"fastmath": True})
+def _power_within_of(s):
     if s == Register(types.float64) and HAS_TABLES:
 
         def by_table(s):
-            f, power = power_of_sixteenths(at_most(s, _LARGEST))
+            f, power = power_of_sixteenths(s)
             return (((((_g5 * f + _g4) * f + _g3) * f + _g2) * f + _g1) * f + _g0) * power
 
         return by_table
     if _is_double(s):
 
         def by_polynomial(s):
-            s = at_most(s, _LARGEST)
             n = rounded(s)
             f = s - n
             p = ((((_e10 * f + _e9) * f + _e8) * f + _e7) * f + _e6) * f + _e5
@@ -170,7 +187,6 @@ def _power_of(s):
         return by_polynomial
 
     def single(s):
-        s = at_most(s, _LARGEST_32)
         n = rounded(s)
         f = s - n
         p = ((((_f5 * f + _f4) * f + _f3) * f + _f2) * f + _f1) * f + _f0
@@ -322,7 +338,7 @@ def _profile(buffer, n, family):
             s = min(buffer[j], _1)
             base = max(_1 - s * np.sqrt(s), _0)
             buffer[j] = base * base * base
-    elif family == _POWER:
+    elif family in (_POWER, _NEAR_POWER):
         for j in range(n):
             buffer[j] = _power(buffer[j])
 
@@ -698,10 +714,11 @@ def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
 
 
 @_compiled
-def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, out):
+def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, near, out):
     """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
-    Of up to three features, which stay in registers. Several queries have one run.
+    Of up to three features, which stay in registers. Several queries have one run. If all is near,
+    no s is larger than `LARGEST`.
     """
     d, zero = len(keys), _0 * queries[0, first]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
@@ -714,7 +731,8 @@ def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, 
             whole = begin + (end - begin) // lanes * lanes
             for j in range(begin, whole, lanes):
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, lanes)
-                mass, total = _add_lanes(_power(s), masses, values, uniform, j, lanes, mass, total)
+                weight = _power_within(s if near else _clamped(s))
+                mass, total = _add_lanes(weight, masses, values, uniform, j, lanes, mass, total)
             if whole < end:
                 count = end - whole
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, whole, count)
@@ -902,7 +920,8 @@ def add_sums(
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated = 0
-    powers = family == _POWER and len(columns) == 2
+    near = family == _NEAR_POWER
+    powers = (near or family == _POWER) and len(columns) == 2
     everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
     by_fours, rows = len(queries) <= _FOR_FOURS, np.empty((len(queries), 4), queries.dtype)
     for b in range(first, last):
@@ -924,7 +943,9 @@ def add_sums(
                         start, stop = runs[0, 0], runs[0, 1]
                         while after < starts[b + 1] and not start <= _gap(exclude, after) < stop:
                             after += 1
-                    _add_few_powers(queries, i, after, keys, runs, n_runs, columns, uniform, out)
+                    _add_few_powers(
+                        queries, i, after, keys, runs, n_runs, columns, uniform, near, out
+                    )
                 elif everywhere and by_fours and _all_meet(exclude, i, starts[b + 1], runs):
                     after = i + 4
                     _add_four_powers(

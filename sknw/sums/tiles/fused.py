@@ -31,6 +31,8 @@ _CHUNKS_PER_THREAD = 64
 _PAIRS_PER_THREAD = 5e5  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
+_WORTH_A_LOOK = 5e6  # pairs, beside which the smallest and largest coordinates cost nothing
+_NEAR = {8: 1000.0, 4: 120.0}  # powers of two that are none of the smallest, by bytes of a float
 _NONE = np.empty(0, dtype=np.int64)
 _switched_off = threading.local()
 
@@ -70,6 +72,11 @@ class FusedPoints:
     def to_powers(self) -> np.ndarray:
         """The points scaled for powers of two."""
         return self.features * self.features.dtype.type(_TO_POWERS)
+
+    @cached_property
+    def span(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest coordinates for powers of two, (b, d) each; NaN if one is."""
+        return self.to_powers.min(axis=2), self.to_powers.max(axis=2)
 
     def __len__(self) -> int:
         return self.features.shape[2]
@@ -231,6 +238,17 @@ class _Call:
         family, form = self.kernel.formula
         return family == "gaussian" and form in _OF_POWERS and self.shift is None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether all pairs are so near that the loops need not guard against vanishing weights."""
+        if self.pairs is not None or len(self.queries) * len(self.keys) < _WORTH_A_LOOK:
+            return False
+        (low, high), (key_low, key_high) = self.queries.span, self.keys.span
+        with np.errstate(over="ignore", invalid="ignore"):
+            farthest = np.maximum(high[self.b] - key_low[self.b], key_high[self.b] - low[self.b])
+            squared = np.square(farthest, dtype=np.float64).sum()
+        return bool(squared < _NEAR[self.keys.dtype.itemsize])
+
     def unit(self, degree: int) -> float:
         """Return the factor for sums of weights times coordinates to that degree."""
         return _OF_POWERS[self.kernel.formula[1]] / _TO_POWERS**degree if self.by_powers else 1.0
@@ -239,7 +257,8 @@ class _Call:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
         if self.by_powers:
-            family, form = "power", "profile"
+            is_near = driver == "add_sums" and self.is_near
+            family, form = "near power" if is_near else "power", "profile"
         points = [
             at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
         ]
