@@ -208,11 +208,10 @@ def descend(
 def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Minimum:
     began: list[list[float]] = [[] for _ in starts]
     if len(starts) > 1 or rehearsal is not None:
-        rough = replace(
-            descent,
-            tol=max(descent.tol, _ROUGH_TOL),
-            max_iter=min(descent.max_iter, _ROUGH_MAX_ITER),
-        )
+        steps = _ROUGH_MAX_ITER  # on a rehearsal whatever the number asked for, which is of others
+        if rehearsal is None:
+            steps = min(steps, descent.max_iter)
+        rough = replace(descent, tol=max(descent.tol, _ROUGH_TOL), max_iter=steps)
         on_rough = on_step if rehearsal is None else None
         ends = [_lbfgs(rehearsal or objective, start, rough, on_rough) for start in starts]
         ends = _lowest(ends, keep=4)

@@ -414,6 +414,20 @@ def test_going_on_is_as_not_having_stopped(metric, options):
     assert quiet_fit(cold, X, y).loss_curve_ == first
 
 
+@pytest.mark.parametrize("metric", ["diagonal", "full"])
+def test_going_on_from_several_starts_is_as_not_having_stopped(metric):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(450, 3))
+    y = np.sin(2 * X[:, 0] + X[:, 1]) + 0.1 * rng.normal(size=450)
+    options = {"solver": "lbfgs", "n_starts": 3, "tol": 0.0}
+    whole = quiet_fit(small(metric, max_iter=9, **options), X, y)
+    model = small(metric, max_iter=4, warm_start=True, **options)
+    first = quiet_fit(model, X, y).loss_curve_
+    second = quiet_fit(model.set_params(max_iter=5), X, y).loss_curve_
+    np.testing.assert_allclose([*first, *second], whole.loss_curve_, rtol=1e-12)
+    assert model.best_loss_ == whole.best_loss_
+
+
 def test_on_other_rows_a_warm_start_begins_at_the_last_weights():
     X, y = ring(60)
     model = quiet_fit(small(max_iter=5, warm_start=True), X, y)
