@@ -253,7 +253,7 @@ class LeaveOneOut:
     def loss_and_slope(self, embedded: Tensor, scales: Tensor) -> tuple[float, np.ndarray] | None:
         """Return the loss at scales (q,) and its derivatives by their logarithms.
 
-        None where `sknw.scale_loss` is not a way to them.
+        None where `sknw.scale_loss` has no way to them at any scales.
         """
         short = self._scale_loss(embedded)
         if short is None:
@@ -261,9 +261,20 @@ class LeaveOneOut:
         with torch.no_grad():
             found = short.with_slope(scales, self._able_algorithm(embedded, scales))
         if found is None:
-            return None
+            return self._loss_and_slope_by_torch(embedded, scales)
         variance = float(self.variance[0])
         return found[0].item() / variance, to_numpy(found[1]).astype(np.float64) / variance
+
+    def _loss_and_slope_by_torch(
+        self, embedded: Tensor, scales: Tensor
+    ) -> tuple[float, np.ndarray]:
+        """Return what `loss_and_slope` does at scales where the short way found no answer."""
+        with torch.inference_mode(False), torch.enable_grad():
+            steps = torch.zeros_like(scales, requires_grad=True)
+            errors = self.errors(self.predictions(embedded, scales * steps.exp()))
+            loss = (self.mean(errors.square()) / self.variance).mean()
+            (slope,) = torch.autograd.grad(loss, steps)
+        return loss.item(), to_numpy(slope).astype(np.float64)
 
     def _scale_loss(self, embedded: Tensor) -> ScaleLoss | None:
         """Return the short way to the loss of an embedding's scales; of one output only."""

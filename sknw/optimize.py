@@ -251,7 +251,7 @@ class Walk:
     descent : Descent
         How to go down.
     on_step : callable or None, default=None
-        Gets each step's number, the loss before it and the parameters after it; true ends all.
+        Gets each step's number, the loss before it and the parameters after it; true ends the walk.
     """
 
     objective: Objective
@@ -263,19 +263,22 @@ class Walk:
         """Return where the walk ends; where it is after `max_iter` steps, nobody watching."""
         if max_iter is None:
             return _lbfgs(self.objective, self.start, self.descent, self.on_step)
-        trial = replace(self.descent, max_iter=min(max_iter, self.descent.max_iter))
-        return _lbfgs(self.objective, self.start, trial, None)
+        return _lbfgs(self.objective, self.start, replace(self.descent, max_iter=max_iter), None)
 
 
 def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
     """Return which of several walks ends lowest, and where it does.
 
-    After a trial of so many steps only the lowest walks on; with None all go to the end.
+    After a trial of so many steps only the lowest walks on, and what the others remember is
+    forgotten; with None all go to the end.
     """
     with one_blas_thread():
         running = list(range(len(walks)))
         if trial_steps is not None and len(walks) > 1:
             running = [min(running, key=lambda index: walks[index].end(trial_steps).objective)]
+            for index, walk in enumerate(walks):
+                if index not in running and walk.objective.memory is not None:
+                    walk.objective.memory.clear()
         ends = {index: walks[index].end() for index in running}
         return min(ends.items(), key=lambda item: item[1].objective)
 

@@ -91,12 +91,12 @@ class ParametricNWRegressor(
         ``"lbfgs"`` ends when a step gains less than this, relatively; the others when
         `n_iter_no_change` steps (epochs) do.
     n_starts : int or "auto", default="auto"
-        How many starts are tried: `w_init` or the simpler metric's end (from 20 rows for each
-        weight on, all simpler metrics' ends), then for scales the best mix of widths seen from
-        broad windows and the minima of a scan over common scales, then random multiples of the
-        first start. ``"auto"``: `w_init` alone if given, else 3 for
-        ``"lbfgs"`` and 1 for the others. Above 400 rows ``"lbfgs"`` compares starts of scales on a
-        subsample; above 1500 it gives up other starts that are not the lowest after 12 steps.
+        How many starts are tried: `w_init` or the simpler metric's end (where there are 20 rows for
+        each weight, the ends of those below it next), then for scales the best mix of widths seen
+        from broad windows and the minima of a scan over common scales, then random multiples of the
+        first start. ``"auto"``: `w_init` alone if given, else 3 for ``"lbfgs"`` and 1 for the
+        others. Above 400 rows ``"lbfgs"`` compares starts of scales on a subsample; above 1500 it
+        gives up other starts that are not the lowest after 12 steps.
     early_stopping : bool, default=False
         Keep `validation_fraction` of the rows out of training, stop when predicting them from the
         others has not become better for `n_iter_no_change` steps (epochs; ``"adam"`` counts from

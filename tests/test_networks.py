@@ -16,7 +16,9 @@ from sknw import MetricWarning, ParametricNWRegressor
 from sknw.metrics import MlpMetric
 from sknw.training import SOLVERS, Adam
 from sknw.training.neighborhoods import random_leaves
+from sknw.training.problem import Settings
 from sknw.training.validation import Validation
+from sknw.training.watch import Watch
 
 SMALL = MlpMetric(width=8, hidden=8, n_bins=4)
 BRISK = Adam(decay_epochs=4)
@@ -518,3 +520,25 @@ def test_scoring_monitor_and_progress_bar():
     scores = [row["r2"] for row in monitor.get_logs().data if row["task_name"] == "step"]
     assert len(scores) == model.n_iter_
     assert scores[-1] == pytest.approx(model.score(pd.DataFrame(X, columns=["a", "b"]), y))
+
+
+def test_each_start_has_patience_of_its_own():
+    X, y = ring(300)
+    options = {"solver": "lbfgs", "early_stopping": True, "n_iter_no_change": 3}
+    lengths = [
+        len(quiet_fit(small("full", n_starts=n, **options), X, y).validation_curve_) for n in (1, 2)
+    ]
+    assert lengths[1] > lengths[0] + 3
+
+
+def test_whoever_says_stop_ends_every_start():
+    asked = []
+
+    def stops_at_two(step, loss, module):
+        asked.append(step)
+        return step == 2
+
+    problem = SimpleNamespace(task=SimpleNamespace(unit=1.0), validation=None)
+    watch = Watch(problem, Settings(50, 1e-8, None, 10, on_step=stops_at_two))
+    assert [watch(step, 0.5, np.ones(1)) for step in (1, 2, 1)] == [False, True, True]
+    assert asked == [1, 2]

@@ -175,6 +175,24 @@ def assert_same_as_by_torch(objective, bounds):
     np.testing.assert_allclose(together, apart, rtol=1e-10)
 
 
+def test_where_the_short_way_finds_no_answer_torch_is_asked_once(monkeypatch):
+    task, calls, known = task_of(monkeypatch), [], ScaleLoss.with_slope
+
+    def watched(*arguments):
+        calls.append(known(*arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(ScaleLoss, "with_slope", watched)
+    scales = torch.tensor([9000.0, -4000.0, 7000.0], dtype=torch.float64)  # rows without mass
+    loss, slope = task.loss_and_slope(task.rows, scales)
+    assert calls == [None]
+    at = scales.clone().requires_grad_()
+    want = task.loss(task.rows, at)
+    (gradient,) = torch.autograd.grad(want, at)
+    assert loss == pytest.approx(want.item(), rel=1e-12)
+    np.testing.assert_allclose(slope, (gradient * scales).numpy(), rtol=1e-9, atol=1e-13)
+
+
 TRAININGS = {
     "scalar": ("scalar", -0.3),
     "diagonal": ("diagonal", [0.5, -0.2, 0.9]),

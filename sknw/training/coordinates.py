@@ -34,10 +34,6 @@ class Coordinates(ABC):
     def values(self, x: np.ndarray) -> np.ndarray:
         """Return the parameters at coordinates as an array."""
 
-    @abstractmethod
-    def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
-        """Return the coordinates of windows narrower by a factor, as more rows want them."""
-
 
 @dataclass(frozen=True)
 class WidthCoordinates(Coordinates):
@@ -108,7 +104,3 @@ class PlainCoordinates(Coordinates):
     def values(self, x: np.ndarray) -> np.ndarray:
         """Return coordinates times magnitudes."""
         return x * self.magnitudes
-
-    def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
-        """Return the coordinates of a matrix larger by the factor's inverse."""
-        return x / factor

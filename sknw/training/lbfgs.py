@@ -8,7 +8,7 @@ On more rows than `_LARGE` the descents first run on a sample of the rows held o
 from all others; the steps over all rows begin where they end.
 
 SciPy keeps no state to go on from. But its path follows from the values and gradients it has seen,
-so they are kept, and the next fit walks the same path again without computing anything until it
+so they are kept, and the next fit walks the same path again without computing a gradient until it
 arrives where the last one stopped.
 """
 
@@ -129,16 +129,18 @@ def _of_weights(
         starts = [places[index].values(end.x)]
         places = [problem.coordinates(start) for start in starts]
         found = [place.of(start) for place, start in zip(places, starts, strict=True)]
+    trial_steps = _TRIAL_STEPS if len(problem.task) > _DEAR and len(places) > 1 else None
+    remembers = settings.keeps_state or trial_steps is not None
     walks = [
         Walk(
-            problem.objective(place, {}),
+            problem.objective(place, {} if remembers else None),
             x,
             _descent(problem, place, settings),
             _watched(watch, place),
         )
         for place, x in zip(places, found, strict=True)
     ]
-    index, best = race(walks, _TRIAL_STEPS if len(problem.task) > _DEAR else None)
+    index, best = race(walks, trial_steps)
     memory = walks[index].objective.memory if settings.keeps_state else None
     return places[index], best, memory
 

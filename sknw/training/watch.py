@@ -31,17 +31,20 @@ class Watch:
     waited: int = 0
     latest: int = 0
     stopped: bool = False
+    ended: bool = False
 
     def __call__(self, step: int, loss: float, w: np.ndarray) -> bool:
         """Note a step: parameters w after it, the loss before it. Return whether to stop.
 
-        `step` counts from 1; one that is no higher than the last belongs to a new descent.
+        `step` counts from 1; one that is no higher than the last belongs to a new descent, which
+        has patience of its own, but ends at once if the user has said stop.
         """
         settings, unit = self.settings, self.problem.task.unit
-        if settings.on_step is not None:
-            self.stopped = bool(
+        if settings.on_step is not None and not self.ended:
+            self.ended = bool(
                 settings.on_step(step, loss * unit, lambda: self.problem.at(w).eval())
             )
+        self.stopped = self.ended
         if self.problem.validation is not None:
             self.stopped |= self._validate(step, w)
         return self.stopped

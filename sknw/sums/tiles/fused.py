@@ -240,8 +240,12 @@ class _Call:
 
     @property
     def is_near(self) -> bool:
-        """Whether all pairs are so near that the loops need not guard against vanishing weights."""
-        if self.pairs is not None or len(self.queries) * len(self.keys) < _WORTH_A_LOOK:
+        """Whether all pairs are so near that the loops need not guard against vanishing weights.
+
+        Only asked for up to three features: other loops have the guard in any case.
+        """
+        d = self.keys.features.shape[1]
+        if self.pairs is not None or d > 3 or len(self.queries) * len(self.keys) <= _WORTH_A_LOOK:
             return False
         (low, high), (key_low, key_high) = self.queries.span, self.keys.span
         with np.errstate(over="ignore", invalid="ignore"):
