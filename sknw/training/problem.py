@@ -151,7 +151,7 @@ class TrainingProblem:
         found = self.task.loss_and_slope(self.scaled, self._column_scales(coordinates.at(at)))
         if found is None:
             return None
-        index = to_numpy(self._column_scales(torch.arange(len(x))))
+        index = to_numpy(self._column_scales(torch.arange(len(x), device="cpu")))
         by_logs = np.bincount(index, weights=found[1], minlength=len(x))
         return found[0], by_logs * coordinates.log_slopes(x)
 
