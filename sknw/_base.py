@@ -37,6 +37,7 @@ from sknw._compat import (
 from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
+from sknw._tables import refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.kernels import KERNELS, as_kernel
@@ -128,6 +129,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 "convert it."
             )
         X, y = input_array(X), input_array(y)
+        _refuse_dates(X=X, y=y, sample_weight=sample_weight)
         features = Features.of(X, self.categorical_features)
         accept = {"dtype": _FLOATS, "multi_output": True, "y_numeric": True}
         if features is None:
@@ -199,6 +201,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         score : float
             1 is perfect, 0 is as good as the mean of y; several outputs are averaged.
         """
+        _refuse_dates(y=y, sample_weight=sample_weight)
         return super().score(X, input_array(y), input_array(sample_weight))
 
     def predict_loo(self):
@@ -300,6 +303,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the columns (m, n_columns) of queries."""
         check_is_fitted(self)
         X, features = input_array(X), self._observations.features
+        _refuse_dates(X=X)
         if not features.categories:
             return validate_data(self, X, dtype=_FLOATS, reset=False)
         validate_data(self, X, skip_check_array=True, reset=False)
@@ -401,6 +405,12 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         np.clip(y, observations.y_min, observations.y_max, out=y)
         y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
         return y[:, 0] if self._y_is_flat else y
+
+
+def _refuse_dates(**arguments) -> None:
+    for name, values in arguments.items():
+        if not isinstance(values, torch.Tensor):
+            refuse_dates(name, values)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ A category that fit has not seen lies equally far from every one it has. A missi
 of its own where fit saw any, and else as an unseen one.
 """
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.preprocessing import OrdinalEncoder
 
+from sknw._tables import Column, Table, is_frame
 from sknw._types import UnseenCategoryWarning, warn_user
 
 _UNSEEN, _MISSING = -1, -2
@@ -35,8 +36,8 @@ class Categories:
     ----------
     name : str
         What the feature is called in messages.
-    encoder : OrdinalEncoder
-        From known categories to their positions.
+    values : list
+        The known categories in their order.
     ordered : bool
         Whether the positions mean an order.
     has_missing : bool
@@ -44,22 +45,16 @@ class Categories:
     """
 
     name: str
-    encoder: OrdinalEncoder
+    values: list
     ordered: bool
     has_missing: bool
 
     @classmethod
-    def of(cls, name: str, column: "_Column", ordered: bool) -> "Categories":
+    def of(cls, name: str, column: Column, ordered: bool) -> "Categories":
         """Learn the categories of a column."""
-        known = column.known if ordered else None
-        encoder = OrdinalEncoder(
-            categories="auto" if known is None else [known],
-            handle_unknown="use_encoded_value",
-            unknown_value=_UNSEEN,
-        )
-        present = column.present if len(column.present) else np.array([np.nan])  # no value is NaN
-        encoder.fit(present[:, None])
-        found = cls(name, encoder, ordered, bool(column.missing.any()))
+        present = _distinct(name, column.present)
+        known = column.known if ordered and column.known is not None else _sorted(present)
+        found = cls(name, known, ordered, bool(column.missing.any()))
         if found.n_categories > _MOST_CATEGORIES:
             raise ValueError(
                 f"A categorical feature may have at most {_MOST_CATEGORIES} categories, since each "
@@ -69,10 +64,10 @@ class Categories:
             )
         return found
 
-    @property
-    def values(self) -> np.ndarray:
-        """The known categories in their order."""
-        return self.encoder.categories_[0]
+    @cached_property
+    def _positions(self) -> dict:
+        """The position of each known category."""
+        return {value: position for position, value in enumerate(self.values)}
 
     @property
     def n_categories(self) -> int:
@@ -84,13 +79,11 @@ class Categories:
         """Number of columns of the block."""
         return max(1, self.n_categories - self.ordered)
 
-    def codes(self, column: "_Column") -> np.ndarray:
+    def codes(self, column: Column) -> np.ndarray:
         """Return positions (n,), or the code of a missing or an unseen category."""
-        codes = np.full(len(column.values), _MISSING if self.has_missing else _UNSEEN)
-        codes[~column.missing] = _UNSEEN
-        if len(column.present) and column.values.dtype.kind == self.values.dtype.kind:
-            positions = self.encoder.transform(column.present[:, None])
-            codes[~column.missing] = positions[:, 0].astype(np.int64)
+        _distinct(self.name, column.present)
+        codes = np.array([self._positions.get(value, _UNSEEN) for value in column.values], int)
+        codes[column.missing] = _MISSING if self.has_missing else _UNSEEN
         n_unseen = int(np.count_nonzero(codes == _UNSEEN))
         if n_unseen:
             warn_user(
@@ -127,6 +120,31 @@ class Categories:
         return block
 
 
+def _distinct(name: str, values: Iterable) -> set[Hashable]:
+    """Return the distinct values, in which 1 and 1.0 are one."""
+    try:
+        return set(values)
+    except TypeError:
+        raise ValueError(
+            f"Categories must be numbers, texts or other values that can be hashed; {name} has "
+            "some that cannot, such as lists. Turn them into texts."
+        ) from None
+
+
+def _sorted(values: Iterable) -> list:
+    """Return values in their order; numbers before others where they have none in common."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=_of_any_type)
+
+
+def _of_any_type(value: Any) -> tuple:
+    if isinstance(value, Real):
+        return "", value, ""
+    return type(value).__name__, 0, str(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """What each feature of X is.
@@ -159,11 +177,11 @@ class Features:
         """
         if categorical_features is None:
             return None
-        if isinstance(categorical_features, str) and not _is_frame(X):
+        if isinstance(categorical_features, str) and not is_frame(X):
             return None  # an array has no dtypes of columns
         if sparse.issparse(X):
             return None  # refused by the validation that follows
-        table = _Table.of(X)
+        table = Table.of(X)
         kinds = _kinds(table, categorical_features)
         if not kinds:
             return None
@@ -201,14 +219,14 @@ class Features:
 
     def numeric_part(self, X: Any) -> Any:
         """Return the columns of X that are numbers, in the container that they came in."""
-        table = _Table.of(X)
+        table = Table.of(X)
         if self.is_categorical.all():
             return np.empty((len(table.X), 0))
         return table.take(np.flatnonzero(~self.is_categorical))
 
     def columns(self, X: Any, numbers: np.ndarray) -> np.ndarray:
         """Return all columns (n_rows, n_columns), given the checked numbers among them."""
-        table = _Table.of(X)
+        table = Table.of(X)
         result = np.empty((len(numbers), self.n_columns), dtype=numbers.dtype)
         result[:, ~self.is_categorical[self.of_column]] = numbers
         for index, categories in self.categories.items():
@@ -239,7 +257,7 @@ class Features:
         return np.where(self.is_categorical, np.where(widths < _NONE, lambdas, 1.0), widths)
 
 
-def _kinds(table: "_Table", wanted: Any) -> dict[int, str]:
+def _kinds(table: Table, wanted: Any) -> dict[int, str]:
     """Return the kind of each categorical feature, by its index."""
     if isinstance(wanted, str):
         kinds = {index: table.kind(index) for index in range(table.n_features)}
@@ -260,7 +278,7 @@ def _check_kinds(wanted: dict) -> None:
             )
 
 
-def _indices(table: "_Table", wanted: Any) -> list[int]:
+def _indices(table: Table, wanted: Any) -> list[int]:
     """Return the indices that names, indices or a mask stand for."""
     chosen = np.asarray(wanted)
     n_features = table.n_features
@@ -298,154 +316,3 @@ def _indices(table: "_Table", wanted: Any) -> list[int]:
             f"{list(names)}."
         )
     return [names.index(name) for name in chosen.tolist()]
-
-
-def _is_frame(X: Any) -> bool:
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Values (n,) of one feature, which of them are missing, and all that its dtype knows.
-
-    Numbers are floats, so that 1 and 1.0 are one category; anything else are objects.
-    """
-
-    values: np.ndarray
-    missing: np.ndarray
-    known: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, values, missing: np.ndarray | None = None, known=None) -> "_Column":
-        """Return the column of an array of any dtype."""
-        values = np.asarray(values)
-        missing = _missing(values) if missing is None else missing
-        if known is not None:
-            known = np.asarray(known, dtype=object)
-            known = _narrowed(known, np.zeros(len(known), dtype=bool))
-        return cls(_narrowed(values, missing), missing, known)
-
-    @property
-    def present(self) -> np.ndarray:
-        """The values that are not missing."""
-        return self.values[~self.missing]
-
-
-class _Table:
-    """The columns of X, whatever holds them; this is the case of an array."""
-
-    names: list[str] | None = None
-
-    def __init__(self, X: Any):
-        self.X = X
-
-    @staticmethod
-    def of(X: Any) -> "_Table":
-        """Return the table for a container."""
-        if not _is_frame(X):
-            return _Table(_as_array(X))
-        return _Pandas(X) if hasattr(X, "iloc") else _Polars(X)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return self.X.shape[1]
-
-    def label(self, index: int) -> str:
-        """Return what a feature is called in messages."""
-        return f"feature {index}" if self.names is None else repr(self.names[index])
-
-    def kind(self, index: int) -> str | None:
-        """Return which kind of category the dtype says; None if it says none."""
-        return None
-
-    def column(self, index: int) -> _Column:
-        """Return one feature."""
-        return _Column.of(self.X[:, index])
-
-    def take(self, indices: np.ndarray) -> Any:
-        """Return some of the columns."""
-        return self.X[:, indices]
-
-
-class _Pandas(_Table):
-    """A pandas data frame."""
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self.X.columns)
-
-    def kind(self, index: int) -> str | None:
-        """Categorical dtypes are categories, and so are texts."""
-        dtype = self.X.dtypes.iloc[index]
-        if hasattr(dtype, "categories"):
-            return "ordered" if dtype.ordered else "unordered"
-        if dtype.kind != "O":
-            return None
-        is_text = any(isinstance(value, str) for value in self.column(index).present)
-        return "unordered" if is_text else None
-
-    def column(self, index: int) -> _Column:
-        """Return one feature."""
-        series = self.X.iloc[:, index]
-        known = getattr(series.dtype, "categories", None)
-        return _Column.of(series.to_numpy(dtype=object), series.isna().to_numpy(dtype=bool), known)
-
-    def take(self, indices: np.ndarray) -> Any:
-        """Return some of the columns."""
-        return self.X.iloc[:, indices]
-
-
-class _Polars(_Table):
-    """A polars data frame; its categoricals and enums are unordered unless the user says so."""
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self.X.columns)
-
-    def kind(self, index: int) -> str | None:
-        """Categoricals, enums and texts are categories."""
-        name = str(self.X.dtypes[index])
-        return "unordered" if name.startswith(("Categorical", "Enum", "String")) else None
-
-    def column(self, index: int) -> _Column:
-        """Return one feature."""
-        series = self.X[:, index]
-        known = getattr(series.dtype, "categories", None)
-        known = known.to_list() if str(series.dtype).startswith("Enum") else None
-        values = np.array([*series.to_list(), None], dtype=object)[:-1]
-        return _Column.of(values, known=known)
-
-    def take(self, indices: np.ndarray) -> Any:
-        """Return some of the columns."""
-        return self.X[:, indices.tolist()]
-
-
-def _as_array(X: Any) -> np.ndarray:
-    array = np.asarray(X) if hasattr(X, "shape") else np.array(X, dtype=object)
-    if array.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {array.ndim}D array of shape {array.shape} instead. Reshape "
-            "your data."
-        )
-    return array
-
-
-def _missing(values: np.ndarray) -> np.ndarray:
-    """Return which values are None or NaN."""
-    if values.dtype.kind == "O":
-        return np.array([value is None or value != value for value in values], dtype=bool)
-    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
-
-
-def _narrowed(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    if values.dtype.kind in "iufb":
-        return values.astype(np.float64)
-    values = values.astype(object)
-    if not all(isinstance(value, Real | np.bool_) for value in values[~missing]):
-        return values
-    numbers = np.full(len(values), np.nan)
-    numbers[~missing] = values[~missing].astype(np.float64)
-    return numbers

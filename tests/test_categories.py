@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
@@ -423,3 +424,86 @@ def test_names_of_rows_are_no_categories(ordered):
     assert not hasattr(model, "n_features_in_")
     fewer = X[:1000].assign(name=names[:1000].remove_unused_categories())
     model.set_params(bandwidth=[0.5, 1.0]).fit(fewer, fewer["x"])
+
+
+# --- which values are one category ---------------------------------------------------------------
+
+CELLS = 617700169958293503 + 2 * np.array([0, 0, 1, 1, 2, 2])  # no float64 tells them apart
+CELL_Y = np.array([0.0, 0, 10, 10, 20, 20])
+HELD_BY = {
+    "int64": lambda cells: pd.DataFrame({"cell": cells}),
+    "uint64": lambda cells: pd.DataFrame({"cell": cells.astype(np.uint64) + np.uint64(2**63)}),
+    "Int64": lambda cells: pd.DataFrame({"cell": pd.array(cells, dtype="Int64")}),
+    "Int64-missing": lambda cells: pd.DataFrame(
+        {"cell": pd.array(np.where(cells == CELLS[0], None, cells), dtype="Int64")}
+    ),
+    "object": lambda cells: pd.DataFrame({"cell": cells.astype(object)}),
+    "Python": lambda cells: pd.DataFrame({"cell": pd.Series(cells.tolist(), dtype=object)}),
+    "Categorical": lambda cells: pd.DataFrame({"cell": pd.Categorical(cells)}),
+    "ordered": lambda cells: pd.DataFrame({"cell": pd.Categorical(cells, ordered=True)}),
+    "text": lambda cells: pd.DataFrame({"cell": cells.astype(str)}),
+    "polars": lambda cells: pl.DataFrame({"cell": cells}),
+    "polars-uint64": lambda cells: pl.DataFrame({"cell": cells.astype(np.uint64)}),
+    "array": lambda cells: cells[:, None],
+    "array-beside-another": lambda cells: np.column_stack([cells, cells % 2]),
+    "array-of-objects": lambda cells: cells[:, None].astype(object),
+    "list": lambda cells: cells[:, None].tolist(),
+    "tensor": lambda cells: torch.tensor(cells)[:, None],
+}
+
+
+@pytest.mark.parametrize("held_by", HELD_BY)
+def test_large_integers_stay_apart(held_by):
+    convert = HELD_BY[held_by]
+    X = convert(CELLS)
+    bandwidth = [0.0, 1.0][: X.shape[1] if hasattr(X, "shape") else 1]
+    spec = list(range(len(bandwidth)))
+    model = NadarayaWatsonRegressor(bandwidth, categorical_features=spec).fit(X, CELL_Y)
+    np.testing.assert_allclose(model.predict(X), CELL_Y)
+    order = [4, 0, 2]
+    np.testing.assert_allclose(model.predict(convert(CELLS[order])), CELL_Y[order])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1, 1.0),
+        (True, 1),
+        (np.int64(2**60 + 1), 2**60 + 1),
+        (np.uint64(2**63 + 1), 2**63 + 1),
+        (np.float32(0.5), 0.5),
+        (0.0, -0.0),
+        (np.str_("a"), "a"),
+    ],
+    ids=repr,
+)
+def test_equal_values_are_one_category_whatever_their_type(first, second):
+    X = pd.DataFrame({"k": pd.Series([first, second, "other"], dtype=object)})
+    model = NadarayaWatsonRegressor([1e-9], categorical_features=["k"]).fit(X, [0.0, 1, 5])
+    np.testing.assert_allclose(model.predict(X)[:2], 0.5, rtol=1e-3)
+    assert NadarayaWatsonRegressor("scott").fit(X, [0.0, 1, 5]).bandwidth_.shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(1, "1"), (True, "True"), (2**60, 2**60 + 1), (1, 2)]
+)
+def test_different_values_are_different_categories(first, second):
+    X = pd.DataFrame({"k": pd.Series([first, second] * 3, dtype=object)})
+    y = [0.0, 1.0] * 3
+    for column in (X["k"], X["k"].astype("category")):
+        model = NadarayaWatsonRegressor([0.01], categorical_features=["k"])
+        np.testing.assert_allclose(model.fit(X.assign(k=column), y).predict(X), y, atol=0.02)
+
+
+def test_the_order_of_rows_of_mixed_categories_does_not_matter():
+    X = pd.DataFrame({"x": np.arange(6.0), "room": ["a", 12, "b", 3.5, "a", 12]})
+    y = np.array([0.0, 1, 2, 3, 4, 5])
+    model = NadarayaWatsonRegressor([1.0, 0.3]).fit(X, y)
+    shuffled = NadarayaWatsonRegressor([1.0, 0.3]).fit(X[::-1], y[::-1])
+    np.testing.assert_array_equal(model.predict(X), shuffled.predict(X))
+
+
+def test_categories_must_be_hashable():
+    X = pd.DataFrame({"x": [0.0, 1.0], "k": [[1], [2]]})
+    with pytest.raises(ValueError, match="can be hashed; 'k' has some that cannot"):
+        NadarayaWatsonRegressor(1.0, categorical_features=["k"]).fit(X, [0.0, 1.0])

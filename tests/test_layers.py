@@ -11,7 +11,16 @@ ROOT = Path(sknw.__file__).parent
 
 # From the lowest room to the highest; a room may import its own layer's files and lower ones.
 LAYERS = [
-    ["_types", "_compat", "_threads", "_random", "_arrays", "_features", "_observations"],
+    [
+        "_types",
+        "_compat",
+        "_threads",
+        "_random",
+        "_arrays",
+        "_tables",
+        "_features",
+        "_observations",
+    ],
     ["kernels", "metrics"],
     ["sums"],
     ["smoother", "local_smoother", "scale_loss", "widths", "optimize", "leave_one_out"],
