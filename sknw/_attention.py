@@ -1,4 +1,4 @@
-"""Attention matrices of training rows, from the attention weights of their observations."""
+"""Attention matrices of training rows, from the attention weights of the keys they belong to."""
 
 from collections.abc import Iterator
 from numbers import Integral
@@ -8,64 +8,66 @@ from scipy import sparse
 from torch import Tensor
 
 from sknw._arrays import to_numpy, working_memory_bytes
-from sknw._observations import Observations
 from sknw.smoother import Smoother
+
+RowKeys = tuple[np.ndarray, np.ndarray]
 
 
 def attention_matrix(
-    smoother: Smoother, observations: Observations, queries: Tensor, exclude: Tensor | None
+    smoother: Smoother, rows: RowKeys, queries: Tensor, exclude: Tensor | None
 ) -> tuple[np.ndarray, int]:
     """Return the full matrix (n_queries, n_rows), and how many queries were empty.
+
+    `rows` are the key of each training row (n_rows,), and its share of that key's weight.
 
     Raises
     ------
     ValueError
         If it would exceed scikit-learn's ``working_memory``.
     """
-    shape = len(queries), len(observations.group)
+    shape = len(queries), len(rows[0])
     dtype = np.dtype(str(smoother.keys.dtype).removeprefix("torch."))
     _check_fits_memory(shape, dtype)
     weights = np.empty(shape, dtype=dtype)
     n_empty = 0
-    for block, rows, empty in _blocks(smoother, observations, queries, exclude):
-        weights[block] = rows
+    for block, found, empty in _blocks(smoother, rows, queries, exclude):
+        weights[block] = found
         n_empty += empty
     return weights, n_empty
 
 
 def top_attention(
     smoother: Smoother,
-    observations: Observations,
+    rows: RowKeys,
     queries: Tensor,
     exclude: Tensor | None,
     top_k: int,
 ) -> tuple[sparse.csr_array, int]:
     """Return the `top_k` largest weights of each query, and how many queries were empty."""
-    n_rows = len(observations.group)
+    n_rows = len(rows[0])
     if isinstance(top_k, bool) or not isinstance(top_k, Integral) or not 1 <= top_k <= n_rows:
         raise ValueError(
             "top_k must be an integer between 1 and the number of training rows, "
             f"{n_rows}; got {top_k!r}."
         )
     parts, n_empty = [], 0
-    for _, rows, empty in _blocks(smoother, observations, queries, exclude):
-        parts.append(_largest(rows, top_k))
+    for _, found, empty in _blocks(smoother, rows, queries, exclude):
+        parts.append(_largest(found, top_k))
         n_empty += empty
     return sparse.vstack(parts, format="csr"), n_empty
 
 
 def _blocks(
-    smoother: Smoother, observations: Observations, queries: Tensor, exclude: Tensor | None
+    smoother: Smoother, rows: RowKeys, queries: Tensor, exclude: Tensor | None
 ) -> Iterator[tuple[slice, np.ndarray, int]]:
     """Yield blocks of queries with their weights on training rows (m_b, n_rows)."""
-    group, n_keys = observations.group, observations.n_keys
-    rows_are_keys = len(group) == n_keys and np.array_equal(group, np.arange(n_keys))
-    key_of_row = np.minimum(group, n_keys - 1)  # a weightless row has no key, and no share
-    for block, weights, empty in smoother.attention(queries, exclude, width=len(group)):
-        rows = to_numpy(weights)
+    key, share = rows
+    rows_are_keys = np.array_equal(key, np.arange(len(smoother.keys))) and (share == 1).all()
+    for block, weights, empty in smoother.attention(queries, exclude, width=len(key)):
+        found = to_numpy(weights)
         if not rows_are_keys:
-            rows = (rows[:, key_of_row] * observations.share).astype(rows.dtype, copy=False)
-        yield block, rows, empty
+            found = (found[:, key] * share).astype(found.dtype, copy=False)
+        yield block, found, empty
 
 
 def _largest(weights: np.ndarray, top_k: int) -> sparse.csr_array:

@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from sknw._arrays import (
+    accumulator_dtype,
     fit_device,
     input_array,
     predict_device,
@@ -34,16 +35,18 @@ from sknw._compat import (
     fit_context,
     validate_data,
 )
+from sknw._duplicates import DUPLICATES
 from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._tables import refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
+from sknw.cells import Cells, OwnCells
 from sknw.kernels import KERNELS, as_kernel
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import pulled_in, representable_bandwidth
-from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother
+from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
 from sknw.sums import ALGORITHMS, check_algorithm
 
 _FLOATS = [np.float64, np.float32]
@@ -58,6 +61,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         "bandwidth": "no_validation",
         "kernel": [StrOptions(set(KERNELS)), callable],
         "categorical_features": [None, StrOptions({"from_dtype"}), dict, "array-like"],
+        "duplicates": [StrOptions(set(DUPLICATES))],
         "algorithm": [StrOptions({"auto", *ALGORITHMS})],
         "rtol": [Interval(Real, 0, 1, closed="neither")],
         "empty_neighborhood": [StrOptions(set(EMPTY_NEIGHBORHOODS))],
@@ -78,8 +82,9 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights >= 0, not all zero. Only their ratios count; integer weights equal repeated
-            rows, and zero removes a row.
+            Weights >= 0, not all zero. Only their ratios count. In predictions integer weights
+            equal repeated rows, and zero removes a row. In leave-one-out, which a search or a
+            training minimises, a row of weight two is one observation that counts twice.
 
         Returns
         -------
@@ -103,10 +108,12 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             check_algorithm(
                 self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
             )
-            self._y_is_flat = y.ndim == 1
+            self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
             y = y.reshape(len(y), -1)
             self.device_ = device
-            self._observations = Observations.of(X, y, sample_weight, features)
+            self._observations = Observations.of(X, y, sample_weight, features, self.duplicates)
+            self.n_observations_ = len(self._observations)
+            self.duplicates_ = dict(self._observations.duplicates)
             task = LeaveOneOut.of(
                 self._observations,
                 as_kernel(self.kernel),
@@ -141,7 +148,6 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 features.numeric_part(X), y, ensure_min_features=0, estimator=self, **accept
             )
             X = features.columns(X, numbers)
-        y = np.asarray(y, dtype=np.float64)
         if isinstance(sample_weight, Real):
             sample_weight = np.full(len(X), float(sample_weight))
         sample_weight = check_sample_weight(
@@ -182,7 +188,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         prediction = smoother.predict(self._queries(X, smoother))
         remember_report(self, prediction.report)
         warn_if_empty(self.empty_neighborhood, prediction.n_empty, len(X))
-        return self._targets(prediction.means, smoother.keys.dtype)
+        return self._targets(prediction.means)
 
     def score(self, X, y, sample_weight=None):
         """Return the coefficient of determination R² of the predictions.
@@ -207,7 +213,9 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def predict_loo(self):
         """Predict each training row from all the others.
 
-        Twins (rows equal in X and y) are one observation and are left out together.
+        A row leaves itself out with its whole weight; copies of one observation, as `duplicates`
+        tells them, are left out together. A row of weight zero is predicted from all rows that
+        have weight.
 
         Returns
         -------
@@ -216,16 +224,16 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         observations, smoother = self._observations, self._smoother()
-        dtype, device = smoother.keys.dtype, smoother.keys.device
         prediction = smoother.predict(None)
         remember_report(self, prediction.report)
-        means, n_empty = prediction.means, prediction.n_empty
-        weightless = self._embedded(observations.X[observations.n_keys :], dtype, device)
-        if len(weightless):
-            others = smoother.predict(weightless)
-            means, n_empty = torch.cat([means, others.means]), n_empty + others.n_empty
+        means, n_empty = prediction.means[observations.group], prediction.n_empty
+        is_weightless = observations.group < 0
+        if is_weightless.any():
+            others = smoother.predict(self._queries(observations.weightless, smoother))
+            means[is_weightless] = others.means
+            n_empty += others.n_empty
         warn_if_empty(self.empty_neighborhood, n_empty, len(means))
-        return self._targets(means, dtype)[observations.group]
+        return self._targets(means)
 
     def attention_weights(self, X=None, *, top_k=None):
         """Return how much each training row counts in each prediction.
@@ -252,11 +260,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             between 1 and the number of training rows.
         """
         check_is_fitted(self)
-        smoother, queries, exclude = self._attention_queries(X)
+        smoother, queries, exclude, rows = self._attention_queries(X)
         if top_k is None:
-            weights, n_empty = attention_matrix(smoother, self._observations, queries, exclude)
+            weights, n_empty = attention_matrix(smoother, rows, queries, exclude)
         else:
-            weights, n_empty = top_attention(smoother, self._observations, queries, exclude, top_k)
+            weights, n_empty = top_attention(smoother, rows, queries, exclude, top_k)
         warn_if_empty(self.empty_neighborhood, n_empty, len(queries))
         return weights
 
@@ -283,8 +291,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def effective_neighbors(self, X):
         """Return how many equally weighted rows each prediction amounts to.
 
-        Kish's ``(Σα)²/Σα²`` of the attention weights over distinct observations; 0 where no
-        training row is in reach.
+        Kish's ``(Σα)²/Σα²`` of the attention weights over the observations; 0 where no training row
+        is in reach.
 
         Parameters
         ----------
@@ -324,20 +332,53 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device))
 
     def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother:
+        """Return a smoother whose keys are the cells of the observations."""
+        observations = self._observations
+        squares = observations.by_cell(np.square(observations.weights))
+        values = observations.cell_y, observations.cell_weights, squares
+        y, weights, squares = (to_tensor(of, dtype=dtype, device=device) for of in values)
         return Smoother.of(
-            *self._embedded_keys(dtype, device),
+            as_kernel(self.kernel),
+            self._embedded(self._centred(observations.X, dtype), dtype, device),
+            y,
+            weights,
+            algorithm=self.algorithm,
+            rtol=self.rtol,
+            empty_neighborhood=self.empty_neighborhood,
+            square_weights=squares,
+            own=self._own_cells(device),
+        )
+
+    def _own_cells(self, device: str) -> OwnCells | None:
+        """Return what leave-one-out needs of cells of several observations; None without such."""
+        observations = self._observations
+        if observations.are_distinct:
+            return None
+        values, dtype = (observations.y, observations.weights), accumulator_dtype(torch.device(device))
+        y, weights = (to_tensor(of, dtype=dtype, device=device) for of in values)
+        cell = to_tensor(observations.cell, dtype=torch.int64, device=device)
+        cells = Cells.of(cell, value_columns(y[None], weights[None])[0])
+        return OwnCells(cells.of_row, cells.others)
+
+    def _smoother_of_observations(self) -> Smoother:
+        """Return a smoother whose keys are the observations, so that each can leave itself out."""
+        observations = self._observations
+        dtype, device = torch_dtype(observations.X.dtype), predict_device(self.device_)
+        return Smoother.of(
+            *self._embedded_observations(dtype, device),
             algorithm=self.algorithm,
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )
 
-    def _embedded_keys(self, dtype: torch.dtype, device: str) -> tuple:
-        """Return the kernel, the embedded keys, their values and their weights."""
+    def _embedded_observations(self, dtype: torch.dtype, device: str) -> tuple:
+        """Return the kernel, the embedded observations, their values and their weights."""
         observations = self._observations
+        cells = self._embedded(self._centred(observations.X, dtype), dtype, device)
         return (
             as_kernel(self.kernel),
-            self._embedded(observations.keys, dtype, device),
-            to_tensor(observations.y[: observations.n_keys], dtype=dtype, device=device),
+            cells[to_tensor(observations.cell, dtype=torch.int64, device=device)],
+            to_tensor(observations.y, dtype=dtype, device=device),
             to_tensor(observations.weights, dtype=dtype, device=device),
         )
 
@@ -382,28 +423,47 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return widths[features.of_column] if np.ndim(widths) else widths
 
     def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
-        centred = X - self._observations.centre
-        return self._embedded(centred, smoother.keys.dtype, smoother.keys.device)
+        dtype = smoother.keys.dtype
+        return self._embedded(self._centred(X, dtype), dtype, smoother.keys.device)
+
+    def _centred(self, X: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+        """Return rows less the centre, in the precision of the sums that they are for."""
+        precision = np.float32 if dtype == torch.float32 else np.float64
+        return self._observations.centred(X.astype(precision, copy=False))
 
     def _attention_queries(self, X):
-        """Return the smoother, the queries and each query's excluded key."""
+        """Return the smoother, the queries, each query's excluded key, and the rows' keys.
+
+        The latter are the key that each training row belongs to and its share of that key.
+        """
+        observations = self._observations
         if X is not None:
             X = self._validate_queries(X)
             smoother = self._smoother(X.dtype)
-            return smoother, self._queries(X, smoother), None
-        observations, smoother = self._observations, self._smoother()
+            return smoother, self._queries(X, smoother), None, self._keys_of_rows(smoother)
+        smoother = self._smoother_of_observations()
         group = to_tensor(observations.group, dtype=torch.int64, device=smoother.keys.device)
-        rows = self._embedded(observations.X, smoother.keys.dtype, smoother.keys.device)
-        exclude = torch.where(group < observations.n_keys, group, -1)
-        return smoother, rows[group], exclude
+        queries = smoother.keys[group]
+        is_weightless = observations.group < 0
+        if is_weightless.any():
+            queries[is_weightless] = self._queries(observations.weightless, smoother)
+        return smoother, queries, group, (observations.group.clip(0), observations.share)
 
-    def _targets(self, means: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
-        """Return scaled means (m, n_outputs) in the units, the range and the shape of y."""
+    def _keys_of_rows(self, smoother: Smoother) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smoother's key of each training row, and the row's share of its weight."""
+        observations = self._observations
+        group = observations.group.clip(0)  # a weightless row has no key, and no share
+        if len(smoother.keys) == len(observations):
+            return group, observations.share
+        return observations.cell[group], observations.row_share
+
+    def _targets(self, means: torch.Tensor) -> np.ndarray:
+        """Return scaled means (m, n_outputs) in the units, range, shape and precision of y."""
         observations = self._observations
         y = to_numpy(means).astype(np.float64, copy=False) * observations.y_scale
-        y += observations.y_mean
+        y += observations.y_centre
         np.clip(y, observations.y_min, observations.y_max, out=y)
-        y = y.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
+        y = y.astype(self._y_dtype, copy=False)
         return y[:, 0] if self._y_is_flat else y
 
 
@@ -411,6 +471,11 @@ def _refuse_dates(**arguments) -> None:
     for name, values in arguments.items():
         if not isinstance(values, torch.Tensor):
             refuse_dates(name, values)
+
+
+def _dtype_of_predictions(y: np.ndarray) -> np.dtype:
+    """Return float32 where y is that, else float64."""
+    return np.dtype(np.float32 if y.dtype == np.float32 else np.float64)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""The training set as the estimators see it: distinct observations, weights, centre and scale.
+"""The training set as the estimators see it: observations in cells of equal X, centre and scale.
 
-Rows identical in x *and* y (twins) are one observation whose weight is their sum. So a weight of
-two equals a repeated row exactly, and a copied row cannot make its own leave-one-out error vanish.
-Rows of weight zero are no keys, but keep their place: they too get leave-one-out predictions.
+A row is an observation; copies of a row are one observation with their summed weight
+(`sknw._duplicates` tells which they are). Observations with equal X make a cell. A cell is one key
+of the kernel sums, since all that a prediction needs of it are its weight and its mean; leave-one-
+out takes an observation out of its cell. Rows of weight zero are no observations, but they too get
+leave-one-out predictions.
 """
 
 from dataclasses import dataclass
@@ -10,44 +12,55 @@ from functools import cached_property
 
 import numpy as np
 
+from sknw._duplicates import Groups
 from sknw._features import Features
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Distinct training rows, those with positive weight (the keys) first.
+    """Distinct rows of X with positive weight (the cells), and the observations at them.
 
     Parameters
     ----------
-    X : ndarray of shape (n_observations, n_columns)
-        Rows less `centre`. A numeric feature is one column, a categorical one a block of columns.
+    X : ndarray of shape (n_cells, n_columns)
+        The cells, as given. A numeric feature is one column.
+    cell : ndarray of shape (n_observations,)
+        The cell of each observation, never falling.
     y : ndarray of shape (n_observations, n_outputs)
-        Targets less `y_mean`, over `y_scale`.
-    weights : ndarray of shape (n_keys,)
-        Total weight of each key, the largest being 1.
+        Targets less `y_centre`, over `y_scale`.
+    weights : ndarray of shape (n_observations,)
+        Weights, the largest being 1.
     group : ndarray of shape (n_rows,)
-        The observation that each training row belongs to.
+        The observation that each training row belongs to; -1 for a row of weight zero.
     share : ndarray of shape (n_rows,)
         The row's share of its observation's weight.
+    weightless : ndarray of shape (n_weightless, n_columns)
+        The rows of weight zero, as given.
     centre : ndarray of shape (n_columns,)
         Median of each column: robust, so that one remote row cannot cost the others digits.
-    y_mean, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
-        Weighted mean, largest deviation from it, and range of the keys' targets.
+    y_centre, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
+        Median, largest deviation from it, and range of the observations' targets. A median, so that
+        one remote value cannot cost the others digits.
     features : Features
         Which feature each column belongs to.
+    duplicates : dict of str to int
+        How many rows with equals were kept as rows (``"keep"``), and how many were merged.
     """
 
     X: np.ndarray
+    cell: np.ndarray
     y: np.ndarray
     weights: np.ndarray
     group: np.ndarray
     share: np.ndarray
+    weightless: np.ndarray
     centre: np.ndarray
-    y_mean: np.ndarray
+    y_centre: np.ndarray
     y_scale: np.ndarray
     y_min: np.ndarray
     y_max: np.ndarray
     features: Features
+    duplicates: dict[str, int]
 
     @classmethod
     def of(
@@ -56,8 +69,9 @@ class Observations:
         y: np.ndarray,
         sample_weight: np.ndarray,
         features: Features | None = None,
+        duplicates: str = "auto",
     ) -> "Observations":
-        """Merge twins, put keys first, centre.
+        """Find copies and cells, centre.
 
         Parameters
         ----------
@@ -67,63 +81,106 @@ class Observations:
             Weights >= 0, not all zero.
         features : Features or None, default=None
             Which feature each column belongs to; None: each column is a number.
+        duplicates : {"auto", "keep", "merge"}, default="auto"
+            As in the estimators.
         """
-        first, group = _merge_twins(np.column_stack([X, y]))
+        features = features or Features(X.shape[1])
         sample_weight = sample_weight / sample_weight.max()
-        totals = np.bincount(group, weights=sample_weight, minlength=len(first))
-        n_keys = np.count_nonzero(totals)
-        if n_keys < len(totals):
-            order = np.argsort(totals == 0, kind="stable")  # keys first
-            first, group, totals = first[order], _places(order)[group], totals[order]
-        share = np.divide(
-            sample_weight, totals[group], out=np.zeros(len(X)), where=totals[group] > 0
-        )
-        weights = totals[:n_keys] / totals.max()
-        centre = np.median(X[first[:n_keys]], axis=0).astype(X.dtype)
-        targets = y[first].astype(np.float64)
-        y_mean = _weighted_mean(targets[:n_keys], weights)
-        deviations = np.abs(targets[:n_keys] - y_mean).max(axis=0)
+        counts = sample_weight > 0
+        group = np.full(len(X), -1)
+        rows, targets, weights = X[counts], y[counts].astype(np.float64), sample_weight[counts]
+        found = Groups.of(rows, targets, weights, features, duplicates)
+        group[counts] = found.observation
+        totals = np.bincount(found.observation, weights=weights)
+        share = np.zeros(len(X))
+        share[counts] = weights / totals[found.observation]
+        targets = targets[found.first]
+        y_centre = np.median(targets, axis=0)
+        deviations = np.abs(targets - y_centre).max(axis=0)
         y_scale = np.where(deviations > 0, deviations, 1.0)
+        cells = rows[found.first[_heads(found.cell)]] + X.dtype.type(0)  # -0.0 equals 0.0
         return cls(
-            X=X[first] - centre,
-            y=(targets - y_mean) / y_scale,
-            weights=weights,
+            X=cells,
+            cell=found.cell,
+            y=(targets - y_centre) / y_scale,
+            weights=totals / totals.max(),
             group=group,
             share=share,
-            centre=centre,
-            y_mean=y_mean,
+            weightless=X[~counts],
+            centre=np.median(cells, axis=0).astype(X.dtype),
+            y_centre=y_centre,
             y_scale=y_scale,
-            y_min=targets[:n_keys].min(axis=0),
-            y_max=targets[:n_keys].max(axis=0),
-            features=features or Features(X.shape[1]),
+            y_min=targets.min(axis=0),
+            y_max=targets.max(axis=0),
+            features=features,
+            duplicates=found.decided,
         )
 
-    @property
-    def n_keys(self) -> int:
-        """Number of observations with positive weight."""
+    def __len__(self) -> int:
         return len(self.weights)
 
     @property
-    def keys(self) -> np.ndarray:
-        """Centred rows of the keys, (n_keys, n_features)."""
-        return self.X[: self.n_keys]
-
-    @cached_property
-    def effective_size(self) -> float:
-        """Kish's effective number of keys, ``(Σw)²/Σw²``."""
-        return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
+    def n_cells(self) -> int:
+        """Number of cells, the keys of the kernel sums."""
+        return len(self.X)
 
     @property
     def n_features(self) -> int:
         """Number of features."""
         return self.features.n_features
 
+    @property
+    def are_distinct(self) -> bool:
+        """Whether no two observations have equal X."""
+        return len(self) == self.n_cells
+
+    def centred(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (n, n_columns) as given, less the centre."""
+        return rows - self.centre
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """The cells less the centre, (n_cells, n_columns)."""
+        return self.centred(self.X)
+
+    def by_cell(self, of_observations: np.ndarray) -> np.ndarray:
+        """Return the sums (n_cells, ...) over the observations of each cell."""
+        if self.are_distinct:
+            return of_observations
+        return np.add.reduceat(of_observations, _heads(self.cell), axis=0)
+
+    @cached_property
+    def cell_weights(self) -> np.ndarray:
+        """Total weight of each cell, (n_cells,)."""
+        return self.by_cell(self.weights)
+
+    @property
+    def cell_y(self) -> np.ndarray:
+        """Weighted mean of the scaled targets of each cell, (n_cells, n_outputs)."""
+        if self.are_distinct:
+            return self.y
+        return self.by_cell(self.weights[:, None] * self.y) / self.cell_weights[:, None]
+
+    @property
+    def row_share(self) -> np.ndarray:
+        """Each training row's share of the weight of its cell, (n_rows,); 0 for weightless rows."""
+        if self.are_distinct:
+            return self.share
+        of_observation = self.weights / self.cell_weights[self.cell]
+        return self.share * of_observation[self.group.clip(0)]
+
+    @cached_property
+    def effective_size(self) -> float:
+        """Kish's effective number of observations, ``(Σw)²/Σw²``."""
+        return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
+
     @cached_property
     def spread(self) -> np.ndarray:
         """Weighted standard deviation of each feature; 1 for a constant one."""
         keys = self.keys.astype(np.float64)
-        deviations = keys - _weighted_mean(keys, self.weights)
-        variance = self._by_feature(np.add, _weighted_mean(np.square(deviations), self.weights))
+        deviations = keys - _weighted_mean(keys, self.cell_weights)
+        squares = _weighted_mean(np.square(deviations), self.cell_weights)
+        variance = self._by_feature(np.add, squares)
         return np.where((self.extent > 0) & (variance > 0), np.sqrt(variance), 1.0)
 
     @cached_property
@@ -139,7 +196,7 @@ class Observations:
 
     @cached_property
     def farthest(self) -> np.ndarray:
-        """Largest absolute coordinate of each feature."""
+        """Largest absolute coordinate of each column."""
         return np.maximum(self.keys.max(axis=0), -self.keys.min(axis=0))
 
     @cached_property
@@ -155,53 +212,28 @@ class Observations:
         return reduce.reduceat(of_columns, self.features.first_columns)
 
     @cached_property
+    def _y_deviations(self) -> np.ndarray:
+        """Scaled targets less their weighted mean."""
+        return self.y - _weighted_mean(self.y, self.weights)
+
+    @cached_property
     def y_deviation(self) -> np.ndarray:
         """Weighted mean absolute deviation of each scaled output; 1 for a constant one."""
-        deviation = _weighted_mean(np.abs(self.y[: self.n_keys]), self.weights)
+        deviation = _weighted_mean(np.abs(self._y_deviations), self.weights)
         return np.where(deviation > 0, deviation, 1.0)
 
     @cached_property
     def y_variance(self) -> np.ndarray:
         """Weighted variance of each scaled output; 1 for a constant one."""
-        variance = _weighted_mean(np.square(self.y[: self.n_keys]), self.weights)
+        variance = _weighted_mean(np.square(self._y_deviations), self.weights)
         return np.where(variance > 0, variance, 1.0)
+
+
+def _heads(cell: np.ndarray) -> np.ndarray:
+    """Return the first observation of each cell (n_cells,)."""
+    return np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the rows, from deviations so that an offset costs no digits."""
     return values[0] + np.average(values - values[0], axis=0, weights=weights)
-
-
-def _merge_twins(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a row of each distinct kind, and each row's kind; -0.0 in the rows becomes 0.0.
-
-    The order depends on the values alone, so that no result depends on the order of the rows.
-    """
-    rows += 0.0  # -0.0 equals 0.0
-    codes = _row_codes(rows)
-    order = np.argsort(codes)
-    sorted_codes = codes[order]
-    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # faster than what finds twins
-        return order, _places(order)
-    _, first, kind = np.unique(codes, return_index=True, return_inverse=True)
-    if len(first) < len(rows) and not np.array_equal(rows[first[kind]], rows):
-        # different rows share a code: sort the rows themselves
-        _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first, kind.reshape(-1)
-
-
-def _places(order: np.ndarray) -> np.ndarray:
-    """Return where each element stands in an order."""
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    return places
-
-
-def _row_codes(rows: np.ndarray) -> np.ndarray:
-    """Return a 64-bit code per row; equal rows have equal codes."""
-    bits = np.ascontiguousarray(rows, dtype=np.float64).view(np.uint64)
-    codes = np.zeros(len(rows), dtype=np.uint64)
-    for column in bits.T:
-        codes = (codes ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        codes ^= codes >> np.uint64(29)
-    return codes

@@ -1,8 +1,9 @@
 """The leave-one-out problem: the loss that bandwidth selection and metric training both minimise.
 
-Each key is predicted from all the others; the loss is the weighted mean of the squared errors over
-the outputs' variances, averaged over outputs, so units do not matter. For one output, `unit` turns
-it back into squared units of y.
+Each observation is predicted from all the others; the loss is the weighted mean of the squared
+errors over the outputs' variances, averaged over outputs, so units do not matter. For one output,
+`unit` turns it back into squared units of y. Observations with equal X share their sums
+(`sknw.cells`): the keys of the sums are the cells.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,7 @@ from torch import Tensor
 from sknw._arrays import to_numpy, to_tensor
 from sknw._observations import Observations
 from sknw._threads import one_torch_thread
+from sknw.cells import Cells, OwnCells
 from sknw.kernels import Kernel
 from sknw.scale_loss import ScaleLoss
 from sknw.smoother import smooth, smooth_with_own, value_columns
@@ -40,24 +42,26 @@ _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
-    """Keys, values and weights on a device, and the loss of an embedding of the keys.
+    """Rows, values and weights on a device, and the loss of an embedding of the rows.
 
     Parameters
     ----------
     rows : Tensor of shape (n, n_columns)
-        Centred keys in the units of X.
+        Centred observations in the units of X.
     values : Tensor of shape (n, k)
         Scaled targets.
     weights : Tensor of shape (n,)
-        Weights of the keys.
+        Weights of the observations.
+    cells : Cells or None
+        Which rows are equal; None: all are distinct.
     variance : Tensor of shape (k,)
-        Weighted variance of each scaled output over all keys.
+        Weighted variance of each scaled output over all observations.
     unit : float
         Squared units of y in one unit of loss; 1 for several outputs.
     kernel, algorithm, rtol, empty_neighborhood
         How to smooth.
     observations : Observations
-        Where the keys come from.
+        Where the rows come from.
     held_out : Tensor of shape (m,) or None, default=None
         Rows that are predicted; None: all. Their neighbours are always all other rows.
     shared : ndarray of shape (n_features,) or None, default=None
@@ -69,6 +73,7 @@ class LeaveOneOut:
     rows: Tensor
     values: Tensor
     weights: Tensor
+    cells: Cells | None
     variance: Tensor
     unit: float
     kernel: Kernel
@@ -92,18 +97,26 @@ class LeaveOneOut:
         dtype: torch.dtype,
         device: str,
     ) -> "LeaveOneOut":
-        """Put the keys on the device.
+        """Put the observations on the device.
 
         Rows with an empty neighbourhood count with the error of the policy's value; where the
         policy has none (``"nan"``, ``"raise"``), with the error of the mean of the others.
         """
-        n = observations.n_keys
         single = observations.y.shape[1] == 1
         has_value = empty_neighborhood in ("nearest", "mean")
+        keys = to_tensor(observations.keys, dtype=dtype, device=device)
+        values = to_tensor(observations.y, dtype=dtype, device=device)
+        weights = to_tensor(observations.weights, dtype=dtype, device=device)
+        cells = None
+        if not observations.are_distinct:
+            labels = to_tensor(observations.cell, dtype=torch.int64, device=device)
+            keys = keys[labels]
+            cells = Cells.of(labels, value_columns(values[None], weights[None])[0])
         return cls(
-            rows=to_tensor(observations.keys, dtype=dtype, device=device),
-            values=to_tensor(observations.y[:n], dtype=dtype, device=device),
-            weights=to_tensor(observations.weights, dtype=dtype, device=device),
+            rows=keys,
+            values=values,
+            weights=weights,
+            cells=cells,
             variance=to_tensor(observations.y_variance, dtype=dtype, device=device),
             unit=float(observations.y_variance[0] * observations.y_scale[0] ** 2)
             if single
@@ -135,7 +148,7 @@ class LeaveOneOut:
 
     @property
     def effective_size(self) -> float:
-        """Kish's effective number of keys, ``(Σw)²/Σw²``."""
+        """Kish's effective number of rows, ``(Σw)²/Σw²``."""
         return float(self.weights.sum().square() / self.weights.square().sum())
 
     def sharing(self, shared: np.ndarray) -> "LeaveOneOut":
@@ -194,16 +207,18 @@ class LeaveOneOut:
         return float(self.observations.y_deviation[0] * self.observations.y_scale[0])
 
     def predictions(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
-        """Return the leave-one-out predictions of the rows held out, (m, k), at embedded keys."""
-        queries = None if self.held_out is None else embedded[self.held_out][None]
+        """Return the leave-one-out predictions of the rows held out, (m, k), at embedded rows."""
+        keys, values, weights = self._keys(embedded)
+        queried, own = self._queried
         return smooth(
             self.kernel,
-            queries,
-            embedded[None],
-            self.values[None],
-            self.weights[None],
+            None if queried is None else keys[queried][None],
+            keys[None],
+            values[None],
+            weights[None],
             scales=scales,
-            exclude=self.held_out,
+            exclude=queried,
+            own=own,
             algorithm=self._able_algorithm(embedded, scales),
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
@@ -214,20 +229,47 @@ class LeaveOneOut:
 
         With them the leverage (m,): how much of each mean is the row's own value.
         """
-        return smooth_with_own(
+        keys, values, weights = self._keys(embedded)
+        queried, own = self._queried
+        means, shares = smooth_with_own(
             self.kernel,
-            None if self.held_out is None else embedded[self.held_out],
-            embedded,
-            self.values,
-            self.weights,
-            own=self.held_out,
+            None if queried is None else keys[queried],
+            keys,
+            values,
+            weights,
+            own=queried,
             scales=scales,
             algorithm=self._able_algorithm(embedded, scales),
             rtol=self.rtol,
         )
+        if own is not None:
+            means, shares = means[own.of_row], shares[own.of_row]
+        return means, shares * self._held_out_weights.to(shares.dtype)
+
+    def _keys(self, embedded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the keys of the sums, of embedded rows (n, q), their values and their weights."""
+        if self.cells is None:
+            return embedded, self.values, self.weights
+        totals = self.cells.totals
+        return embedded[self.cells.first], (totals[1:] / totals[0]).mT, totals[0]
+
+    @cached_property
+    def _queried(self) -> tuple[Tensor | None, OwnCells | None]:
+        """Which keys are queried (None: all), and what the rows held out have in their cells."""
+        cells, held_out = self.cells, self.held_out
+        if cells is None:
+            return held_out, None
+        if held_out is None:
+            return None, OwnCells(cells.of_row, cells.others)
+        queried, of_row = torch.unique(cells.of_row[held_out], return_inverse=True)
+        return queried, OwnCells(of_row, cells.others[:, held_out])
+
+    @property
+    def _held_out_weights(self) -> Tensor:
+        return self.weights if self.held_out is None else self.weights[self.held_out]
 
     def loss(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
-        """Return the loss of embedded keys (n, q), a scalar in units of variance.
+        """Return the loss of embedded rows (n, q), a scalar in units of variance.
 
         `scales` (q,) of the embedding's features make for a faster gradient than ``embedded *
         scales``; the embedding itself then gets none.
@@ -281,13 +323,15 @@ class LeaveOneOut:
         if self.values.shape[1] > 1:
             return None
         rows = slice(None) if self.held_out is None else self.held_out
+        queried, own = self._queried
         return ScaleLoss(
             self.kernel,
-            embedded,
-            self._columns,
+            embedded if self.cells is None else embedded[self.cells.first],
+            self._columns if self.cells is None else self.cells.totals,
             self.values[rows, 0],
             self.weights[rows],
-            self.held_out,
+            queried,
+            own,
             self.rtol,
         )
 
@@ -301,8 +345,7 @@ class LeaveOneOut:
 
     def mean(self, of_rows: Tensor) -> Tensor:
         """Return the weighted mean (k,) over the rows held out of what each has (m, k)."""
-        weights = self.weights if self.held_out is None else self.weights[self.held_out]
-        weights = weights.to(of_rows.dtype)
+        weights = self._held_out_weights.to(of_rows.dtype)
         return (weights @ of_rows) / weights.sum()  # (m) @ (m, k) -> (k)
 
     def _able_algorithm(self, embedded: Tensor, scales: Tensor | None) -> str:
@@ -318,13 +361,13 @@ class LeaveOneOut:
         return self.algorithm
 
     def algorithm_at(self, embedded: Tensor, *, needs_grad: bool) -> str:
-        """Return the name of the algorithm that does the sums of embedded keys (n, q)."""
-        queries = None if self.held_out is None else embedded[self.held_out][None]
+        """Return the name of the algorithm that does the sums of embedded rows (n, q)."""
+        keys, (queried, _) = self._keys(embedded)[0], self._queried
         return choose_for(
             self.algorithm,
             self.kernel,
-            queries,
-            embedded[None],
+            None if queried is None else keys[queried][None],
+            keys[None],
             n_columns=1 + self.values.shape[1],
             leave_one_out=True,
             needs_grad=needs_grad,
@@ -379,24 +422,20 @@ class LeaveOneOut:
         return np.clip(multiples[:, None] * ranges.spread, ranges.lower, ranges.upper)
 
     def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
-        """Return the problem of a random subset of the keys; itself if it is no larger."""
-        if size >= len(self):
-            return self
-        index = self._draw(size, random_state)
-        return replace(
-            self, rows=self.rows[index], values=self.values[index], weights=self.weights[index]
-        )
+        """Return the problem of a random subset of the rows; itself if it is no larger."""
+        return self if size >= len(self) else self.taking(self._draw(size, random_state))
 
-    def among(self, keys: Tensor, n_held_out: int) -> "LeaveOneOut":
-        """Return the problem of these keys (index), of which the first are held out."""
-        all_held_out = n_held_out == len(keys)
-        return replace(
-            self,
-            rows=self.rows[keys],
-            values=self.values[keys],
-            weights=self.weights[keys],
-            held_out=None if all_held_out else torch.arange(n_held_out, device=self.rows.device),
-        )
+    def taking(self, index: Tensor) -> "LeaveOneOut":
+        """Return the problem of these rows alone."""
+        rows, values, weights = self.rows[index], self.values[index], self.weights[index]
+        cells = None if self.cells is None else self.cells.taking(index)
+        return replace(self, rows=rows, values=values, weights=weights, cells=cells)
+
+    def among(self, rows: Tensor, n_held_out: int) -> "LeaveOneOut":
+        """Return the problem of these rows (index), of which the first are held out."""
+        all_held_out = n_held_out == len(rows)
+        held_out = None if all_held_out else torch.arange(n_held_out, device=self.rows.device)
+        return replace(self.taking(rows), held_out=held_out)
 
     def single(self) -> "LeaveOneOut":
         """Return the problem in float32, its sums to no more digits than that needs."""
@@ -407,6 +446,7 @@ class LeaveOneOut:
             rows=rows,
             values=values,
             weights=weights,
+            cells=None if self.cells is None else self.cells.single(),
             variance=variance,
             rtol=max(self.rtol, _RTOL_OF_SINGLE),
         )
@@ -414,14 +454,13 @@ class LeaveOneOut:
     def split(
         self, share: float, random_state: np.random.RandomState
     ) -> tuple["LeaveOneOut", "LeaveOneOut"]:
-        """Return the problems of two parts of the keys, a random share of them in the second."""
+        """Return the problems of two parts of the rows, a random share of them in the second."""
         order = random_state.permutation(len(self))
         n_second = int(np.clip(round(share * len(self)), 1, len(self) - 1))
         parts = np.sort(order[n_second:]), np.sort(order[:n_second])
-        keys = [to_tensor(p, dtype=torch.int64, device=self.rows.device) for p in parts]
         first, second = (
-            replace(self, rows=self.rows[k], values=self.values[k], weights=self.weights[k])
-            for k in keys
+            self.taking(to_tensor(part, dtype=torch.int64, device=self.rows.device))
+            for part in parts
         )
         return first, second
 
@@ -436,15 +475,12 @@ class LeaveOneOut:
         return replace(self, held_out=rows)
 
     def in_compact_order(self) -> "LeaveOneOut":
-        """Return the problem with near keys together, where many keys make that worthwhile."""
+        """Return the problem with near rows together, where many make that worthwhile."""
         if len(self) < _WORTH_SORTING:
             return self
         spread = self.spread[self.observations.features.of_column]
         spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
-        order = Layout.of(self.rows / spread, _SORTED_TO).order
-        return replace(
-            self, rows=self.rows[order], values=self.values[order], weights=self.weights[order]
-        )
+        return self.taking(Layout.of(self.rows / spread, _SORTED_TO).order)
 
     def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
         chosen = np.sort(random_state.choice(len(self), size, replace=False))

@@ -153,6 +153,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         *,
         kernel="gaussian",
         categorical_features="from_dtype",
+        duplicates="auto",
         algorithm="auto",
         rtol=1e-8,
         empty_neighborhood="nearest",
@@ -163,6 +164,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         self.bandwidth = bandwidth
         self.kernel = kernel
         self.categorical_features = categorical_features
+        self.duplicates = duplicates
         self.algorithm = algorithm
         self.rtol = rtol
         self.empty_neighborhood = empty_neighborhood
@@ -199,21 +201,23 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
                 f"{name} {getattr(self, f'{name}_')}, criterion {criterion!r} {self.criterion_:.6g}"
             )
 
-    def _of_rows(self, of_keys: np.ndarray) -> np.ndarray:
-        """Return for each training row what its observation's key has; NaN for weightless rows."""
+    def _of_rows(self, of_observations: np.ndarray) -> np.ndarray:
+        """Return for each training row what its observation has; NaN for weightless rows."""
         observations = self._observations
-        padded = np.append(of_keys, np.nan)
-        return padded[np.minimum(observations.group, observations.n_keys)]
+        return np.append(of_observations, np.nan)[observations.group]  # the last for group -1
 
     @property
     def _widths(self) -> float | np.ndarray:
         return 1.0 if hasattr(self, "n_neighbors_") else super()._widths
 
+    def _smoother_of_observations(self) -> Smoother | LocalSmoother:
+        return self._smoother() if hasattr(self, "n_neighbors_") else super()._smoother_of_observations()
+
     def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother | LocalSmoother:
         if not hasattr(self, "n_neighbors_"):
             return super()._new_smoother(dtype, device)
         return LocalSmoother.of(
-            *self._embedded_keys(dtype, device),
+            *self._embedded_observations(dtype, device),
             radii=self._radii,
             n_neighbors=self.n_neighbors_,
             kind=self._neighbor_kind,

@@ -216,6 +216,7 @@ class ParametricNWRegressor(
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        duplicates="auto",
         algorithm="auto",
         rtol=1e-8,
         empty_neighborhood="nearest",
@@ -240,6 +241,7 @@ class ParametricNWRegressor(
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.duplicates = duplicates
         self.algorithm = algorithm
         self.rtol = rtol
         self.empty_neighborhood = empty_neighborhood
@@ -371,7 +373,8 @@ class ParametricNWRegressor(
         """Return a code of all that the path of a training follows from."""
         observations = self._observations
         code = hashlib.blake2b(digest_size=16)
-        for array in (observations.X, observations.y, observations.weights, bandwidth):
+        arrays = (observations.X, observations.cell, observations.y, observations.weights)
+        for array in (*arrays, bandwidth):
             code.update(np.ascontiguousarray(array).tobytes())
         passing = ("max_iter", "tol", "n_iter_no_change", "verbose", "warm_start", "w_init")
         parameters = self.get_params(deep=False)
@@ -433,4 +436,4 @@ class ParametricNWRegressor(
         if self.metric_.is_linear:  # offsets would cost digits
             embedded = [self._embedded(rows, dtype, device) for rows in (X, np.zeros_like(X[:1]))]
             return to_numpy(embedded[0] - embedded[1])
-        return to_numpy(self._embedded(X - self._observations.centre, dtype, device))
+        return to_numpy(self._embedded(self._centred(X, dtype), dtype, device))

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sknw.cells import OwnCells
 from sknw.kernels import Kernel
-from sknw.sums import PreparedSums, choose_for
+from sknw.sums import KernelSums, PreparedSums, choose_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,10 @@ class ScaleLoss:
         Weights of the keys, and weights times values.
     values, weights : Tensor of shape (m,)
         Targets and weights of the rows that are predicted.
-    held_out : Tensor of shape (m,) or None
-        Which keys are predicted; None: all.
+    queried : Tensor of shape (n_queries,) or None
+        Which keys leave themselves out; None: all.
+    own : OwnCells or None
+        Where the keys are cells of equal rows: which of the queries each predicted row stands at.
     rtol : float
         Largest error of a prediction, relative to the range of the values.
     """
@@ -47,7 +50,8 @@ class ScaleLoss:
     columns: Tensor
     values: Tensor
     weights: Tensor
-    held_out: Tensor | None
+    queried: Tensor | None
+    own: OwnCells | None
     rtol: float
 
     def at(self, scales: Tensor, algorithm: str) -> Tensor | None:
@@ -63,18 +67,19 @@ class ScaleLoss:
         prepared, queries = self._prepared(scales[None], algorithm, needs_grad=True)
         if not prepared.has_squares(queries):
             return None
-        run = prepared.run(queries, self.held_out, squares=True)
-        mass, total = run.sums.sums[0].mT
+        run = prepared.run(queries, self.queried, squares=True)
+        mass, total = self._of_rows(run.sums).sums[0].mT
         if bool((mass <= 0).any()) or bool(run.redone.rows.any()):
             return None
         means = total / mass
         errors = means - self.values
         share = self._share(errors)
         slope = 2 * share * errors / mass  # of the loss by the sums of values
-        squares = run.squares[0]
-        return share @ errors.square(), 2 * (
-            squares[:, 1] @ slope - squares[:, 0] @ (slope * means)
-        )
+        by_sums = torch.stack([-slope * means, slope])
+        if self.own is not None:
+            by_sums = self.own.summed(by_sums, run.sums.mass.shape[1])
+        by_logs = 2 * torch.einsum("dkm,km->d", run.squares[0], by_sums)
+        return share @ errors.square(), by_logs
 
     def at_several(self, scales: Tensor) -> Tensor:
         """Return the losses (b,) of several scales (b, q) at once, for scans over few rows.
@@ -90,9 +95,13 @@ class ScaleLoss:
 
     def _losses(self, scales: Tensor, algorithm: str) -> Tensor:
         prepared, queries = self._prepared(scales, algorithm, needs_grad=False)
-        sums = prepared.sums(queries, self.held_out).sums  # (b, m, 2)
+        sums = self._of_rows(prepared.sums(queries, self.queried)).sums  # (b, m, 2)
         errors = sums[..., 1] / sums[..., 0] - self.values
         return errors.square() @ self._share(errors)
+
+    def _of_rows(self, sums: KernelSums) -> KernelSums:
+        """Return the sums of the predicted rows, from those of the queries."""
+        return sums if self.own is None else self.own.added(sums, self.kernel)
 
     def _share(self, like: Tensor) -> Tensor:
         """Return each row's share of the weight (m,)."""
@@ -103,7 +112,7 @@ class ScaleLoss:
     ) -> tuple[PreparedSums, Tensor | None]:
         """Return the keys at scales (b, q), ready for the queries, which are returned too."""
         keys = self.keys.detach() * scales[:, None].to(self.keys.dtype)
-        queries = None if self.held_out is None else keys[:, self.held_out]
+        queries = None if self.queried is None else keys[:, self.queried]
         chosen = choose_for(
             algorithm,
             self.kernel,

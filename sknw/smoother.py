@@ -9,11 +9,12 @@ that a Gaussian has as its bandwidth vanishes: the nearest key's value, ties ave
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from sknw.cells import OwnCells, weight_at_zero
 from sknw.kernels import Kernel
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
@@ -32,6 +33,7 @@ def smooth(
     *,
     scales: Tensor | None = None,
     exclude: Tensor | None = None,
+    own: OwnCells | None = None,
     algorithm: str = "auto",
     rtol: float = DEFAULT_RTOL,
     empty_neighborhood: str = "nearest",
@@ -54,6 +56,8 @@ def smooth(
         Common scales of the features of queries and keys, which then get no gradient themselves.
     exclude : Tensor of shape (m,) or None, default=None
         Index of the key that a query leaves out, or -1.
+    own : OwnCells or None, default=None
+        Where the keys are cells of equal rows: which rows to predict, with the rest of their cells.
     algorithm : str, default="auto"
         Name of the algorithm of the sums.
     rtol : float, default=1e-8
@@ -70,12 +74,16 @@ def smooth(
         kernel, queries, keys, columns,
         scales=scales, exclude=exclude, algorithm=algorithm, rtol=rtol,
     )  # fmt: skip
-    means, empty = _ratio(sums)
+    means, empty = _ratio(_with_own(sums, own, kernel))
     if not empty.any():
         return means
     if scales is not None:
         keys = keys * scales.detach().to(keys.dtype)
         queries = None if queries is None else queries * scales.detach().to(keys.dtype)
+    if own is not None:  # an empty row is alone in its cell, so it leaves out what its cell does
+        if queries is None:
+            queries, exclude = keys, torch.arange(keys.shape[1], device=keys.device)
+        queries, exclude = queries[:, own.of_row], exclude[own.of_row]
     filled = []
     for b in range(len(keys)):
         key_set = KeySet(keys[b].detach(), columns[b, 0].detach())
@@ -100,7 +108,7 @@ def smooth_with_own(
     algorithm: str = "auto",
     rtol: float = DEFAULT_RTOL,
 ) -> tuple[Tensor, Tensor]:
-    """Return the means of keys that count themselves, and the weight each gives itself.
+    """Return the means of keys that count themselves, and how much each mean is its own.
 
     Parameters
     ----------
@@ -116,18 +124,23 @@ def smooth_with_own(
     Returns
     -------
     means : Tensor of shape (m, k)
-    leverage : Tensor of shape (m,)
-        Diagonal of the matrix that turns values into means; its sum over all keys is the trace.
+    share : Tensor of shape (m,)
+        How much of the mean a unit of weight at the key has: times a row's weight, its leverage.
     """
     columns = value_columns(values[None], weights[None])
     sums = kernel_sums(
         kernel, None if queries is None else queries[None], keys[None], columns,
         scales=scales, exclude=own, algorithm=algorithm, rtol=rtol,
     )  # fmt: skip
-    centre = kernel.profile(keys.new_zeros(1))  # the weight at distance zero
-    itself = (columns[0] if own is None else columns[0][:, own]).mT * centre
+    at_zero = weight_at_zero(kernel, keys)
+    itself = (columns[0] if own is None else columns[0][:, own]).mT * at_zero
     total = sums.sums[0] * sums.log_scale[0].exp()[:, None] + itself
-    return total[:, 1:] / total[:, :1], itself[:, 0] / total[:, 0]
+    return total[:, 1:] / total[:, :1], at_zero / total[:, 0]
+
+
+def _with_own(sums: KernelSums, own: OwnCells | None, kernel: Kernel) -> KernelSums:
+    """Return the sums of rows, from those of their cells."""
+    return sums if own is None else own.added(sums, kernel)
 
 
 def value_columns(values: Tensor, weights: Tensor) -> Tensor:
@@ -242,6 +255,10 @@ class Smoother:
         Largest error, relative to the range of the values.
     empty_neighborhood : str
         Policy for queries without a key in reach.
+    square_weights : Tensor of shape (n,)
+        Squared weights, summed over the observations of which a key is made.
+    own : OwnCells or None, default=None
+        Where the keys are cells of equal rows: what leave-one-out predicts.
     """
 
     kernel: Kernel
@@ -250,6 +267,8 @@ class Smoother:
     algorithm: str
     rtol: float
     empty_neighborhood: str
+    square_weights: Tensor
+    own: OwnCells | None = None
     _prepared: dict[str, PreparedSums] = field(default_factory=dict)
     _chosen: dict[tuple, Algorithm] = field(default_factory=dict)
 
@@ -264,10 +283,16 @@ class Smoother:
         algorithm: str,
         rtol: float,
         empty_neighborhood: str,
+        square_weights: Tensor | None = None,
+        own: OwnCells | None = None,
     ) -> "Smoother":
-        """Make the value columns."""
+        """Make the value columns; without `square_weights`, each key is one observation."""
         columns = value_columns(values[None], weights[None])[0]
-        return cls(kernel, keys, columns, algorithm, rtol, empty_neighborhood)
+        if square_weights is None:
+            square_weights = weights.square()
+        return cls(
+            kernel, keys, columns, algorithm, rtol, empty_neighborhood, square_weights, own
+        )
 
     def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
         """Return the algorithm for these queries (m, d); None: for the keys themselves."""
@@ -291,13 +316,17 @@ class Smoother:
         )
 
     def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> Prediction:
-        """Return the means (m, k) of queries (m, d); None: of the keys, each leaving itself out."""
+        """Return the means (m, k) of queries (m, d); None: of the rows, each leaving itself out."""
         algorithm = self.choose(queries, exclude)
         prepared = self._prepared.get(algorithm.name)
         if prepared is None:
             prepared = PreparedSums.of(self.kernel, self.keys[None], self.columns[None], algorithm)
             self._prepared[algorithm.name] = prepared
         sums = prepared.sums(None if queries is None else queries[None], exclude)
+        if queries is None and self.own is not None:
+            sums = _with_own(sums, self.own, self.kernel)
+            exclude = self.own.of_row
+            queries = self.keys[exclude]
         means, empty = _ratio(sums)
         fallback = _Fallback(
             self.kernel, prepared.key_set(0), self.columns, self.empty_neighborhood
@@ -308,8 +337,9 @@ class Smoother:
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
         weights, squared = self.columns[:1], self.kernel.squared()
+        square_weights = self.square_weights[None]
         first = self._sums(self.kernel, weights, queries, exclude)
-        second = self._sums(squared, weights.square(), queries, exclude)
+        second = self._sums(squared, square_weights, queries, exclude)
         mass = torch.where(first.mass > 0, first.mass.square(), 0.0)
         neighbors = (mass / torch.where(first.mass > 0, second.mass, 1.0))[0]
         # squares underflow sooner: both sums of such rows relative to the same nearest key
@@ -320,15 +350,18 @@ class Smoother:
         key_set = KeySet(self.keys, weights[0], self.rtol)
         for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
             mass = shifted.sums(self.kernel, weights)[0]
-            neighbors[group] = mass.square() / shifted.sums(squared, weights.square())[0]
+            neighbors[group] = mass.square() / shifted.sums(squared, square_weights)[0]
         return neighbors
 
     def _by_attention(self, neighbors, rows, queries, exclude) -> Tensor:
         """Overwrite rows by the count from weights that are normalised first."""
+        squares = self.columns[0].to(neighbors.dtype).square()
+        concentration = torch.where(squares > 0, self.square_weights / squares, 1.0)
         for block in rows.split(self._rows_per_block(len(self.keys))):
             left_out = None if exclude is None else exclude[block]
             weights, _ = self._attention_block(queries[block], left_out)
-            neighbors[block] = 1 / weights.to(neighbors.dtype).square().sum(dim=1)
+            squares = weights.to(neighbors.dtype).square() @ concentration
+            neighbors[block] = 1 / squares
         return neighbors
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:

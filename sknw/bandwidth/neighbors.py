@@ -27,8 +27,8 @@ class NeighborBandwidth(Selector, BaseEstimator):
     Parameters
     ----------
     n_neighbors : int or "loo", default="loo"
-        The bandwidth is the distance to this many-th nearest *other* training row, rows identical
-        in X and y counting once. ``"loo"``: the number that minimises the weighted mean squared
+        The bandwidth is the distance to this many-th nearest *other* observation (copies of a
+        row count once). ``"loo"``: the number that minimises the weighted mean squared
         leave-one-out error, by a scan over all magnitudes and then ever closer around the lowest.
     kind : {"query", "key"}, default="query"
         Whose neighbour: of the query (generalized nearest neighbours), or of each training row
@@ -88,15 +88,15 @@ class NeighborBandwidth(Selector, BaseEstimator):
         random_state: np.random.RandomState,
     ) -> Selection:
         """Measure the distances; compare numbers of neighbours where none is given."""
-        n_others = observations.n_keys - 1
+        n_others = len(observations) - 1
         if n_others < 1:
             raise ValueError(
                 "NeighborBandwidth needs at least 2 distinct training rows; got n_samples = "
-                f"{observations.n_keys}."
+                f"{len(observations)}."
             )
         if self.n_neighbors != "loo" and self.n_neighbors > n_others:
             raise ValueError(
-                f"n_neighbors must be at most the number of other distinct training rows, "
+                f"n_neighbors must be at most the number of other observations, "
                 f"{n_others}; got {self.n_neighbors}."
             )
         trial = _Trial(task, self.kind, NeighborDistances(task.rows))

@@ -143,7 +143,7 @@ class BandwidthSearch(Selector, BaseEstimator):
         if not found.is_usable:
             warn_user(
                 f"The criterion {self.criterion!r} is finite at no bandwidth for these "
-                f"{len(task)} distinct rows; Scott's rule is used.",
+                f"{len(task)} observations; Scott's rule is used.",
                 ConvergenceWarning,
             )
             return self._by_rule(observations, task, random_state, plan)
@@ -235,4 +235,4 @@ def _at_upper_bound(found: Found) -> np.ndarray:
 
 def _is_informative(observations: Observations) -> bool:
     varies = observations.y_max > observations.y_min
-    return observations.n_keys > 1 and bool(np.any(observations.extent > 0)) and bool(varies.any())
+    return len(observations) > 1 and bool(np.any(observations.extent > 0)) and bool(varies.any())
