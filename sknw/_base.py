@@ -226,8 +226,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         observations, smoother = self._observations, self._smoother()
         prediction = smoother.predict(None)
         remember_report(self, prediction.report)
-        means, n_empty = prediction.means[observations.group], prediction.n_empty
-        is_weightless = observations.group < 0
+        group = to_tensor(observations.group, dtype=torch.int64, device=smoother.keys.device)
+        means, n_empty, is_weightless = prediction.means[group], prediction.n_empty, group < 0
         if is_weightless.any():
             others = smoother.predict(self._queries(observations.weightless, smoother))
             means[is_weightless] = others.means
@@ -354,7 +354,10 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         observations = self._observations
         if observations.are_distinct:
             return None
-        values, dtype = (observations.y, observations.weights), accumulator_dtype(torch.device(device))
+        values, dtype = (
+            (observations.y, observations.weights),
+            accumulator_dtype(torch.device(device)),
+        )
         y, weights = (to_tensor(of, dtype=dtype, device=device) for of in values)
         cell = to_tensor(observations.cell, dtype=torch.int64, device=device)
         cells = Cells.of(cell, value_columns(y[None], weights[None])[0])
@@ -443,8 +446,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             return smoother, self._queries(X, smoother), None, self._keys_of_rows(smoother)
         smoother = self._smoother_of_observations()
         group = to_tensor(observations.group, dtype=torch.int64, device=smoother.keys.device)
-        queries = smoother.keys[group]
-        is_weightless = observations.group < 0
+        queries, is_weightless = smoother.keys[group], group < 0
         if is_weightless.any():
             queries[is_weightless] = self._queries(observations.weightless, smoother)
         return smoother, queries, group, (observations.group.clip(0), observations.share)
@@ -473,9 +475,9 @@ def _refuse_dates(**arguments) -> None:
             refuse_dates(name, values)
 
 
-def _dtype_of_predictions(y: np.ndarray) -> np.dtype:
+def _dtype_of_predictions(y: np.ndarray) -> str:
     """Return float32 where y is that, else float64."""
-    return np.dtype(np.float32 if y.dtype == np.float32 else np.float64)
+    return "float32" if y.dtype == np.float32 else "float64"
 
 
 @contextmanager

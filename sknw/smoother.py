@@ -9,7 +9,7 @@ that a Gaussian has as its bandwidth vanishes: the nearest key's value, ties ave
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -290,9 +290,7 @@ class Smoother:
         columns = value_columns(values[None], weights[None])[0]
         if square_weights is None:
             square_weights = weights.square()
-        return cls(
-            kernel, keys, columns, algorithm, rtol, empty_neighborhood, square_weights, own
-        )
+        return cls(kernel, keys, columns, algorithm, rtol, empty_neighborhood, square_weights, own)
 
     def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
         """Return the algorithm for these queries (m, d); None: for the keys themselves."""

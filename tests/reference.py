@@ -101,20 +101,21 @@ def fallback_weights(X_query, X_train, bandwidth, sample_weight, exclude, empty)
     return normalized(mass)
 
 
-def predict_loo(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
+def predict_loo(kernel, X, y, bandwidth, sample_weight=None, empty="nearest", duplicates="auto"):
     """Predictions (n,) or (n, k) of each row from all rows that are not the same observation."""
-    exclude = twins(X, y)
+    exclude = copies(X, y, sample_weight, duplicates)
     return predict(kernel, X, X, y, bandwidth, sample_weight, exclude, empty)
 
 
-def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
+def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest", duplicates="auto"):
     """Weighted mean of squared leave-one-out errors; a float.
 
     With several outputs: the mean over outputs of each loss over that output's weighted variance.
     """
     y = np.asarray(y, float)
     share = normalized(relative_weights(sample_weight, len(y))[None, :])[0]
-    errors = (y - predict_loo(kernel, X, y, bandwidth, sample_weight, empty)) ** 2
+    predictions = predict_loo(kernel, X, y, bandwidth, sample_weight, empty, duplicates)
+    errors = (y - predictions) ** 2
     losses = np.atleast_1d(share @ errors)
     if losses.size == 1:
         return float(losses[0])
@@ -122,36 +123,37 @@ def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest"):
     return float(np.mean(losses / np.where(variances > 0, variances, 1.0)))
 
 
-def loo_absolute(kernel, X, y, bandwidth, sample_weight=None):
+def loo_absolute(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
     """Weighted mean of absolute leave-one-out errors; a float."""
     share = normalized(relative_weights(sample_weight, len(y))[None, :])[0]
-    return float(share @ np.abs(y - predict_loo(kernel, X, y, bandwidth, sample_weight)))
+    predictions = predict_loo(kernel, X, y, bandwidth, sample_weight, duplicates=duplicates)
+    return float(share @ np.abs(y - predictions))
 
 
-def hat_matrix(kernel, X, y, bandwidth, sample_weight=None):
-    """Matrix H (p, p) that turns distinct observations' y into fitted means, y and weights (p,)."""
-    X, y, sample_weight = merge_twins(X, y, sample_weight)
+def hat_matrix(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
+    """Matrix H (p, p) that turns the observations' y into fitted means, y and weights (p,)."""
+    X, y, sample_weight = merge_copies(X, y, sample_weight, duplicates)
     return weights(kernel, X, X, bandwidth, sample_weight), y, sample_weight
 
 
-def in_sample(kernel, X, y, bandwidth, sample_weight=None):
+def in_sample(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
     """Mean squared error of the fit, tr H, and Kish's number of observations."""
-    hat, y, sample_weight = hat_matrix(kernel, X, y, bandwidth, sample_weight)
+    hat, y, sample_weight = hat_matrix(kernel, X, y, bandwidth, sample_weight, duplicates)
     errors = y - hat @ y
     return np.average(errors**2, weights=sample_weight), np.trace(hat), kish(sample_weight)
 
 
-def aicc(kernel, X, y, bandwidth, sample_weight=None):
+def aicc(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
     """Corrected Akaike criterion of Hurvich, Simonoff and Tsai (1998); infinite past its pole."""
-    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight)
+    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight, duplicates)
     if trace + 2 >= n:
         return np.inf
     return float(np.log(variance) + (1 + trace / n) / (1 - (trace + 2) / n))
 
 
-def gcv(kernel, X, y, bandwidth, sample_weight=None):
+def gcv(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
     """Generalised cross-validation."""
-    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight)
+    variance, trace, n = in_sample(kernel, X, y, bandwidth, sample_weight, duplicates)
     return float(variance / (1 - trace / n) ** 2)
 
 
@@ -161,10 +163,10 @@ CRITERIA = {"loo": loo_loss, "loo_absolute": loo_absolute, "aicc": aicc, "gcv": 
 def effective_neighbors(kernel, X_query, X_train, bandwidth, sample_weight=None, y=None):
     """Kish's number of neighbours behind each prediction (m,), 0 where there are none.
 
-    Given ``y``, twins count as one neighbour: only then do weights equal repetition.
+    Given ``y``, copies count as one neighbour: only then do weights equal repetition.
     """
     if y is not None:
-        X_train, _, sample_weight = merge_twins(X_train, y, sample_weight)
+        X_train, _, sample_weight = merge_copies(X_train, y, sample_weight)
     alpha = weights(kernel, X_query, X_train, bandwidth, sample_weight)
     return np.array([kish(row) for row in alpha])
 
@@ -178,21 +180,53 @@ def kish(weights):
     return float(np.sum(weights) ** 2 / np.sum(weights**2))
 
 
-def twins(X, y):
+def equal_rows(X, y):
     """Mask (n, n): True where two rows are identical in x and in y."""
     rows = observations(X, y)
     return np.all(rows[:, None, :] == rows[None, :, :], axis=-1)
 
 
-def merge_twins(X, y, sample_weight=None):
-    """Distinct observations X (p, d), y (p,) or (p, k) and their summed weights (p,).
+def copies(X, y, sample_weight=None, duplicates="auto", all_categories=False):
+    """Mask (n, n): True where two rows are one observation, a row and itself always.
+
+    ``all_categories`` tells that every column of X is a category. Rows without weight are copies of
+    nothing. Under ``"auto"`` equal rows are rows, not copies, where coincidences are to be expected:
+    ``n prod_j max(p_j, mean p_j) >= 0.01``, where their group is large, or in a lookup table.
+    """
+    itself = np.eye(len(X), dtype=bool)
+    used = relative_weights(sample_weight, len(X)) > 0
+    same = equal_rows(X, y) & used & used[:, None]
+    if duplicates == "keep":
+        return itself
+    if duplicates == "auto":
+        rows, n = observations(X, y), int(used.sum())
+        same = same & ~may_be_chance(rows[used], rows, n, np.shape(X)[1], all_categories)[:, None]
+    return same | itself
+
+
+def may_be_chance(used, rows, n, n_features, all_categories):
+    """Mask (m,): True where the equals of a row (m, d + k) are to be expected among those used."""
+    distinct, sizes = np.unique(used, axis=0, return_counts=True)
+    expected = np.full(len(distinct), float(n))
+    for column in distinct.T:
+        if np.ptp(column) > 0:
+            shares = (np.sum(column[:, None] == column, axis=1) - 1) / (len(distinct) - 1)
+            expected *= np.maximum(shares, shares.mean())
+    x = distinct[:, :n_features]
+    is_lookup = np.sum(np.all(x[:, None] == x, axis=-1), axis=1) == 1
+    by_chance = (expected >= 0.01) | (sizes >= max(10, np.sqrt(n))) | (is_lookup & all_categories)
+    return np.array([by_chance[np.all(distinct == row, axis=1)].any() for row in rows])
+
+
+def merge_copies(X, y, sample_weight=None, duplicates="auto"):
+    """Observations X (p, d), y (p,) or (p, k) and their summed weights (p,).
 
     Rows without weight are removed; the others stay in the order of their first appearance.
     """
     X, y = np.asarray(X, float), np.asarray(y, float)
     sample_weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
     X, y, sample_weight = (a[sample_weight > 0] for a in (X, y, sample_weight))
-    same = twins(X, y)
+    same = copies(X, y, None, duplicates)
     first = np.argmax(same, axis=1)
     distinct = np.flatnonzero(first == np.arange(len(X)))
     return X[distinct], y[distinct], same[distinct] @ sample_weight

@@ -247,7 +247,7 @@ class Case:
         X = self.shape(rng, N_ROWS, self.d).astype(self.dtype)
         y = np.sin(2 * X @ np.linspace(1, 0.2, self.d)) + 0.3 * rng.normal(size=N_ROWS)
         if self.shape is duplicated:
-            y[: N_ROWS // 2] = y[0]  # twins
+            y[: N_ROWS // 2] = y[0]  # equal rows
         if self.n_outputs == 2:  # of very different scale
             y = np.column_stack([y, 1e-6 * (5 + rng.permutation(y))])
         weights = np.ones(N_ROWS)
@@ -288,11 +288,11 @@ class Case:
         return np.concatenate([at, between, near, edge, far]).astype(self.dtype)
 
     def judged(self, queries: np.ndarray, left_out: np.ndarray | None = None) -> Judgement:
-        """Judge predictions at queries, or at rows left out together with their twins."""
+        """Judge predictions at queries, or at rows left out together with their copies."""
         in_use = self.weights > 0
         usable = np.ones((len(queries), in_use.sum()), dtype=bool)
         if left_out is not None:
-            usable = ~reference.twins(self.X, self.y)[np.ix_(left_out, in_use)]
+            usable = ~reference.copies(self.X, self.y, self.weights)[np.ix_(left_out, in_use)]
         X = self.X[in_use].astype(np.longdouble)
         centre = np.median(X, axis=0)
         return Judge(
@@ -500,7 +500,7 @@ def test_many_blocks_that_hardly_matter_matter_together(monkeypatch, kernel, rto
     """Near queries have one block of rows, and far off stand 75 whose weights add up."""
     near, many = 8, 600
     y = np.repeat([0.0, 1.0], [near, many])
-    apart = 1e-6 * np.arange(near + many)[:, None]  # or they would be twins
+    apart = 1e-6 * np.arange(near + many)[:, None]  # or they would be equal
     queries = np.linspace(-0.25, 0.25, 64)[:, None]
     worst = 0.0
     for exponent in np.linspace(3, -np.log(rtol) + 4, 40):

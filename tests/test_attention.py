@@ -21,15 +21,15 @@ def data():
     X = rng.uniform(-1, 1, size=(40, 2))
     X[7], X[8] = X[3], X[3]
     y = rng.normal(size=40)
-    y[7] = y[3]  # rows 3 and 7 are twins, row 8 shares their x alone
+    y[7] = y[3]  # rows 3 and 7 are copies, row 8 shares their x alone
     w = rng.uniform(0.2, 2, 40)
     w[[5, 11]] = 0
     return X, y, w
 
 
-def left_out(X, y):
-    """Which rows (n, n) a leave-one-out prediction does not use: the row and its twins."""
-    return reference.twins(X, y)
+def left_out(X, y, w):
+    """Which rows (n, n) a leave-one-out prediction does not use: the row and its copies."""
+    return reference.copies(X, y, w)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,11 +46,11 @@ def test_weights_are_those_of_the_reference(data, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_leave_one_out_weights_leave_out_rows_and_their_twins(data, name):
+def test_leave_one_out_weights_leave_out_rows_and_their_copies(data, name):
     X, y, w = data
     model = NadarayaWatsonRegressor(0.9, kernel=name).fit(X, y, sample_weight=w)
     weights = model.attention_weights()
-    expected = reference.weights(name, X, X, 0.9, w, exclude=left_out(X, y))
+    expected = reference.weights(name, X, X, 0.9, w, exclude=left_out(X, y, w))
     np.testing.assert_allclose(weights, expected, rtol=1e-10, atol=1e-14)
     assert (np.diag(weights) == 0).all()
     assert weights[3, 7] == weights[7, 3] == 0

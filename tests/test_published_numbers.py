@@ -210,35 +210,28 @@ def test_bandwidth_1_over_w_has_the_leave_one_out_error_of_w(w, mse):
 # --- One-dimensional leave-one-out optima ---
 
 
-def with_distinct_rows(X, y):
-    """The data with twins told apart, so that leaving one out keeps its copy, as published.
-
-    Rows with equal x and different y are ordinary neighbours, so a step in y that is far below the
-    digits of the published numbers is enough.
-    """
-    earlier_copies = np.tril(reference.twins(X, y), k=-1).sum(axis=1)
-    return X, y + earlier_copies * 1e-10 * np.ptp(y)
-
-
 @pytest.mark.parametrize("name", published.LOO_OPTIMA)
 def test_default_fit_finds_the_published_optimum(name):
     x, y, bandwidth, mse = published.LOO_OPTIMA[name]
-    model = NadarayaWatsonRegressor().fit(*with_distinct_rows(column(x), vector(y)))
+    model = NadarayaWatsonRegressor(duplicates="keep").fit(column(x), vector(y))
     assert only_value(model.bandwidth_) == pytest.approx(bandwidth, rel=1e-3)
     assert model.criterion_ == pytest.approx(mse, rel=1e-6)
 
 
+@pytest.mark.parametrize("duplicates", ["auto", "keep", "merge"])
 @pytest.mark.parametrize("name", published.LOO_OPTIMA)
-def test_default_fit_finds_the_optimum_that_leaves_twins_out_together(name):
+def test_a_fit_finds_the_optimum_of_the_reference(name, duplicates):
     x, y, published_bandwidth, _ = published.LOO_OPTIMA[name]
     X, y = column(x), vector(y)
     best = minimize_scalar(
-        lambda log_bandwidth: reference.loo_loss("gaussian", X, y, np.exp(log_bandwidth)),
+        lambda log_bandwidth: reference.loo_loss(
+            "gaussian", X, y, np.exp(log_bandwidth), duplicates=duplicates
+        ),
         bounds=np.log([published_bandwidth / 1.1, published_bandwidth * 1.1]),
         options={"xatol": 1e-8},
         method="bounded",
     )
-    model = NadarayaWatsonRegressor().fit(X, y)
+    model = NadarayaWatsonRegressor(duplicates=duplicates).fit(X, y)
     assert only_value(model.bandwidth_) == pytest.approx(np.exp(best.x), rel=1e-4)
     assert model.criterion_ == pytest.approx(best.fun, rel=1e-9)
 
@@ -246,5 +239,18 @@ def test_default_fit_finds_the_optimum_that_leaves_twins_out_together(name):
 @pytest.mark.parametrize("name", ["mcycle", "cars", "engel"])
 def test_a_copied_row_is_no_evidence_for_itself(name):
     x, y, _, published_mse = published.LOO_OPTIMA[name]
-    model = NadarayaWatsonRegressor().fit(column(x), vector(y))
+    model = NadarayaWatsonRegressor(duplicates="merge").fit(column(x), vector(y))
     assert model.criterion_ > published_mse * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "decided"),
+    [
+        ("mcycle", {"keep": 2, "merge": 0}),
+        ("cars", {"keep": 2, "merge": 0}),
+        ("engel", {"keep": 0, "merge": 5}),
+    ],
+)
+def test_whole_numbers_are_rows_and_amounts_are_copies(name, decided):
+    x, y, *_ = published.LOO_OPTIMA[name]
+    assert NadarayaWatsonRegressor(1.0).fit(column(x), vector(y)).duplicates_ == decided

@@ -1,6 +1,6 @@
 """What must hold on any data: finite predictions within the range of y, and the invariances.
 
-Hypothesis draws the samples, half of them on a lattice, where ties and twins abound. The judge is
+Hypothesis draws the samples, half of them on a lattice, where ties and copies abound. The judge is
 `reference`, or the estimator itself on a problem that has the same answer.
 """
 
@@ -141,8 +141,8 @@ def test_predictions_are_the_reference(kernel, policy, sample):
 @given(sample=samples())
 @some(8)
 def test_leave_one_out_predictions_are_the_reference(kernel, policy, sample):
-    its_twins = reference.twins(sample.X, sample.y)
-    expected = expected_predictions(kernel, sample, policy, sample.X, its_twins)
+    its_copies = reference.copies(sample.X, sample.y, sample.weights)
+    expected = expected_predictions(kernel, sample, policy, sample.X, its_copies)
     predictions = fit(kernel, sample, empty_neighborhood=policy).predict_loo()
     assert_within(predictions, expected, ROUNDED * sample.range)
 
@@ -164,8 +164,8 @@ def test_nan_policy_marks_the_empty_neighborhoods_and_only_them(kernel, sample):
 def test_leave_one_out_is_a_fit_without_the_row(kernel, sample):
     X, y, weights, _, h = sample
     predictions = fit(kernel, sample).predict_loo()
-    for row, its_twins in enumerate(reference.twins(X, y)):
-        others = ~its_twins & (weights > 0)
+    for row, its_copies in enumerate(reference.copies(X, y, weights)):
+        others = ~its_copies & (weights > 0)
         if others.any():
             without = NadarayaWatsonRegressor(h, kernel=kernel)
             without.fit(X[others], y[others], weights[others])
@@ -198,8 +198,8 @@ def test_leave_one_out_attention_times_y_is_the_prediction(kernel, policy, sampl
     model = fit(kernel, sample, empty_neighborhood=policy)
     attention, predictions = model.attention_weights(), model.predict_loo()
     alone = np.isnan(predictions)
-    its_twins = reference.twins(sample.X, sample.y)
-    assert not attention[~alone][its_twins[~alone]].any()
+    its_copies = reference.copies(sample.X, sample.y, sample.weights)
+    assert not attention[~alone][its_copies[~alone]].any()
     np.testing.assert_allclose(attention[~alone].sum(axis=1), 1, rtol=1e-12)
     expected = predictions[~alone]
     assert_within(attention[~alone] @ sample.y, expected, ROUNDED * sample.range)
@@ -299,7 +299,7 @@ def test_a_query_is_predicted_alike_in_any_batch(kernel, sample):
 @given(sample=samples(n_outputs=3))
 @some(5)
 def test_outputs_are_predicted_column_by_column(kernel, sample):
-    # twins are rows equal in every output, so only distinct rows have the same leave-one-out
+    # copies are rows equal in every output, so only distinct rows have the same leave-one-out
     distinct = np.unique(sample.X, axis=0, return_index=True)[1]
     X, y, weights = sample.X[distinct], sample.y[distinct], 1 + sample.weights[distinct]
     sample = sample._replace(X=X, y=y, weights=weights)
@@ -427,7 +427,7 @@ def test_unbounded_bandwidth_gives_the_mean(kernel, sample):
     model = fit(kernel, sample._replace(bandwidth=1e12))
     mean = np.average(y, weights=weights)
     assert_within(model.predict(queries), np.full(len(queries), mean), 1e-10 * sample.range)
-    neighbors = reference.kish(reference.merge_twins(X, y, weights)[2])
+    neighbors = reference.kish(reference.merge_copies(X, y, weights)[2])
     np.testing.assert_allclose(model.effective_neighbors(queries), neighbors, rtol=1e-9)
 
 
@@ -486,7 +486,7 @@ def test_extreme_units_give_finite_predictions_within_range(kernel, policy, samp
     neighbors = model.effective_neighbors(queries)
     assert ((neighbors == 0) | (neighbors >= 1 - ROUNDED)).all()
     assert (neighbors <= len(weighted_y) * (1 + ROUNDED)).all()
-    has_others = ~reference.twins(sample.X, sample.y) @ (sample.weights > 0)
+    has_others = ~reference.copies(sample.X, sample.y, sample.weights) @ (sample.weights > 0)
     assert_finite_within_range(model.predict_loo()[has_others], weighted_y)
 
 
@@ -507,7 +507,7 @@ HARD_DATA = {
     "one row": (CURVE_X[:1], CURVE_Y[:1]),
     "two rows": (CURVE_X[:2], CURVE_Y[:2]),
     "two rows at one place": (np.ones((2, 1)), CURVE_Y[:2]),
-    "all rows twins": (np.ones((6, 2)), np.ones(6)),
+    "all rows equal": (np.ones((6, 2)), np.ones(6)),
     "all rows at one place": (np.ones((12, 1)), CURVE_Y),
     "constant column": (np.column_stack([CURVE_X, np.full(12, 3.0)]), CURVE_Y),
     "constant y": (CURVE_X, np.full(12, 0.1)),
@@ -539,7 +539,7 @@ def assert_survives(model, data):
     predictions = model.predict(np.vstack([X, 2 * X, X - X.max(), far, -far]))
     bounds = y.astype(predictions.dtype)
     assert_finite_within_range(predictions, bounds)
-    has_others = (~reference.twins(X, y)).any(axis=1)
+    has_others = (~reference.copies(X, y)).any(axis=1)
     loo = model.predict_loo()
     assert_finite_within_range(loo[has_others], bounds) if has_others.any() else None
     assert np.isnan(loo[~has_others]).all()
