@@ -211,11 +211,9 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         return 1.0 if hasattr(self, "n_neighbors_") else super()._widths
 
     def _smoother_of_observations(self) -> Smoother | LocalSmoother:
-        return (
-            self._smoother()
-            if hasattr(self, "n_neighbors_")
-            else super()._smoother_of_observations()
-        )
+        if hasattr(self, "n_neighbors_"):  # whose keys are the observations
+            return self._smoother()
+        return super()._smoother_of_observations()
 
     def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother | LocalSmoother:
         if not hasattr(self, "n_neighbors_"):

@@ -190,7 +190,7 @@ def copies(X, y, sample_weight=None, duplicates="auto", all_categories=False):
     """Mask (n, n): True where two rows are one observation, a row and itself always.
 
     ``all_categories`` tells that every column of X is a category. Rows without weight are copies of
-    nothing. Under ``"auto"`` equal rows are rows, not copies, where coincidences are to be expected:
+    nothing. Under ``"auto"`` equal rows are rows where coincidences are to be expected:
     ``n prod_j max(p_j, mean p_j) >= 0.01``, where their group is large, or in a lookup table.
     """
     itself = np.eye(len(X), dtype=bool)
