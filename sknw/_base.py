@@ -43,7 +43,7 @@ from sknw._tables import refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.cells import Cells, OwnCells
-from sknw.kernels import KERNELS, as_kernel
+from sknw.kernels import KERNELS, Kernel, as_kernel
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import pulled_in, representable_bandwidth
 from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
@@ -116,7 +116,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             self.duplicates_ = dict(self._observations.duplicates)
             task = LeaveOneOut.of(
                 self._observations,
-                as_kernel(self.kernel),
+                self._kernel_of_rows(torch_dtype(X.dtype), device),
                 algorithm=self.algorithm,
                 rtol=self.rtol,
                 empty_neighborhood=self.empty_neighborhood,
@@ -324,22 +324,24 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return the fitted keys, ready for queries of these dtypes."""
         dtype = torch_dtype(self._observations.X.dtype, *dtypes)
         device = predict_device(self.device_)
+        eps = max(float(np.finfo(each).eps) for each in (self._observations.X.dtype, *dtypes))
 
         def state() -> tuple[Observations, tuple]:
             parameters = (self.kernel, self.algorithm, self.rtol, self.empty_neighborhood)
-            return self._observations, (dtype, device, *parameters, self._embedding_state())
+            return self._observations, (dtype, device, eps, *parameters, self._embedding_state())
 
-        return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device))
+        return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device, eps))
 
-    def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother:
+    def _new_smoother(self, dtype: torch.dtype, device: str, eps: float) -> Smoother:
         """Return a smoother whose keys are the cells of the observations."""
         observations = self._observations
         squares = observations.by_cell(np.square(observations.weights))
         values = observations.cell_y, observations.cell_weights, squares
         y, weights, squares = (to_tensor(of, dtype=dtype, device=device) for of in values)
+        keys = self._embedded(self._centred(observations.X, dtype), dtype, device)
         return Smoother.of(
-            as_kernel(self.kernel),
-            self._embedded(self._centred(observations.X, dtype), dtype, device),
+            self._kernel_of_embedded(keys, eps),
+            keys,
             y,
             weights,
             algorithm=self.algorithm,
@@ -367,23 +369,42 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Return a smoother whose keys are the observations, so that each can leave itself out."""
         observations = self._observations
         dtype, device = torch_dtype(observations.X.dtype), predict_device(self.device_)
+        eps = float(np.finfo(observations.X.dtype).eps)
         return Smoother.of(
-            *self._embedded_observations(dtype, device),
+            *self._embedded_observations(dtype, device, eps),
             algorithm=self.algorithm,
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )
 
-    def _embedded_observations(self, dtype: torch.dtype, device: str) -> tuple:
+    def _kernel_of_embedded(self, keys: torch.Tensor, eps: float) -> Kernel:
+        """Return the kernel for embedded rows like the keys, given with a relative precision."""
+        zero = torch.zeros_like(keys[:1])
+        if self._is_linear:
+            origin = np.zeros_like(self._observations.centre[None])
+            zero = self._embedded(self._centred(origin, keys.dtype), keys.dtype, keys.device)
+        return as_kernel(self.kernel).seeing(zero, eps)
+
+    def _embedded_observations(self, dtype: torch.dtype, device: str, eps: float) -> tuple:
         """Return the kernel, the embedded observations, their values and their weights."""
         observations = self._observations
         cells = self._embedded(self._centred(observations.X, dtype), dtype, device)
         return (
-            as_kernel(self.kernel),
+            self._kernel_of_embedded(cells, eps),
             cells[to_tensor(observations.cell, dtype=torch.int64, device=device)],
             to_tensor(observations.y, dtype=dtype, device=device),
             to_tensor(observations.weights, dtype=dtype, device=device),
         )
+
+    def _kernel_of_rows(self, dtype: torch.dtype, device: str) -> Kernel:
+        """Return the kernel for centred rows in the units of X."""
+        centre = to_tensor(self._observations.centre[None], dtype=dtype, device=device)
+        return as_kernel(self.kernel).seeing(-centre, float(torch.finfo(dtype).eps))
+
+    @property
+    def _is_linear(self) -> bool:
+        """Whether the embedding keeps differences of rows, and so has a zero where X has one."""
+        return True
 
     def _embedding_state(self) -> bytes:
         """Return a code of what the embedding depends on."""

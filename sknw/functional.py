@@ -80,8 +80,9 @@ def attention_pooling(
     centre = centre / in_use.sum(dim=-2, keepdim=True)
     keys = torch.where(in_use, keys, centre)  # a masked key has no say, not even in rounding
     values = torch.where(in_use, values, 0.0)
+    zero = _flat(-centre.detach() / bandwidth.detach(), batch)[:, 0]
     pooled = smooth(
-        as_kernel(kernel),
+        as_kernel(kernel).seeing(zero, torch.finfo(queries.dtype).eps),
         _flat((queries - centre) / bandwidth, batch),
         _flat((keys - centre) / bandwidth, batch),
         _flat(values, batch),

@@ -24,7 +24,6 @@ from sknw.sums.exact import nearest_kernel
 from sknw.sums.tiles.distances import differences_squared, tile_elements
 
 NEIGHBOR_KINDS = ("query", "key")
-_EDGE = 1e-12
 
 
 class NeighborDistances:
@@ -196,8 +195,15 @@ class LocalSmoother:
         squares = differences_squared(queries.double(), self.keys.double())
         radii = self.radii if self.kind == "key" else radii[:, None]
         scaled = squares / radii.double().square()
-        # the neighbour whose distance is the bandwidth stands at the edge, whatever the rounding
-        return torch.where((scaled - 1).abs() < _EDGE, 1.0, scaled)
+        if not self.kernel.has_edge:
+            return scaled
+        # among those at the edge is the neighbour whose distance is the bandwidth
+        query_sizes, key_sizes = (self.kernel.sizes(rows[None])[0] for rows in (queries, self.keys))
+        edges = (
+            self.kernel.edge_allowance(sizes / radii, self.keys.dtype).double()
+            for sizes in (query_sizes[:, None], key_sizes)
+        )
+        return scaled.masked_fill_((scaled - 1).abs() <= sum(edges), 1.0)
 
     def _usable(self, n_queries: int, exclude: Tensor | None) -> Tensor:
         usable = (self.columns[0] > 0).expand(n_queries, -1)

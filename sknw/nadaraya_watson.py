@@ -215,11 +215,13 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             return self._smoother()
         return super()._smoother_of_observations()
 
-    def _new_smoother(self, dtype: torch.dtype, device: str) -> Smoother | LocalSmoother:
+    def _new_smoother(
+        self, dtype: torch.dtype, device: str, eps: float
+    ) -> Smoother | LocalSmoother:
         if not hasattr(self, "n_neighbors_"):
-            return super()._new_smoother(dtype, device)
+            return super()._new_smoother(dtype, device, eps)
         return LocalSmoother.of(
-            *self._embedded_observations(dtype, device),
+            *self._embedded_observations(dtype, device, eps),
             radii=self._radii,
             n_neighbors=self.n_neighbors_,
             kind=self._neighbor_kind,

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from sknw._callbacks import FitCallbacks
 from sknw._compat import CallbackSupportMixin, Interval, StrOptions
 from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
+from sknw.kernels import as_kernel
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, Metric, ModuleMetric
 from sknw.sums.engine import full_precision
@@ -290,7 +292,8 @@ class ParametricNWRegressor(
             state=state,
         )
         self.bandwidth_ = features.bandwidth(selection.widths)
-        task = task.in_compact_order()
+        # the edges of an embedding in training are those of its coordinates as they are
+        task = replace(task.in_compact_order(), kernel=as_kernel(self.kernel))
         settings = self._settings(metric, n_components)
         module, trained = train(request, task, bandwidth, settings, random_state)
         self._keep(trained, self._learned(metric, module, n_components))
@@ -387,6 +390,10 @@ class ParametricNWRegressor(
         )
         with torch.no_grad(), full_precision(scaled):
             return torch.cat([module(rows) for rows in scaled.split(_BLOCK)])
+
+    @property
+    def _is_linear(self) -> bool:
+        return self.metric_.is_linear
 
     def _embedding_state(self) -> bytes:
         learned = self.metric_.parameters_

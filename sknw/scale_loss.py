@@ -113,9 +113,10 @@ class ScaleLoss:
         """Return the keys at scales (b, q), ready for the queries, which are returned too."""
         keys = self.keys.detach() * scales[:, None].to(self.keys.dtype)
         queries = None if self.queried is None else keys[:, self.queried]
+        kernel = self.kernel.scaled(scales)
         chosen = choose_for(
             algorithm,
-            self.kernel,
+            kernel,
             queries,
             keys,
             n_columns=len(self.columns),
@@ -124,7 +125,7 @@ class ScaleLoss:
             rtol=self.rtol,
         )
         columns = self.columns.expand(len(keys), -1, -1)
-        return PreparedSums.of(self.kernel, keys, columns, chosen), queries
+        return PreparedSums.of(kernel, keys, columns, chosen), queries
 
 
 class _Known(torch.autograd.Function):

@@ -19,7 +19,12 @@ from sknw.kernels import Kernel
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
 from sknw.sums.exact import KeySet, nearest_kernel, weak_rows
-from sknw.sums.tiles.distances import differences_squared, tile_elements
+from sknw.sums.tiles.distances import (
+    differences_squared,
+    edge_allowance,
+    settle_edges,
+    tile_elements,
+)
 
 EMPTY_NEIGHBORHOODS = ("nearest", "mean", "nan", "raise")
 
@@ -394,7 +399,11 @@ class Smoother:
 
     def _full_attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
         key_weights = self.columns[0]
-        weights = self.kernel.profile(differences_squared(queries, self.keys)) * key_weights
+        sq = differences_squared(queries, self.keys)
+        if self.kernel.has_edge:
+            edges = (edge_allowance(self.kernel, rows[None])[0] for rows in (queries, self.keys))
+            sq = settle_edges(sq, *edges)
+        weights = self.kernel.profile(sq) * key_weights
         _drop(weights, exclude)
         mass = weights.sum(dim=1)
         weak = weak_rows(self.kernel, mass, weights.dtype)

@@ -29,6 +29,24 @@ def scaled_distances(X_query, X_train, bandwidth):
     return np.hypot.reduce(np.abs(steps), axis=-1)  # (m, n, d) -> (m, n), no overflow
 
 
+def settled_distances(X_query, X_train, bandwidth):
+    """The same (m, n), and 1 where u² is 1 up to roundings of the coordinates as they are given.
+
+    A coordinate may be off by its dtype's eps (0.1 k: half of that for 0.1, half for the product),
+    the bandwidth by as much; with longdouble nothing else is rounded.
+    """
+    arrays = [np.asarray(X) for X in (X_query, X_train)]
+    eps = max(float(np.finfo(X.dtype).eps) if X.dtype.kind == "f" else 0.0 for X in arrays)
+    eps = max(eps, float(np.finfo(float).eps))
+    query, train = (X.astype(np.longdouble) for X in arrays)
+    bandwidth = np.asarray(bandwidth, np.longdouble)
+    steps = np.abs(query[:, None, :] - train[None, :, :]) / bandwidth
+    sizes = (np.abs(query)[:, None, :] + np.abs(train)[None, :, :]) / bandwidth
+    allowed = 2 * eps * np.sum(steps * sizes, axis=-1) + 4 * eps
+    is_edge = np.abs(np.sum(steps**2, axis=-1) - 1) <= allowed
+    return np.where(is_edge, 1.0, scaled_distances(X_query, X_train, bandwidth))
+
+
 def kernel_values(kernel, u, usable):
     """Kernel at u (m, n), up to a factor per query, zero where not usable (m, n)."""
     if callable(kernel):
@@ -53,7 +71,7 @@ def weights(kernel, X_query, X_train, bandwidth, sample_weight=None, exclude=Non
     ``kernel`` is a name or a function of the array u (m, n); ``exclude`` (m, n) is True where a
     training row must not be used for a query.
     """
-    u = scaled_distances(X_query, X_train, bandwidth)
+    u = settled_distances(X_query, X_train, bandwidth)
     sample_weight = relative_weights(sample_weight, u.shape[1])
     usable = np.broadcast_to(sample_weight > 0, u.shape)
     if exclude is not None:

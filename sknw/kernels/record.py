@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -11,6 +11,30 @@ from scipy.integrate import IntegrationWarning, quad
 from torch import Tensor
 
 GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
+
+
+# Roundings of one point that a squared distance of 1 may hold, in units of eps times the size of
+# its coordinates. A coordinate as given carries about one eps (0.1 k: half for 0.1, half for the
+# product), the centred and scaled one another (half for the difference, half for the division);
+# the square of a distance of 1 doubles both. The rest is for data that were rounded once more.
+_ROUNDINGS = 4.0
+_LARGEST_ALLOWANCE = 0.25  # however large the coordinates, a key close by stays inside
+
+
+@dataclass(frozen=True)
+class Given:
+    """How the coordinates were given, where the sums see them centred and in bandwidths.
+
+    Parameters
+    ----------
+    zero : Tensor of shape (1, d) or (b, d)
+        Where the zero of the coordinates as given lies among the points of the sums.
+    eps : float
+        Relative precision of the coordinates as given.
+    """
+
+    zero: Tensor
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,9 @@ class Kernel:
         ``c`` where ``dK/ds = c K`` (the Gaussian's −½).
     formula : (str, str) or None, default=None
         Family and form (profile, slope or square) under which compiled loops know the kernel.
+    given : Given or None, default=None
+        How the coordinates were given, which decides what is at the edge of the support; None: as
+        the sums see them.
     """
 
     name: str
@@ -57,6 +84,46 @@ class Kernel:
     reach: Callable[[Tensor], Tensor] | None = None
     slope_factor: float | None = None
     formula: tuple[str, str] | None = None
+    given: Given | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether the weight may jump at distance 1: compact kernels and users' functions."""
+        return self.tail is None
+
+    def seeing(self, zero: Tensor, eps: float) -> "Kernel":
+        """Return the kernel that knows how its points were given: see `Given`."""
+        return replace(self, given=Given(zero.detach(), eps)) if self.has_edge else self
+
+    def scaled(self, scales: Tensor) -> "Kernel":
+        """Return the kernel for points times common scales (d,), or (b, d) for a batch."""
+        if self.given is None:
+            return self
+        return replace(self, given=replace(self.given, zero=self.given.zero * scales))
+
+    def of_members(self, batch: slice) -> "Kernel":
+        """Return the kernel for some members of the batch."""
+        if self.given is None or len(self.given.zero) == 1:
+            return self
+        return replace(self, given=replace(self.given, zero=self.given.zero[batch]))
+
+    def sizes(self, points: Tensor) -> Tensor:
+        """Return how large points (b, n, d) are, as given plus as seen, (b, n)."""
+        seen = torch.linalg.vector_norm(points, dim=-1)
+        if self.given is None:
+            return 2 * seen
+        return seen + torch.linalg.vector_norm(points - self.given.zero[:, None], dim=-1)
+
+    def edge_allowance(self, sizes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rounding in a squared distance of 1 by a point of such a size, in bandwidths.
+
+        A pair whose squared distance is as near to 1 as both points' allowances together is at the
+        edge of the support, and so outside.
+        """
+        eps = torch.finfo(dtype).eps
+        if self.given is not None:
+            eps = max(eps, self.given.eps)
+        return (_ROUNDINGS * eps * (sizes + 1)).clamp_max(_LARGEST_ALLOWANCE).to(dtype)
 
     @property
     def canonical_factor(self) -> float:

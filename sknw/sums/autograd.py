@@ -60,7 +60,7 @@ def kernel_sums(
     if scales is not None:
         keys, plain_scales = keys.detach(), scales.detach().to(keys.dtype)
         queries = None if queries is None else queries.detach() * plain_scales
-        keys = keys * plain_scales
+        keys, kernel = keys * plain_scales, kernel.scaled(plain_scales)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     chosen = choose_for(
         algorithm,

@@ -1,7 +1,7 @@
 """Pruned blocks: keys and queries sorted into compact blocks, and only blocks that matter meet."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -162,18 +162,18 @@ class Blocks(Algorithm):
 
     def pull(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> tuple:
         """Return the gradients with respect to queries and keys."""
-        members = list(zip(_members(state, plan), grad, strict=True))
+        members = list(zip(_members(state, plan), _each(kernel, grad), grad, strict=True))
         if plan.queries is None:
-            return None, torch.stack([member.pull_of_all(kernel, g) for member, g in members])
+            return None, torch.stack([member.pull_of_all(k, g) for member, k, g in members])
         return (
-            torch.stack([member.pull_of_queries(kernel, g) for member, g in members]),
-            torch.stack([member.pull_of_keys(kernel, g) for member, g in members]),
+            torch.stack([member.pull_of_queries(k, g) for member, k, g in members]),
+            torch.stack([member.pull_of_keys(k, g) for member, k, g in members]),
         )
 
     def stretch(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return the gradient with respect to log-scales, halved."""
-        members = zip(_members(state, plan), grad, strict=True)
-        return torch.stack([member.stretch(kernel, g) for member, g in members])
+        members = zip(_members(state, plan), _each(kernel, grad), grad, strict=True)
+        return torch.stack([member.stretch(k, g) for member, k, g in members])
 
     def scatter(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> Tensor:
         """Return the gradient with respect to the columns."""
@@ -195,12 +195,17 @@ def _sorted_exclude(exclude: Tensor | None, meeting: Meeting) -> Tensor | None:
     return torch.where(exclude >= 0, meeting.keys.places[exclude.clamp_min(0)], -1)
 
 
+def _each(kernel: Kernel, members: Sized) -> list[Kernel]:
+    """Return the kernel for each member of the batch."""
+    return [kernel.of_members(slice(b, b + 1)) for b in range(len(members))]
+
+
 def _members(state: BlockState, plan: BlockPlan) -> Iterator["_Member"]:
-    evaluator = plan.evaluator
+    evaluator, kernels = plan.evaluator, _each(state.kernel, plan.meetings)
     for b, meeting in enumerate(plan.meetings):
         queries = None if plan.queries is None else plan.points[b]
         yield _Member(
-            evaluator, state.kernel, state.points(evaluator)[b], state.sorted_columns[b], meeting,
+            evaluator, kernels[b], state.points(evaluator)[b], state.sorted_columns[b], meeting,
             plan.excludes[b], queries,
         )  # fmt: skip
 

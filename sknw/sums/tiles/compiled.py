@@ -78,6 +78,7 @@ _PIECE = 1024  # keys over which several short loops pass one after the other
 _0, _HALF, _1, _2, _3 = (np.float32(value) for value in (0, 0.5, 1, 2, 3))
 _4_5 = np.float32(4.5)
 _REMOTE = np.float32(1e30)  # a squared distance at which no kernel has weight
+_OUTSIDE = np.float32(4)  # one at which no compact kernel has, however its root is rounded
 
 
 def _compiled(function=None, *, fastmath=True):
@@ -298,6 +299,17 @@ def _distances(queries, i, keys, start, stop, out):
 
 
 @_compiled
+def _settle_edges(edge, edges, start, stop, out):
+    """Put squared distances that are 1 up to rounding, or more, outside of the support.
+
+    `edge` is the query's allowance for rounding, `edges` those of the keys.
+    """
+    limit, begin = _1 - edge, np.uint64(start)
+    for j in range(np.uint64(stop - start)):
+        out[j] = out[j] if out[j] + edges[begin + j] < limit else _OUTSIDE
+
+
+@_compiled
 def _half_inverse_root(s):
     """``1 / (2u)``; 0 at u = 0, where no pair can pull."""
     return _HALF / math.sqrt(s) if s > _0 else _0
@@ -335,7 +347,7 @@ def _profile(buffer, n, family):
             buffer[j] = base * base * base
     elif family == _TRICUBE:
         for j in range(n):
-            s = min(buffer[j], _1)
+            s = buffer[j]
             base = max(_1 - s * np.sqrt(s), _0)
             buffer[j] = base * base * base
     elif family in (_POWER, _NEAR_POWER):
@@ -356,7 +368,7 @@ def _slope(buffer, n, family):
     elif family == _COSINE:
         for j in range(n):
             s = buffer[j]
-            buffer[j] = _cosine_slope_polynomial(min(s, _1)) if s < _1 else _0
+            buffer[j] = _cosine_slope_polynomial(s) if s < _1 else _0
     elif family == _EPANECHNIKOV:
         for j in range(n):
             buffer[j] = -_1 if buffer[j] < _1 else _0
@@ -376,7 +388,7 @@ def _slope(buffer, n, family):
             buffer[j] = -_3 * base * base
     elif family == _TRICUBE:
         for j in range(n):
-            s = min(buffer[j], _1)
+            s = buffer[j]
             u = np.sqrt(s)
             base = max(_1 - s * u, _0)
             buffer[j] = -_4_5 * u * base * base
@@ -434,7 +446,9 @@ def _shifted(buffer, n, family, form, nearest):
 
 
 @_compiled
-def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer):
+def _weights(
+    queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer
+):  # fmt: skip
     """Fill the buffer with the weights of query i on runs of keys, one after another."""
     n = 0
     for t in range(n_runs):
@@ -447,6 +461,8 @@ def _weights(queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, 
                 _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, out)
         else:
             _distances(queries, i, keys, start, stop, out)
+            if len(edges[0]):
+                _settle_edges(edges[0][i], edges[1], start, stop, out)
         n += stop - start
     n = np.uint64(n)
     if len(nearest):
@@ -515,11 +531,12 @@ def _add_two_columns(buffer, columns, runs, n_runs, i, out):
 
 @_compiled
 def _add_weighted(
-    queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors, family, form, buffer, out
+    queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer,
+    out,
 ):  # fmt: skip
     """Add the sums of query i over runs of keys."""
     _weights(
-        queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form, buffer
+        queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer
     )  # fmt: skip
     if len(columns) == 2:
         _add_two_columns(buffer, columns, runs, n_runs, i, out)
@@ -895,6 +912,7 @@ def add_sums(
     exclude,
     nearest,
     anchors,
+    edges,
     tiles,
     first,
     last,
@@ -916,6 +934,9 @@ def add_sums(
         Squared distance that the weights are relative to; none for plain weights.
     anchors : ndarray of shape (d, m) or (d, 0)
         The keys at that distance.
+    edges : tuple of ndarray of shape (m,) and (n,), or (0,) both
+        What rounding may do to a squared distance of 1, by queries and by keys; none where the
+        kernel has no edge.
     """
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
@@ -935,7 +956,7 @@ def add_sums(
                 if not powers:
                     _add_weighted(
                         queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors,
-                        family, form, buffer, out,
+                        edges, family, form, buffer, out,
                     )  # fmt: skip
                 elif len(queries) < 4:
                     n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
@@ -1091,6 +1112,7 @@ def add_squares(
     exclude,
     nearest,
     anchors,
+    edges,
     tiles,
     first,
     last,
@@ -1299,6 +1321,7 @@ def add_pulls(
     exclude,
     nearest,
     anchors,
+    edges,
     tiles,
     first,
     last,
@@ -1329,8 +1352,8 @@ def add_pulls(
                     n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
                 else:
                     _weights(
-                        queries, i, keys, runs, n_runs, exclude, nearest, anchors, family, form,
-                        buffer,
+                        queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family,
+                        form, buffer,
                     )  # fmt: skip
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]

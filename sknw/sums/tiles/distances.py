@@ -19,6 +19,8 @@ from sknw.kernels import Kernel
 
 # Largest error of a squared distance that the product form may make, in bandwidths squared.
 _PRODUCT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
+_PRODUCT_DOUBT = 10  # times that: how near to 1 a squared distance by the product is computed again
+_FEWEST_AGAIN = 1 / 16  # share of a tile from which differences for all of it are faster
 # Above this dimension, differences coordinate by coordinate cost more than torch's pair distances.
 _FEW_FEATURES = 4
 # Elements of a tile: small enough for a CPU's cache, large enough to fill an accelerator.
@@ -66,6 +68,21 @@ class Points:
         return Points(self.rows[batch], self.lifted[batch])
 
 
+def edge_allowance(kernel: Kernel, points: Tensor) -> Tensor:
+    """Return each point's share (b, n) in the rounding at the edge of the kernel's support."""
+    return kernel.edge_allowance(kernel.sizes(points), points.dtype)
+
+
+def settle_edges(sq: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """Set, in place, squared distances (..., m, n) to 1 that are 1 up to rounding.
+
+    Rounding must not decide whether a pair is inside of an open support. `queries` (..., m) and
+    `keys` (..., n) are the allowances of both.
+    """
+    away = torch.sub(sq, 1).abs_().sub_(queries[..., :, None]).sub_(keys[..., None, :])
+    return sq.masked_fill_(away <= 0, 1.0)
+
+
 def _squared_norms(rows: Tensor) -> Tensor:
     return rows.square().sum(dim=-1, keepdim=True)
 
@@ -89,6 +106,25 @@ def squared_distances(
         out = _scratch(0, left, right)
         return torch.bmm(left, right.mT, out=out)  # (b, m_t, d + 2) @ (b, d + 2, n_t)
     return differences_squared(queries.rows[:, query_block], keys.rows[:, key_block])
+
+
+def edges_by_differences(
+    sq: Tensor, queries: Tensor, keys: Tensor, query_edges: Tensor, key_edges: Tensor
+) -> Tensor:
+    """Settle the edges, in place, of squared distances by the product: see `settle_edges`.
+
+    Those near to 1 are computed again from the rows (b, m, d) and (b, n, d), since the product's
+    error is larger than the allowances.
+    """
+    allowed = query_edges[..., :, None] + key_edges[..., None, :]
+    doubtful = torch.sub(sq, 1).abs_() <= allowed + _PRODUCT_DOUBT * _PRODUCT_ERROR[sq.dtype]
+    again = doubtful.nonzero(as_tuple=True)
+    if len(again[0]) > _FEWEST_AGAIN * sq.numel():
+        return settle_edges(differences_squared(queries, keys), query_edges, key_edges)
+    b, i, j = again
+    exact = (queries[b, i] - keys[b, j]).square_().sum(dim=-1)
+    sq[again] = exact.masked_fill_((exact - 1).abs_() <= allowed[again], 1.0)
+    return sq
 
 
 def differences_squared(queries: Tensor, keys: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw._arrays import to_numpy, to_tensor, torch_dtype
 from sknw._threads import n_threads as available_threads
 from sknw.kernels import Kernel
+from sknw.sums.tiles.distances import edge_allowance
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.pairs import Pairs
 
@@ -257,6 +258,15 @@ class _Call:
         """Return the factor for sums of weights times coordinates to that degree."""
         return _OF_POWERS[self.kernel.formula[1]] / _TO_POWERS**degree if self.by_powers else 1.0
 
+    def edges(self, points: FusedPoints) -> np.ndarray:
+        """Return the points' allowances at the edge of the support, (m,); none where is none."""
+        if not self.kernel.has_edge:
+            return np.empty(0, dtype=points.dtype)
+        kernel = self.kernel.of_members(slice(self.b, self.b + 1))
+        features = points.features[self.b : self.b + 1]
+        features = to_tensor(features, dtype=torch_dtype(features.dtype), device="cpu")
+        return to_numpy(edge_allowance(kernel, features.mT)[0])
+
     def run(self, driver: str, *arguments: Any, out: np.ndarray) -> None:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
@@ -280,6 +290,7 @@ class _Call:
             self.exclude,
             shift.nearest,
             shift.anchors,
+            (self.edges(self.queries), self.edges(self.keys)),
             tiles,
         )
 

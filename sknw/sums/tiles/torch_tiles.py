@@ -14,8 +14,11 @@ from sknw.kernels import Kernel
 from sknw.sums.tiles.distances import (
     Points,
     blocks,
+    edge_allowance,
+    edges_by_differences,
     exclude_keys,
     may_use_product,
+    settle_edges,
     squared_distances,
     tile_elements,
 )
@@ -89,7 +92,7 @@ def _visit(
     shape = _square_shape(keys) if whole_set_over_itself else _cross_shape(queries, keys)
     at_once = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // (shape[0] * shape[1]))
     for batch in blocks(len(keys.rows), at_once):
-        part = Tile(kernel, queries.of_batch(batch), keys.of_batch(batch), shape)
+        part = Tile(kernel.of_members(batch), queries.of_batch(batch), keys.of_batch(batch), shape)
         if whole_set_over_itself:
             part.visit_square(batch, add)
         elif pairs is None:
@@ -136,6 +139,11 @@ class Tile:
         self.kernel, self.queries, self.keys, self.shape = kernel, queries, keys, shape
         self.largest_norm = float(queries.norms.max()), float(keys.norms.max())
         self.may_use_product = may_use_product(kernel, keys, *self.largest_norm)
+        if kernel.has_edge:
+            self.query_edges = edge_allowance(kernel, queries.rows)
+            self.key_edges = (
+                self.query_edges if queries is keys else edge_allowance(kernel, keys.rows)
+            )
 
     def weights(self, i: slice, j: slice) -> Tensor:
         """Return the weights (b, m_t, n_t); the next tile takes their memory."""
@@ -146,6 +154,13 @@ class Tile:
             float(self.keys.norms[:, j].max()),
         )
         sq = squared_distances(self.queries, self.keys, i, j, product=product)
+        if self.kernel.has_edge:
+            edges = self.query_edges[:, i], self.key_edges[:, j]
+            if product:
+                rows = self.queries.rows[:, i], self.keys.rows[:, j]
+                sq = edges_by_differences(sq, *rows, *edges)
+            else:
+                sq = settle_edges(sq, *edges)
         return self.kernel.profile(sq)
 
     def visit(self, batch: slice, tiles: Iterator[tuple], exclude: Tensor | None, add) -> None:
