@@ -350,7 +350,7 @@ class Smoother:
         rows = (weak & (first.mass > 0))[0].nonzero().squeeze(1)
         if self.kernel.tail is None:
             return self._by_attention(neighbors, rows, queries, exclude)
-        key_set = KeySet(self.keys, weights[0], self.rtol)
+        key_set = KeySet(self.keys, weights[0])
         for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
             mass = shifted.sums(self.kernel, weights)[0]
             neighbors[group] = mass.square() / shifted.sums(squared, square_weights)[0]

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import reference
 import torch
 from problems import problem
 
@@ -158,3 +159,21 @@ def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel, mo
         found.append(model.predict(far))
         assert np.array_equal(model.predict(far), found[-1])
     np.testing.assert_allclose(*found, rtol=0, atol=1e-9 * np.ptp(y))
+
+
+@pytest.mark.parametrize("algorithm", ["dense", "blocks"])
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential"])
+@pytest.mark.parametrize("n_queries", [5, 3000])
+def test_rows_done_again_are_exact_whatever_the_tolerance(algorithm, kernel, n_queries):
+    """Few rows meet all keys, many rows blocks of them: neither leaves out what can be seen."""
+    generator = np.random.default_rng(0)
+    X = generator.uniform(size=(4000, 2)) * [0.8, 0.4]
+    y = generator.normal(size=4000)
+    queries = np.column_stack([np.full(n_queries, 38.0), generator.uniform(-1, 1, size=n_queries)])
+    h = 1.0 if kernel == "gaussian" else 1 / 20
+    model = NadarayaWatsonRegressor(h, kernel=kernel, algorithm=algorithm, rtol=0.5).fit(X, y)
+    predictions = model.predict(queries)
+    assert model.sums_report_["rows_redone"] == n_queries
+    some = slice(0, 200)
+    expected = reference.predict(kernel, queries[some], X, y, h)
+    np.testing.assert_allclose(predictions[some], expected, rtol=0, atol=1e-12)

@@ -165,8 +165,7 @@ class PreparedSums:
     def key_set(self, b: int) -> KeySet:
         """Return the keys of one member of the batch, ready for exact rows."""
         if b not in self._key_sets:
-            rtol = self.algorithm.rtol
-            self._key_sets[b] = KeySet(self.keys[b].detach(), self.columns[b, 0].detach(), rtol)
+            self._key_sets[b] = KeySet(self.keys[b].detach(), self.columns[b, 0].detach())
         return self._key_sets[b]
 
     @cached_property

@@ -10,7 +10,8 @@ rounding when the query is far; this form is exactly zero for keys alike, and as
 distance as the points are.
 
 Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
-and keys, only blocks that matter meet.
+and keys, only blocks that matter meet: what is left out is less than rounding of the sums, so the
+rows of every algorithm are exact, whatever its tolerance.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from sknw.sums.algorithms.moments import swapped_exclude
 from sknw.sums.tiles.distances import blocks, differences_squared, exclude_keys, tile_elements
 from sknw.sums.tiles.evaluators import FUSED, evaluator_for
 from sknw.sums.tiles.fused import FusedPoints, Shift
-from sknw.sums.tiles.pairs import Layout, Meeting, Pairs, meeting_of
+from sknw.sums.tiles.pairs import NO_SHARE, Layout, Meeting, Pairs, meeting_of
 
 _KEYS_PER_TILE = 2048
 _WORTH_A_LAYOUT = 5e7  # pairs
@@ -135,13 +136,10 @@ class KeySet:
         Keys in bandwidth units, centred near the origin.
     weights : Tensor of shape (n,)
         A key of weight zero must not set the scale.
-    rtol : float
-        Largest error of a ratio where pairs are dropped.
     """
 
     keys: Tensor
     weights: Tensor
-    rtol: float = 0.0
 
     @cached_property
     def usable(self) -> Tensor:
@@ -393,7 +391,7 @@ class CompiledRows(ShiftedRows):
         if len(queries) * len(key_set.keys) < worth:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
-        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, key_set.rtol / 2)
+        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
         return cls(queries, key_set, exclude, layout, keys, met, exactly)
 
     @cached_property

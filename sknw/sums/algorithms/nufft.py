@@ -3,10 +3,13 @@
 `fourier` sums with *absolute* error. Whether that is enough depends on the query: the error of a
 ratio is the absolute error over the mass. So exact sums at a few keys come first. Their
 masses say how accurate the transform must be, and the difference between both sums, times a
-safety factor, is the audited error. Queries with too little mass for it, and queries outside the
-grid's box, are doubtful: the engine does them again exactly.
+safety factor, is the audited error. It is never taken to be less than what rounding and the
+tolerance make of the heaviest key, and where keys are much heavier than most, points about those
+are probes too. Queries with too little mass for the error, and queries outside the grid's box, are
+doubtful: the engine does them again exactly.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,9 +26,14 @@ from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.fourier import FourierSums, Grid
 from sknw.sums.algorithms.reach import share_in_reach, share_of_doubt
 from sknw.sums.problem import Problem
+from sknw.sums.tiles.pairs import NO_SHARE
 
 _MOST_FEATURES = 3
 _PROBES = 64
+# Keys so many times as heavy as the mean are heavy; so many of them have probes about them, at
+# distances from the key itself to where it is about to vanish.
+_HEAVY, _MOST_HEAVY, _ABOUT_HEAVY = 8.0, 16, (0.0, 2.5, 6.0)
+_EPS = float(np.finfo(np.float64).eps)
 _SAFETY = 5.0  # the largest error at all queries beside the largest at the probes
 _POOREST = 0.1  # share of the probes whose mass may be too little for the planned accuracy
 _HEADROOM = 0.1
@@ -53,8 +61,8 @@ class NufftSet:
 
     sums: FourierSums
     tolerance: float
-    error: float
-    least_mass: float
+    error: float = 0.0
+    least_mass: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +133,7 @@ class Nufft(Algorithm):
             n_points += problem.n_keys
         doubtful = share_of_doubt(problem, grid, _TOLERANCES[0] / self.rtol)
         n_exact = n_probes * problem.n_keys
-        n_exact += doubtful * share_in_reach(problem, self.rtol, _KEY_BLOCK) * problem.n_pairs
+        n_exact += doubtful * share_in_reach(problem, NO_SHARE, _KEY_BLOCK) * problem.n_pairs
         transforms = seconds_of_transforms(problem, grid.n_points, n_points)
         return transforms + seconds_of_pairs(problem, n_exact)
 
@@ -152,21 +160,21 @@ class Nufft(Algorithm):
 
         A frugal grid is kept if it turns out to be good enough for poor probes, with headroom.
         """
-        probes = keys[_spread_out(len(keys))]
-        exact = to_numpy(_dense_sums(kernel, keys, columns, probes))
-        total, need = float(columns[0].sum()), _mass_per_error(to_numpy(columns))
-        poor_mass = float(np.quantile(exact[0], _POOREST))
-        aim = _HEADROOM * self.rtol * poor_mass / (need * total)
-        rounding = np.finfo(np.float64).eps * float(exact[0].max())
+        spread_out = _spread_out(len(keys))
+        probes = np.concatenate([to_numpy(keys[spread_out]), _about_heavy(keys, columns[0])])
+        points, values = to_numpy(keys), to_numpy(columns)
+        audit = _Audit.of(kernel, keys, columns, probes, self.rtol)
+        poor_mass = float(np.quantile(audit.exact[0, : len(spread_out)], _POOREST))
+        aim = _HEADROOM * poor_mass / audit.least_mass(np.abs(values).sum(axis=1))
+        tolerance = float(np.clip(aim, *_TOLERANCES))
         for frugal in (True, False) if self.rtol >= _FRUGAL_RTOL else (False,):
-            tolerance = float(np.clip(aim, *_TOLERANCES))
-            found = _transformed(to_numpy(keys), to_numpy(columns), tolerance, frugal=frugal)
-            sums, served = found.sums.at(to_numpy(probes))
-            error = _SAFETY * float(np.abs(sums - exact)[:, served].max(initial=rounding))
-            least_mass = error * need / self.rtol
+            found = _transformed(points, values, tolerance, frugal=frugal)
+            errors = audit.errors(found)
+            least_mass = audit.least_mass(errors)
             if not found.sums.grid.is_frugal or least_mass <= _HEADROOM * poor_mass:
                 break
-        return replace(found, error=error / total, least_mass=least_mass)
+        error = float(errors[0] / values[0].sum())
+        return replace(found, error=error, least_mass=least_mass)
 
     def plan(self, state: NufftState, queries: Tensor | None, exclude: Tensor | None) -> NufftPlan:
         """Nothing is to be known before the sums."""
@@ -225,19 +233,76 @@ def _spread_out(n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, _PROBES).astype(np.int64))
 
 
-def _mass_per_error(columns: np.ndarray) -> float:
-    """Return the error of a ratio, over the range of its values, that an error of 1/mass makes.
+def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
+    """Return points (m, d) at and about the heaviest keys (n, d); none where all are alike.
 
-    With an error e of every sum, a ratio moves by at most ``(1 + |value|) e / mass``.
+    The error is largest there, and a sum that leaves such a key out is all cancellation.
     """
-    weights, values = columns[0], columns[1:]
-    in_use = weights > 0
-    values = values[:, in_use] / weights[in_use]
-    ranges = np.ptp(values, axis=1)
-    varies = ranges > 0
-    if not varies.any():
-        return 1.0
-    return float(((1 + np.abs(values).max(axis=1))[varies] / ranges[varies]).max())
+    heaviest = weights.topk(min(_MOST_HEAVY, len(weights))).indices
+    points = to_numpy(keys[heaviest[weights[heaviest] > _HEAVY * weights.mean()]])
+    towards = np.ones(points.shape[1]) / math.sqrt(points.shape[1])
+    return np.concatenate([points + distance * towards for distance in _ABOUT_HEAVY])
+
+
+@dataclass(frozen=True, eq=False)
+class _Audit:
+    """Exact sums at probes, and what an error of the sums means for their ratios.
+
+    Parameters
+    ----------
+    probes : ndarray of shape (m, d)
+        Where the sums are known.
+    exact : ndarray of shape (k, m)
+        The sums there.
+    largest : ndarray of shape (k,)
+        Largest absolute value of each column.
+    sizes, ranges : ndarray of shape (k - 1,)
+        Largest absolute value, and range, of the values whose weighted means are asked for.
+    rtol : float
+        Largest error of a mean, relative to the range.
+    """
+
+    probes: np.ndarray
+    exact: np.ndarray
+    largest: np.ndarray
+    sizes: np.ndarray
+    ranges: np.ndarray
+    rtol: float
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, keys: Tensor, columns: Tensor, probes: np.ndarray, rtol: float
+    ) -> "_Audit":
+        """Sum over all pairs of a probe and a key."""
+        queries = to_tensor(probes, dtype=keys.dtype, device="cpu")
+        exact = to_numpy(_dense_sums(kernel, keys, columns, queries))
+        columns = to_numpy(columns)
+        in_use = columns[0] > 0
+        values = columns[1:, in_use] / columns[0, in_use]
+        sizes, ranges = np.abs(values).max(axis=1), np.ptp(values, axis=1)
+        return cls(probes, exact, np.abs(columns).max(axis=1), sizes, ranges, rtol)
+
+    def errors(self, found: NufftSet) -> np.ndarray:
+        """Return about the largest error of each column's sums anywhere, (k,).
+
+        At the probes, times a safety factor; and at least what the tolerance leaves of the heaviest
+        key, and rounding of the largest sum.
+        """
+        sums, served = found.sums.at(self.probes)
+        seen = np.abs(sums - self.exact)[:, served].max(axis=1, initial=0.0)
+        rounding = _EPS * self.exact[0].max() * np.append(1.0, self.sizes)
+        return np.maximum(_SAFETY * seen, found.tolerance * self.largest + rounding)
+
+    def least_mass(self, errors: np.ndarray) -> float:
+        """Return the mass at which errors (k,) of the sums are just tolerable for their ratios.
+
+        An error e of a sum and e₀ of the mass move a ratio by at most ``(e + |value| e₀) / mass``.
+        """
+        varies = self.ranges > 0
+        if not varies.any():
+            return float(errors[0] / self.rtol)
+        moved = (errors[1:] + self.sizes * errors[0])[varies] / self.ranges[varies]
+        return float(moved.max() / self.rtol)
 
 
 def _grid_bytes() -> int:
@@ -265,4 +330,4 @@ def _transformed(
             )
         tolerance *= 10
         grid = _grid_of(points, tolerance, frugal=frugal)
-    return NufftSet(FourierSums.of(keys, columns, grid, n_threads()), tolerance, 0.0, 0.0)
+    return NufftSet(FourierSums.of(keys, columns, grid, n_threads()), tolerance)

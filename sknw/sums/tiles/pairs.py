@@ -30,6 +30,8 @@ _FLATNESS = 2  # blocks that make a cube: they follow each other along the last 
 _COMPACT, _FEWEST_BLOCKS = 4.0, 16
 _LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there is none
 _REMOTE = 1e12  # squared distance
+# Share of a query's mass that is less than rounding of its sum: what is exact may leave it out.
+NO_SHARE = 1e-17
 _CARE = 1e-5  # for distances rounded to float32
 _QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
 _QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
