@@ -86,7 +86,7 @@ print(bandwidths(model, X.columns))
 
 # %%
 # For a number it is the width of the window: someone twenty years older still counts more than half
-# of what a twin would. For a category it is λ, the factor that a mismatch costs: another vote
+# of what an equal row would. For a category it is λ, the factor that a mismatch costs: another vote
 # leaves 4 % of the weight. In an ordered category every step costs it once more: the weight of
 # people two steps away on the scale of parties is the square of that of their neighbours. At
 # ``λ = 0`` only equals would count, as if the table were split; at ``λ = 1`` a feature makes no

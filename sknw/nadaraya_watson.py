@@ -37,7 +37,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
           others: `search_report_` tells how many;
         - ``"scott"``: ``σ_j n^(−1/(d+4))``, ``"silverman"``: that times
           ``(4/(d+2))^(1/(d+4))``, both times the kernel's canonical factor; σ_j is the weighted
-          standard deviation and n Kish's effective number of distinct rows;
+          standard deviation and n Kish's effective number of observations;
         - a `NeighborBandwidth`: the distance to the k-th nearest training row.
     kernel : str or callable, default="gaussian"
         Of the scaled distance ``u = ‖(x − x_i)/h‖``: ``"gaussian"`` ``exp(−u²/2)``,
@@ -53,6 +53,13 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         weight λ, an ordered one ``λ^steps`` (Li and Racine [4]_); under other kernels than the
         Gaussian the same distance, ``−2 log λ`` squared, counts. With one number as the bandwidth,
         ``λ = exp(−1/(2h²))``. Missing values are a category of their own if fit sees any.
+    duplicates : {"auto", "keep", "merge"}, default="auto"
+        What rows that are equal in every feature and every output are to leave-one-out, to whatever
+        minimises it, and to formulas with the number of rows. ``"keep"``: observations of their
+        own. ``"merge"``: copies of one observation with their summed weight, left out together.
+        ``"auto"``: each group of equal rows is taken for copies where coincidences cannot be chance
+        (a bootstrap sample), and for observations where they are to be expected (a yes or no on
+        whole years). Predictions at a given bandwidth do not depend on it.
     algorithm : {"auto", "dense", "blocks", "nufft"}, default="auto"
         How kernel sums are computed. ``"dense"``: all pairs, exact to rounding. ``"blocks"``: rows
         are sorted into compact blocks, and only pairs of blocks that matter are evaluated; exact
@@ -97,9 +104,14 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         the last stage of the search, in this order, and its ``"criterion"`` (n_evaluations,). For
         a `NeighborBandwidth`: ``"n_neighbors"`` and ``"criterion"``.
     search_report_ : dict
-        What the search looked at: the ``criterion``, ``n_rows`` (distinct rows), ``n_held_out``
+        What the search looked at: the ``criterion``, ``n_rows`` (observations), ``n_held_out``
         (rows whose predictions make the criterion), ``n_evaluations`` and the ``algorithm`` of its
         sums.
+    n_observations_ : int
+        Number of observations: rows of positive weight, copies counted once.
+    duplicates_ : dict of str to int
+        How many rows that have equals were kept as observations (``"keep"``), and how many were
+        merged as copies (``"merge"``).
     n_neighbors_ : int
         The number of neighbours. Only for a `NeighborBandwidth`.
     is_categorical_ : ndarray of bool of shape (n_features,) or None
@@ -122,9 +134,9 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
 
     Notes
     -----
-    Rows identical in X and y are one observation with their summed weight, and leave-one-out
-    removes all of it. So integer weights equal repetition, and a copied row cannot make its own
-    leave-one-out error vanish.
+    Leave-one-out removes one observation with its whole weight. Copies of a row are one
+    observation, so a copied row cannot make its own leave-one-out error vanish; `duplicates` tells
+    which rows are copies.
 
     References
     ----------

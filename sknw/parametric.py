@@ -115,7 +115,7 @@ class ParametricNWRegressor(
         `verbose`, go on as if the last fit had not stopped (of several starts: from the one that
         was lowest then). Otherwise start from the last fit's weights instead of `w_init`, whatever
         its bandwidth was.
-    algorithm, rtol, empty_neighborhood, device
+    duplicates, algorithm, rtol, empty_neighborhood, device
         As in `NadarayaWatsonRegressor`.
     random_state : int, RandomState instance or None, default=None
         Draws the subsample, random restarts, validation rows, a network's start and batches. None
@@ -145,7 +145,7 @@ class ParametricNWRegressor(
         The leave-one-out loss of all rows at the end.
     n_iter_ : int
         Number of steps of the best start.
-    algorithm_, device_, n_features_in_, feature_names_in_
+    n_observations_, duplicates_, algorithm_, device_, n_features_in_, feature_names_in_
         As in `NadarayaWatsonRegressor`.
 
     Warns

@@ -11,15 +11,20 @@ ROOT = Path(sknw.__file__).parent
 
 # From the lowest room to the highest; a room may import its own layer's files and lower ones.
 LAYERS = [
-    ["_types", "_compat", "_threads", "_random", "_arrays"],
-    ["_tables"],
-    ["_features"],
-    ["_duplicates"],
-    ["_observations"],
+    [
+        "_types",
+        "_compat",
+        "_threads",
+        "_random",
+        "_arrays",
+        "_tables",
+        "_features",
+        "_duplicates",
+        "_observations",
+    ],
     ["kernels", "metrics"],
     ["sums"],
-    ["cells"],
-    ["smoother", "local_smoother", "scale_loss", "widths", "optimize", "leave_one_out"],
+    ["cells", "smoother", "local_smoother", "scale_loss", "widths", "optimize", "leave_one_out"],
     ["bandwidth", "training"],
     ["_attention", "_callbacks", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],

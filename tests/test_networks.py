@@ -205,7 +205,7 @@ def test_float32_several_outputs_weights_and_twins():
     copied = quiet_fit(small(), X[repeated], Y[repeated])
     assert weighted.best_loss_ == pytest.approx(copied.best_loss_, rel=1e-4)
     single = quiet_fit(small(), X.astype(np.float32), y)
-    assert single.predict(X[:3].astype(np.float32)).dtype == np.float32
+    assert single.transform(X[:3].astype(np.float32)).dtype == np.float32
     exact = quiet_fit(small(), X, y)
     assert single.best_loss_ == pytest.approx(exact.best_loss_, rel=0.1)
 

@@ -74,8 +74,8 @@ def test_they_are_prepared_again_after_a_fit_and_for_another_dtype_or_bandwidth(
         model.predict(X), NadarayaWatsonRegressor(0.3).fit(X, -y).predict(X)
     )
     single = NadarayaWatsonRegressor(0.1).fit(X.astype(np.float32), y)
-    assert single.predict(X.astype(np.float32)).dtype == np.float32
-    assert single.predict(X).dtype == np.float64
+    assert single.attention_weights(X.astype(np.float32)).dtype == np.float32
+    assert single.attention_weights(X).dtype == np.float64
 
 
 def test_a_learned_scale_that_changes_is_used():

@@ -264,7 +264,7 @@ def test_float32_trains_in_float32():
     X, y = table(100, 2)
     exact = ParametricNWRegressor().fit(X, y)
     single = ParametricNWRegressor().fit(X.astype(np.float32), y)
-    assert single.predict(X[:3].astype(np.float32)).dtype == np.float32
+    assert single.transform(X[:3].astype(np.float32)).dtype == np.float32
     assert single.best_loss_ == pytest.approx(exact.best_loss_, rel=1e-4)
 
 

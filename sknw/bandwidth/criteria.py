@@ -4,7 +4,7 @@ Every criterion is made of sums that leave each key out: predictions from all ot
 count the key itself again, with its leverage ``H_ii`` (the weight it gives itself). What a search
 minimises is positive and free of the units of y; what it reports is the criterion as published.
 
-Where a formula needs the number of rows it is Kish's, ``n = (Σw)²/Σw²`` over distinct rows: plain n
+Where a formula needs the number of rows it is Kish's, ``n = (Σw)²/Σw²`` over observations: plain n
 without weights, and the same whatever their scale.
 """
 

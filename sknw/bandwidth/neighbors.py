@@ -91,7 +91,7 @@ class NeighborBandwidth(Selector, BaseEstimator):
         n_others = len(observations) - 1
         if n_others < 1:
             raise ValueError(
-                "NeighborBandwidth needs at least 2 distinct training rows; got n_samples = "
+                "NeighborBandwidth needs at least 2 observations; got n_samples = "
                 f"{len(observations)}."
             )
         if self.n_neighbors != "loo" and self.n_neighbors > n_others:
