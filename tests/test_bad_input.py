@@ -192,6 +192,10 @@ CALLABLE_KERNEL = r"^A callable kernel must return "
 ABSENT = r"^device must be None, 'auto' or one that torch finds here: \[.*'cpu'\]; got "
 
 COMMON_PARAMETERS = [
+    *[
+        parameter_case("duplicates", value, r"(?=.*'auto')(?=.*'keep')(?=.*'merge')")
+        for value in ("twice", None, True)
+    ],
     parameter_case("kernel", "gauss", KERNEL_NAMES),
     parameter_case("kernel", None, KERNEL_NAMES),
     parameter_case("kernel", ["gaussian"], KERNEL_NAMES),

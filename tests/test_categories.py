@@ -282,7 +282,7 @@ def test_float32_numbers_stay_float32():
     assert (
         NadarayaWatsonRegressor("scott")
         .fit(X.astype({"x": np.float32}), y)
-        .predict(X.astype({"x": np.float32}))
+        .attention_weights(X.astype({"x": np.float32}))
         .dtype
         == np.float32
     )

@@ -148,13 +148,6 @@ def test_different_rows_that_share_a_code_stay_apart(monkeypatch):
     np.testing.assert_array_equal(found.X[found.cell][found.group], X)
 
 
-@pytest.mark.parametrize("duplicates", ["twice", None, True])
-def test_what_is_no_choice_is_refused(duplicates):
-    model = NadarayaWatsonRegressor(1.0, duplicates=duplicates)
-    with pytest.raises(ValueError, match="'duplicates' parameter of NadarayaWatsonRegressor must"):
-        model.fit([[0.0], [1.0]], [0.0, 1.0])
-
-
 # --- what follows ---
 
 

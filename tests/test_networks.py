@@ -332,8 +332,8 @@ def test_early_stopping_keeps_what_the_validation_rows_like_best(metric, solver)
 def test_early_stopping_stops_early():
     X, y = ring(60, noise=2.0)
     options = {"n_iter_no_change": 2, "early_stopping": True, "max_iter": 300, "w_init": 0.3}
-    for solver in ("lbfgs", BRISK):
-        model = small("full", solver=solver, tol=1e-12, **options)
+    for solver, tol in (("lbfgs", 1e-12), (BRISK, 1e-3)):  # Adam may gain a little for ever
+        model = small("full", solver=solver, tol=tol, **options)
         quiet_fit(model, X, y)
         assert model.n_iter_ < 100
         best = int(np.argmin(model.validation_curve_))

@@ -63,6 +63,7 @@ class Lbfgs(Solver):
         onward = replace(settings, max_iter=done + settings.max_iter)
         memory = dict(zip(state["seen"], state["values"], strict=True))
         watch = Watch(problem, settings)
+        watch.best, watch.best_loss, watch.waited = state["watched"]
         with problem.threads():
             best = go_on(
                 problem.objective(coordinates, memory),
@@ -188,11 +189,13 @@ def _trained(
         converged=best.converged,
         message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
         validation_curve=watch.curve,
-        state=_state(coordinates, best, memory),
+        state=_state(coordinates, best, memory, watch),
     )
 
 
-def _state(coordinates: Coordinates, best: Minimum, memory: dict | None) -> dict | None:
+def _state(
+    coordinates: Coordinates, best: Minimum, memory: dict | None, watch: Watch
+) -> dict | None:
     """Return where the best descent began and all that it has seen, unless that is too much."""
     if memory is None or best.start is None or len(memory) * len(best.x) > _MOST_REMEMBERED:
         return None
@@ -203,4 +206,5 @@ def _state(coordinates: Coordinates, best: Minimum, memory: dict | None) -> dict
         "n_iter": best.n_iter,
         "seen": list(memory),
         "values": list(memory.values()),
+        "watched": (watch.best, watch.best_loss, watch.waited),
     }
