@@ -287,10 +287,7 @@ class LeaveOneOut:
         with torch.no_grad():
             if short is None or len(scales) * len(self) ** 2 > _PAIRS_AT_ONCE:
                 return torch.stack([self.loss(embedded, at) for at in scales])
-            losses = short.at_several(scales) / self.variance[0]
-            for index in losses.isnan().nonzero().squeeze(1):  # rows without mass
-                losses[index] = self.loss(embedded, scales[index])
-            return losses
+            return short.at_several(scales) / self.variance[0]
 
     def loss_and_slope(self, embedded: Tensor, scales: Tensor) -> tuple[float, np.ndarray] | None:
         """Return the loss at scales (q,) and its derivatives by their logarithms.
@@ -333,6 +330,7 @@ class LeaveOneOut:
             queried,
             own,
             self.rtol,
+            self.empty_neighborhood,
         )
 
     @cached_property

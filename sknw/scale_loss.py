@@ -7,8 +7,8 @@ kernel whose gradient comes with the sums (`Run.squares`), the chain of derivati
     dL/dlog c = 2 Σ_i g_i / S_i0 (Q_i1 − m_i Q_i0),    Q_i = Σ_j K'_ij v_j (q_i − z_j)²
 
 So the loss is one node for torch instead of some forty, which on a few hundred rows is most of the
-time. Whatever is out of the ordinary (rows without mass, rows done again, other kernels) is left to
-`sknw.smoother`.
+time. Gradients out of the ordinary (rows without mass, rows done again, other kernels) are left to
+`sknw.smoother`; values of every kernel are computed here.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from sknw.cells import OwnCells
 from sknw.kernels import Kernel
+from sknw.smoother import fill_empty
 from sknw.sums import KernelSums, PreparedSums, choose_for
 
 
@@ -43,6 +44,8 @@ class ScaleLoss:
         Where the keys are cells of equal rows: which of the queries each predicted row stands at.
     rtol : float
         Largest error of a prediction, relative to the range of the values.
+    empty_neighborhood : str
+        Policy for rows without a key in reach.
     """
 
     kernel: Kernel
@@ -53,12 +56,13 @@ class ScaleLoss:
     queried: Tensor | None
     own: OwnCells | None
     rtol: float
+    empty_neighborhood: str
 
     def at(self, scales: Tensor, algorithm: str) -> Tensor | None:
         """Return the loss, differentiable in the scales; None if not this way."""
         plain = scales.detach()
         if not (torch.is_grad_enabled() and scales.requires_grad):
-            return self._value(plain, algorithm)
+            return self._losses(plain[None], algorithm)[0]
         known = self.with_slope(plain, algorithm)
         return None if known is None else _Known.apply(scales, known[0], known[1] / plain)
 
@@ -84,19 +88,20 @@ class ScaleLoss:
     def at_several(self, scales: Tensor) -> Tensor:
         """Return the losses (b,) of several scales (b, q) at once, for scans over few rows.
 
-        Every pair is evaluated, so there is nothing to prepare for each of them. Where a row has no
-        mass the loss is NaN.
+        Every pair is evaluated, so there is nothing to prepare for each of them.
         """
         return self._losses(scales, "dense")
-
-    def _value(self, scales: Tensor, algorithm: str) -> Tensor | None:
-        loss = self._losses(scales[None], algorithm)[0]
-        return None if loss.isnan() else loss
 
     def _losses(self, scales: Tensor, algorithm: str) -> Tensor:
         prepared, queries = self._prepared(scales, algorithm, needs_grad=False)
         sums = self._of_rows(prepared.sums(queries, self.queried)).sums  # (b, m, 2)
-        errors = sums[..., 1] / sums[..., 0] - self.values
+        means, empty = sums[..., 1:] / sums[..., :1], sums[..., 0] <= 0
+        if empty.any():
+            means = fill_empty(
+                self.kernel, means, empty, queries, prepared.keys, prepared.columns, self.queried,
+                self.own, self.empty_neighborhood,
+            )  # fmt: skip
+        errors = means[..., 0] - self.values
         return errors.square() @ self._share(errors)
 
     def _of_rows(self, sums: KernelSums) -> KernelSums:

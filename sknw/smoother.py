@@ -85,6 +85,26 @@ def smooth(
     if scales is not None:
         keys = keys * scales.detach().to(keys.dtype)
         queries = None if queries is None else queries * scales.detach().to(keys.dtype)
+    return fill_empty(
+        kernel, means, empty, queries, keys, columns, exclude, own, empty_neighborhood
+    )
+
+
+def fill_empty(
+    kernel: Kernel,
+    means: Tensor,
+    empty: Tensor,
+    queries: Tensor | None,
+    keys: Tensor,
+    columns: Tensor,
+    exclude: Tensor | None,
+    own: OwnCells | None,
+    empty_neighborhood: str,
+) -> Tensor:
+    """Return means (b, m, k) whose empty rows (b, m) have what the policy says.
+
+    The others as in `kernel_sums` and `smooth`, points scaled; only the columns get gradients.
+    """
     if own is not None:  # an empty row is alone in its cell, so it leaves out what its cell does
         if queries is None:
             queries, exclude = keys, torch.arange(keys.shape[1], device=keys.device)

@@ -13,6 +13,7 @@ from sknw.bandwidth.criteria import CRITERIA
 from sknw.kernels import KERNELS
 from sknw.leave_one_out import LeaveOneOut
 from sknw.scale_loss import ScaleLoss
+from sknw.sums import PreparedSums
 from sknw.sums.tiles.evaluators import FUSED
 from sknw.training.lbfgs import Lbfgs
 
@@ -123,6 +124,22 @@ def test_several_losses_at_once_are_the_losses_one_by_one(kernel, y_columns, n, 
     scales = torch.tensor([[0.3] * 3, [1.0, 2.0, 0.1], [9.0] * 3, [900.0] * 3], dtype=torch.float64)
     one_by_one = torch.stack([task.loss(task.rows, at) for at in scales])
     np.testing.assert_allclose(task.losses(task.rows, scales), one_by_one, rtol=1e-10)
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mean"])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_rows_without_mass_are_filled_in_the_same_pass(policy, held_out, monkeypatch):
+    task = replace(task_of(monkeypatch, n=300, kernel="epanechnikov"), empty_neighborhood=policy)
+    task = task.holding_out_rows(torch.arange(3, 200, 2)) if held_out else task
+    scales, passes, sums = torch.tensor([9.0, 9.0, 9.0]), [], PreparedSums.sums
+    monkeypatch.setattr(
+        PreparedSums, "sums", lambda *arguments: passes.append(0) or sums(*arguments)
+    )
+    with torch.no_grad():
+        found = task.loss(task.rows, scales.double())
+        assert len(passes) == 1
+        monkeypatch.setattr(ScaleLoss, "at", lambda *_: None)
+        assert found.item() == pytest.approx(task.loss(task.rows, scales.double()).item(), 1e-12)
 
 
 def test_no_second_derivative_is_claimed(monkeypatch):
