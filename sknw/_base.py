@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.cells import Cells, OwnCells
 from sknw.kernels import KERNELS, Kernel, as_kernel
+from sknw.kernels.codes import Codes
 from sknw.leave_one_out import LeaveOneOut
 from sknw.metrics import pulled_in, representable_bandwidth
 from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
@@ -105,9 +107,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, features)
             self.is_categorical_ = features.is_categorical if features.categories else None
-            check_algorithm(
-                self.algorithm, as_kernel(self.kernel), X.shape[1], torch_dtype(X.dtype), device
-            )
+            kernel = _with_codes(as_kernel(self.kernel), features)
+            check_algorithm(self.algorithm, kernel, X.shape[1], torch_dtype(X.dtype), device)
             self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
             y = y.reshape(len(y), -1)
             self.device_ = device
@@ -144,6 +145,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             features = Features(X.shape[1])
         else:
             validate_data(self, X, skip_check_array=True)
+            features = features if self._takes_codes else features.expanded()
             numbers, y = check_X_y(
                 features.numeric_part(X), y, ensure_min_features=0, estimator=self, **accept
             )
@@ -160,6 +162,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     @abstractmethod
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         """Set `bandwidth_` and whatever else the embedding needs."""
+
+    @property
+    def _takes_codes(self) -> bool:
+        """Whether the embedding scales features one by one, so that categories may be codes."""
+        return True
 
     @abstractmethod
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
@@ -307,10 +314,10 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         smoother = self._smoother(X.dtype)
         return to_numpy(smoother.effective_neighbors(self._queries(X, smoother)))
 
-    def _validate_queries(self, X) -> np.ndarray:
-        """Return the columns (m, n_columns) of queries."""
+    def _validate_queries(self, X, features: Features | None = None) -> np.ndarray:
+        """Return the columns (m, n_columns) of queries, of the features of fit if not of others."""
         check_is_fitted(self)
-        X, features = input_array(X), self._observations.features
+        X, features = input_array(X), features or self._observations.features
         _refuse_dates(X=X)
         if not features.categories:
             return validate_data(self, X, dtype=_FLOATS, reset=False)
@@ -383,7 +390,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         if self._is_linear:
             origin = np.zeros_like(self._observations.centre[None])
             zero = self._embedded(self._centred(origin, keys.dtype), keys.dtype, keys.device)
-        return as_kernel(self.kernel).seeing(zero, eps)
+        return self._kernel_at_fit(keys.dtype, keys.device).seeing(zero, eps)
 
     def _embedded_observations(self, dtype: torch.dtype, device: str, eps: float) -> tuple:
         """Return the kernel, the embedded observations, their values and their weights."""
@@ -399,12 +406,24 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _kernel_of_rows(self, dtype: torch.dtype, device: str) -> Kernel:
         """Return the kernel for centred rows in the units of X."""
         centre = to_tensor(self._observations.centre[None], dtype=dtype, device=device)
-        return as_kernel(self.kernel).seeing(-centre, float(torch.finfo(dtype).eps))
+        kernel = _with_codes(as_kernel(self.kernel), self._observations.features)
+        return kernel.seeing(-centre, float(torch.finfo(dtype).eps))
 
     @property
     def _is_linear(self) -> bool:
         """Whether the embedding keeps differences of rows, and so has a zero where X has one."""
         return True
+
+    def _kernel_at_fit(self, dtype: torch.dtype, device: str) -> Kernel:
+        """Return the kernel, with what mismatches of categories cost in the embedding."""
+        kernel = _with_codes(as_kernel(self.kernel), self._observations.features)
+        if kernel.codes is None:
+            return kernel
+        # numbers so far apart that all is brought closer do not make a match less exact
+        widths, bandwidth = self._column_widths, self._representable_bandwidth(dtype)
+        widths = np.where(np.exp(-0.5 * widths**-2.0) > 0, bandwidth, widths)
+        widths = to_tensor(widths, dtype=torch.float64, device=device)
+        return kernel.scaled_by(self._embed(1 / widths[None])[0])[0]
 
     def _embedding_state(self) -> bytes:
         """Return a code of what the embedding depends on."""
@@ -431,13 +450,22 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _embedded(self, centred: np.ndarray, dtype: torch.dtype, device) -> torch.Tensor:
         """Return the embedding of centred rows, kept where squares do not overflow."""
-        rows = to_tensor(centred, dtype=dtype, device=device)
-        bandwidth = representable_bandwidth(
-            self._widths, self._observations.farthest, torch.finfo(dtype).max
-        )
-        bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
+        rows, n_numbers = centred, self._observations.features.n_numbers
+        has_codes = n_numbers < rows.shape[1]
+        if has_codes:
+            rows = np.array(rows)
+            rows[:, n_numbers:] = 0
+        rows = to_tensor(rows, dtype=dtype, device=device)
+        bandwidth = to_tensor(self._representable_bandwidth(dtype), dtype=dtype, device=device)
         embedded = self._embed(pulled_in(rows / bandwidth, rows, bandwidth))
-        return pulled_in(embedded, embedded, torch.ones_like(embedded[:1, :1]))
+        embedded = pulled_in(embedded, embedded, torch.ones_like(embedded[:1, :1]))
+        if has_codes:
+            embedded[:, n_numbers:] = to_tensor(centred[:, n_numbers:], dtype=dtype, device=device)
+        return embedded
+
+    def _representable_bandwidth(self, dtype: torch.dtype) -> np.ndarray:
+        largest = torch.finfo(dtype).max
+        return representable_bandwidth(self._widths, self._observations.farthest, largest)
 
     @property
     def _widths(self) -> float | np.ndarray:
@@ -445,6 +473,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         features = self._observations.features
         widths = features.widths(self.bandwidth_)
         return widths[features.of_column] if np.ndim(widths) else widths
+
+    @property
+    def _column_widths(self) -> np.ndarray:
+        """The width of every column, (n_columns,)."""
+        return np.broadcast_to(self._widths, (self._observations.features.n_columns,))
 
     def _queries(self, X: np.ndarray, smoother: Smoother) -> torch.Tensor:
         dtype = smoother.keys.dtype
@@ -488,6 +521,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         np.clip(y, observations.y_min, observations.y_max, out=y)
         y = y.astype(self._y_dtype, copy=False)
         return y[:, 0] if self._y_is_flat else y
+
+
+def _with_codes(kernel: Kernel, features: Features) -> Kernel:
+    """Return the kernel, told which columns of the points are codes of categories."""
+    return replace(kernel, codes=Codes.of(features.caps)) if len(features.coded) else kernel
 
 
 def _refuse_dates(**arguments) -> None:

@@ -1,17 +1,21 @@
-"""From a table of numbers and categories to numeric columns, a block of columns per feature.
+"""From a table of numbers and categories to numeric columns.
 
 A category enters the distance like a number: with a width h, a mismatch of an unordered feature
 adds ``1/h²`` to the squared distance, and each step between ordered categories does. Under the
 Gaussian these are the factors ``λ^{1(a≠b)}`` and ``λ^{|a−b|}`` of Li and Racine, with
-``λ = exp(−1/(2h²))``: 0 asks for an exact match, 1 makes the feature irrelevant. So a category is a
-point of a block of columns that share one width: a scaled one-hot code, or a thermometer code.
+``λ = exp(−1/(2h²))``: 0 asks for an exact match, 1 makes the feature irrelevant.
+
+A category is one column of codes, after the columns of numbers; what a mismatch of codes adds is
+said in `sknw.kernels.codes`. Metrics that need coordinates (a matrix, a network) get `expanded`
+features instead: a block of columns for each category that share one width, a scaled one-hot code
+or a thermometer code, whose squared distances are the same.
 
 A category that fit has not seen lies equally far from every one it has. A missing category is one
 of its own where fit saw any, and else as an unseen one.
 """
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -24,7 +28,8 @@ from sknw._types import UnseenCategoryWarning, warn_user
 
 _UNSEEN, _MISSING = -1, -2
 _EXACT, _NONE = 1e-4, 1e8  # widths that stand for λ = 0 and λ = 1
-_MOST_CATEGORIES = 1000  # of a feature; more are names of rows rather than kinds of them
+_MOST_CATEGORIES = 1000  # of a feature that becomes as many columns
+_ONE_HOT = 1 / np.sqrt(2)  # coordinates of a one-hot code at distance one
 _KINDS = ("unordered", "ordered")
 
 
@@ -54,15 +59,24 @@ class Categories:
         """Learn the categories of a column."""
         present = _distinct(name, column.present)
         known = column.known if ordered and column.known is not None else _sorted(present)
-        found = cls(name, known, ordered, bool(column.missing.any()))
-        if found.n_categories > _MOST_CATEGORIES:
+        return cls(name, known, ordered, bool(column.missing.any()))
+
+    def check_number(self) -> None:
+        """Refuse more categories than may become columns.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.n_categories > _MOST_CATEGORIES:
             raise ValueError(
-                f"A categorical feature may have at most {_MOST_CATEGORIES} categories, since each "
-                f"becomes a column of the distances; {name} has {found.n_categories}. Group them, "
-                "drop unused ones (remove_unused_categories), encode them as numbers "
-                "(sklearn.preprocessing.TargetEncoder), or leave the feature out."
+                "A categorical feature may become at most "
+                f"{_MOST_CATEGORIES} columns of an embedding, one for each category; {self.name} "
+                f"has {self.n_categories} categories. Use metric='diagonal' or 'scalar', whose "
+                "distances need no such columns, group them, drop unused ones "
+                "(remove_unused_categories), or encode them as numbers "
+                "(sklearn.preprocessing.TargetEncoder)."
             )
-        return found
 
     @cached_property
     def _positions(self) -> dict:
@@ -78,6 +92,37 @@ class Categories:
     def n_columns(self) -> int:
         """Number of columns of the block."""
         return max(1, self.n_categories - self.ordered)
+
+    @property
+    def cap(self) -> int:
+        """The largest mismatch: one, or the number of steps."""
+        return max(1, len(self.values) - 1) if self.ordered else 1
+
+    @property
+    def unit(self) -> float:
+        """Distance between neighbouring categories along a column of the block."""
+        return 1.0 if self.ordered else _ONE_HOT
+
+    def numbers(self, codes: np.ndarray) -> np.ndarray:
+        """Return codes (n,) as whole numbers; missing and unseen ones beyond all others."""
+        last = len(self.values) - 1
+        numbers = np.where(codes == _MISSING, last + self.cap, codes)
+        return np.where(codes == _UNSEEN, last + 2 * self.cap, numbers)
+
+    def spread(self, numbers: np.ndarray, weights: np.ndarray) -> float:
+        """Return the standard deviation of codes as numbers (n,), with weights (n,).
+
+        That of the block of columns: its square is half the mean mismatch of two rows.
+        """
+        values, places = np.unique(numbers, return_inverse=True)
+        shares = np.bincount(places, weights=weights) / weights.sum()
+        if not self.ordered:
+            return float(np.sqrt(shares @ (1 - shares) / 2))
+        missing = float(shares[values >= len(self.values)].sum())
+        known = values < len(self.values)
+        below = np.cumsum(shares[known])[:-1]
+        steps = below * (1 - missing - below) @ np.diff(values[known])
+        return float(np.sqrt(steps + missing * (1 - missing) * self.cap))
 
     def codes(self, column: Column) -> np.ndarray:
         """Return positions (n,), or the code of a missing or an unseen category."""
@@ -101,7 +146,7 @@ class Categories:
         """Return points at distance one from each other, unseen ones as far from all of them."""
         n = self.n_columns
         level = np.where(codes == _MISSING, n - 1, codes)
-        block = (level[:, None] == np.arange(n)) / np.sqrt(2)
+        block = (level[:, None] == np.arange(n)) * _ONE_HOT
         block[codes == _UNSEEN] = (np.sqrt(2) + np.sqrt(2 + 2 * n)) / (2 * n)
         return block
 
@@ -111,7 +156,7 @@ class Categories:
         The centre of the cube is equally far from all of them. Missing values lie above it, in a
         column of their own.
         """
-        n_steps = len(self.values) - 1
+        n_steps = max(0, len(self.values) - 1)
         block = np.zeros((len(codes), self.n_columns))
         block[:, :n_steps] = codes[:, None] > np.arange(n_steps)
         block[codes < 0, :n_steps] = 0.5
@@ -155,10 +200,14 @@ class Features:
         Number of features.
     categories : dict of int to Categories
         Those that are categorical, by their index.
+    has_blocks : bool, default=False
+        Whether a category is a block of columns, in the place of its feature, and not a column of
+        codes after all numbers.
     """
 
     n_features: int
     categories: dict[int, Categories] = field(default_factory=dict)
+    has_blocks: bool = False
 
     @classmethod
     def of(cls, X: Any, categorical_features: Any) -> "Features | None":
@@ -198,9 +247,38 @@ class Features:
         mask[list(self.categories)] = True
         return mask
 
+    def expanded(self) -> "Features":
+        """Return the features with a block of columns for each category.
+
+        Raises
+        ------
+        ValueError
+            If a feature has too many categories for that.
+        """
+        for categories in self.categories.values():
+            categories.check_number()
+        return replace(self, has_blocks=True)
+
+    @cached_property
+    def coded(self) -> np.ndarray:
+        """The features that are codes, in the order of their columns."""
+        return np.flatnonzero(self.is_categorical & (not self.has_blocks))
+
+    @property
+    def n_numbers(self) -> int:
+        """Number of columns that are no codes."""
+        return self.n_columns - len(self.coded)
+
+    @property
+    def caps(self) -> np.ndarray:
+        """The largest mismatch of each column of codes."""
+        return np.array([self.categories[index].cap for index in self.coded], dtype=np.float64)
+
     @cached_property
     def of_column(self) -> np.ndarray:
         """The feature that each column belongs to, (n_columns,)."""
+        if not self.has_blocks:
+            return np.append(np.flatnonzero(~self.is_categorical), self.coded)
         sizes = [
             self.categories[index].n_columns if index in self.categories else 1
             for index in range(self.n_features)
@@ -210,7 +288,28 @@ class Features:
     @cached_property
     def first_columns(self) -> np.ndarray:
         """The first column of each feature, (n_features,)."""
-        return np.searchsorted(self.of_column, np.arange(self.n_features))
+        return np.unique(self.of_column, return_index=True)[1]
+
+    def by_feature(self, reduce: np.ufunc, of_columns: np.ndarray) -> np.ndarray:
+        """Return what each feature's columns reduce to, (n_features,)."""
+        order = np.argsort(self.of_column, kind="stable")
+        starts = np.searchsorted(self.of_column[order], np.arange(self.n_features))
+        return reduce.reduceat(of_columns[order], starts)
+
+    def spread(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the standard deviation of each feature that is codes, of rows (n, n_columns)."""
+        columns = rows[:, self.n_numbers :].T
+        return np.array(
+            [
+                self.categories[index].spread(column, weights)
+                for index, column in zip(self.coded, columns, strict=True)
+            ]
+        )
+
+    def steps(self, rows: np.ndarray) -> np.ndarray:
+        """Return the distance between values of each feature that is codes; 0 if it is constant."""
+        units = np.array([self.categories[index].unit for index in self.coded])
+        return units * (np.ptp(rows[:, self.n_numbers :], axis=0) > 0)
 
     @property
     def n_columns(self) -> int:
@@ -230,8 +329,9 @@ class Features:
         result = np.empty((len(numbers), self.n_columns), dtype=numbers.dtype)
         result[:, ~self.is_categorical[self.of_column]] = numbers
         for index, categories in self.categories.items():
-            codes = categories.codes(table.column(index))
-            result[:, self.of_column == index] = categories.block(codes)
+            codes, own = categories.codes(table.column(index)), self.of_column == index
+            as_columns = categories.block if self.has_blocks else categories.numbers
+            result[:, own] = as_columns(codes).reshape(len(codes), -1)
         return result
 
     def widths(self, bandwidth: float | np.ndarray) -> float | np.ndarray:

@@ -23,7 +23,7 @@ class Observations:
     Parameters
     ----------
     X : ndarray of shape (n_cells, n_columns)
-        The cells, as given. A numeric feature is one column.
+        The cells, as given. A numeric feature is one column, a categorical one is codes or a block.
     cell : ndarray of shape (n_observations,)
         The cell of each observation, never falling.
     y : ndarray of shape (n_observations, n_outputs)
@@ -37,7 +37,8 @@ class Observations:
     weightless : ndarray of shape (n_weightless, n_columns)
         The rows of weight zero, as given.
     centre : ndarray of shape (n_columns,)
-        Median of each column: robust, so that one remote row cannot cost the others digits.
+        Median of each column: robust, so that one remote row cannot cost the others digits. Zero
+        for codes.
     y_centre, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
         Median, largest deviation from it, and range of the observations' targets. A median, so that
         one remote value cannot cost the others digits.
@@ -99,6 +100,8 @@ class Observations:
         deviations = np.abs(targets - y_centre).max(axis=0)
         y_scale = np.where(deviations > 0, deviations, 1.0)
         cells = rows[found.first[_heads(found.cell)]] + X.dtype.type(0)  # -0.0 equals 0.0
+        centre = np.median(cells, axis=0).astype(X.dtype)
+        centre[features.n_numbers :] = 0
         return cls(
             X=cells,
             cell=found.cell,
@@ -107,7 +110,7 @@ class Observations:
             group=group,
             share=share,
             weightless=X[~counts],
-            centre=np.median(cells, axis=0).astype(X.dtype),
+            centre=centre,
             y_centre=y_centre,
             y_scale=y_scale,
             y_min=targets.min(axis=0),
@@ -180,8 +183,9 @@ class Observations:
         keys = self.keys.astype(np.float64)
         deviations = keys - _weighted_mean(keys, self.cell_weights)
         squares = _weighted_mean(np.square(deviations), self.cell_weights)
-        variance = self._by_feature(np.add, squares)
-        return np.where((self.extent > 0) & (variance > 0), np.sqrt(variance), 1.0)
+        of_codes = self.features.spread(keys, self.cell_weights)
+        spread = self._or_of_codes(np.sqrt(self._by_feature(np.add, squares)), of_codes)
+        return np.where((self.extent > 0) & (spread > 0), spread, 1.0)
 
     @cached_property
     def typical_deviation(self) -> np.ndarray:
@@ -192,12 +196,15 @@ class Observations:
     @cached_property
     def extent(self) -> np.ndarray:
         """Range of each feature."""
-        return self._by_feature(np.maximum, np.ptp(self.keys.astype(np.float64), axis=0))
+        extent = self._by_feature(np.maximum, np.ptp(self.keys.astype(np.float64), axis=0))
+        return self._or_of_codes(extent, self.features.steps(self.keys))
 
     @cached_property
     def farthest(self) -> np.ndarray:
-        """Largest absolute coordinate of each column."""
-        return np.maximum(self.keys.max(axis=0), -self.keys.min(axis=0))
+        """Largest absolute coordinate of each column; zero for codes."""
+        farthest = np.maximum(self.keys.max(axis=0), -self.keys.min(axis=0))
+        farthest[self.features.n_numbers :] = 0
+        return farthest
 
     @cached_property
     def smallest_gap(self) -> np.ndarray:
@@ -205,11 +212,18 @@ class Observations:
         gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)
         smallest = np.where(gaps > 0, gaps, np.inf).min(axis=0, initial=np.inf)
         smallest = self._by_feature(np.minimum, smallest)
-        return np.where(np.isfinite(smallest), smallest, 0.0)
+        smallest = np.where(np.isfinite(smallest), smallest, 0.0)
+        return self._or_of_codes(smallest, self.features.steps(self.keys))
 
     def _by_feature(self, reduce: np.ufunc, of_columns: np.ndarray) -> np.ndarray:
         """Return what each feature's columns reduce to."""
-        return reduce.reduceat(of_columns, self.features.first_columns)
+        return self.features.by_feature(reduce, of_columns)
+
+    def _or_of_codes(self, of_features: np.ndarray, of_codes: np.ndarray) -> np.ndarray:
+        """Return what features have (n_features,), those that are codes their own."""
+        of_features = of_features.copy()
+        of_features[self.features.coded] = of_codes
+        return of_features
 
     @cached_property
     def _y_deviations(self) -> np.ndarray:

@@ -350,20 +350,21 @@ class LeaveOneOut:
         """Return the algorithm, or ``"auto"`` where it cannot do the bandwidth on trial."""
         if self.algorithm in ("auto", "dense"):
             return self.algorithm
-        embedded = embedded.detach()
-        embedded = embedded if scales is None else embedded * scales.detach().to(embedded.dtype)
         try:
-            self.algorithm_at(embedded, needs_grad=torch.is_grad_enabled())
+            self.algorithm_at(embedded.detach(), scales, needs_grad=torch.is_grad_enabled())
         except ValueError:
             return "auto"
         return self.algorithm
 
-    def algorithm_at(self, embedded: Tensor, *, needs_grad: bool) -> str:
-        """Return the name of the algorithm that does the sums of embedded rows (n, q)."""
-        keys, (queried, _) = self._keys(embedded)[0], self._queried
+    def algorithm_at(self, embedded: Tensor, scales: Tensor | None, *, needs_grad: bool) -> str:
+        """Return the name of the algorithm of embedded rows (n, q), at scales (q,) if given."""
+        kernel, (keys, *_), (queried, _) = self.kernel, self._keys(embedded), self._queried
+        if scales is not None:
+            kernel, factors = kernel.scaled_by(scales.detach())
+            keys = keys * factors.to(keys.dtype)
         return choose_for(
             self.algorithm,
-            self.kernel,
+            kernel,
             None if queried is None else keys[queried][None],
             keys[None],
             n_columns=1 + self.values.shape[1],
@@ -478,7 +479,7 @@ class LeaveOneOut:
             return self
         spread = self.spread[self.observations.features.of_column]
         spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
-        return self.taking(Layout.of(self.rows / spread, _SORTED_TO).order)
+        return self.taking(Layout.of(self.rows / spread, _SORTED_TO, self.kernel.n_codes).order)
 
     def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
         chosen = np.sort(random_state.choice(len(self), size, replace=False))

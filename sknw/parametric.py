@@ -17,11 +17,11 @@ from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
 from sknw._callbacks import FitCallbacks
 from sknw._compat import CallbackSupportMixin, Interval, StrOptions
+from sknw._features import Features
 from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
-from sknw.kernels import as_kernel
 from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import METRICS, Metric, ModuleMetric
+from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric
 from sknw.sums.engine import full_precision
 from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, train
 
@@ -293,7 +293,7 @@ class ParametricNWRegressor(
         )
         self.bandwidth_ = features.bandwidth(selection.widths)
         # the edges of an embedding in training are those of its coordinates as they are
-        task = replace(task.in_compact_order(), kernel=as_kernel(self.kernel))
+        task = replace(task.in_compact_order(), kernel=replace(task.kernel, given=None))
         settings = self._settings(metric, n_components)
         module, trained = train(request, task, bandwidth, settings, random_state)
         self._keep(trained, self._learned(metric, module, n_components))
@@ -384,10 +384,12 @@ class ParametricNWRegressor(
         code.update(repr([(k, v) for k, v in parameters.items() if k not in passing]).encode())
         return code.hexdigest()
 
+    @property
+    def _takes_codes(self) -> bool:
+        return isinstance(self._chosen()[0], ScaleMetric)
+
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
-        module = self.metric_.load(
-            self._observations.features.n_columns, dtype=scaled.dtype, device=scaled.device
-        )
+        module = self.metric_.load(scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
         with torch.no_grad(), full_precision(scaled):
             return torch.cat([module(rows) for rows in scaled.split(_BLOCK)])
 
@@ -403,25 +405,34 @@ class ParametricNWRegressor(
 
     @property
     def _n_features_out(self) -> int:
+        features = self._observations.features
+        if len(features.coded):
+            return features.expanded().n_columns
         return self.metric_.n_components_
 
     @property
     def components_(self):
         """Matrix (n_components, n_features) of the embedding: ``transform(X) = X @ components_.T``.
 
-        With categories it acts on the columns that they become. AttributeError for a metric that is
-        not linear.
+        With categories it acts on the columns that they become: a scaled one-hot code, or for
+        ordered ones a thermometer code. AttributeError for a metric that is not linear.
         """
         check_is_fitted(self)
-        module = self.metric_.load(
-            self._observations.features.n_columns, dtype=torch.float64, device="cpu"
-        )
-        matrix = self.metric_.matrix(module, self._observations.features.n_columns)
+        features = self._observations.features
+        if len(features.coded):
+            return np.diag(self._scales_of_blocks(features.expanded()))
+        module = self.metric_.load(features.n_columns, dtype=torch.float64, device="cpu")
+        matrix = self.metric_.matrix(module, features.n_columns)
         if matrix is None:
             raise AttributeError(
                 f"components_ is there for linear metrics; {type(self.metric_).__name__} is none."
             )
         return to_numpy(matrix) / np.asarray(self._widths)
+
+    def _scales_of_blocks(self, features: Features) -> np.ndarray:
+        """Return the scale of each column where categories are blocks, (n_columns,)."""
+        widths = features.widths(self.bandwidth_)
+        return np.broadcast_to(self.w_ / widths, (features.n_features,))[features.of_column]
 
     def transform(self, X):
         """Return the learned embedding of rows, in which the bandwidth is 1.
@@ -436,7 +447,20 @@ class ParametricNWRegressor(
         Returns
         -------
         Z : ndarray of shape (n_queries, n_components)
+            Categories are columns here: a scaled one-hot code, or for ordered ones a thermometer
+            code.
+
+        Raises
+        ------
+        ValueError
+            If a feature has too many categories to be columns.
         """
+        check_is_fitted(self)
+        features = self._observations.features
+        if len(features.coded):
+            features = features.expanded()
+            columns = self._validate_queries(X, features)
+            return columns * self._scales_of_blocks(features).astype(columns.dtype)
         X = self._validate_queries(X)
         dtype = torch_dtype(self._observations.X.dtype, X.dtype)
         device = predict_device(self.device_)

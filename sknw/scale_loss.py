@@ -98,8 +98,8 @@ class ScaleLoss:
         means, empty = sums[..., 1:] / sums[..., :1], sums[..., 0] <= 0
         if empty.any():
             means = fill_empty(
-                self.kernel, means, empty, queries, prepared.keys, prepared.columns, self.queried,
-                self.own, self.empty_neighborhood,
+                prepared.kernel, means, empty, queries, prepared.keys, prepared.columns,
+                self.queried, self.own, self.empty_neighborhood,
             )  # fmt: skip
         errors = means[..., 0] - self.values
         return errors.square() @ self._share(errors)
@@ -116,9 +116,9 @@ class ScaleLoss:
         self, scales: Tensor, algorithm: str, *, needs_grad: bool
     ) -> tuple[PreparedSums, Tensor | None]:
         """Return the keys at scales (b, q), ready for the queries, which are returned too."""
-        keys = self.keys.detach() * scales[:, None].to(self.keys.dtype)
+        kernel, factors = self.kernel.scaled_by(scales)
+        keys = self.keys.detach() * factors[:, None].to(self.keys.dtype)
         queries = None if self.queried is None else keys[:, self.queried]
-        kernel = self.kernel.scaled(scales)
         chosen = choose_for(
             algorithm,
             kernel,

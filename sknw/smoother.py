@@ -20,8 +20,8 @@ from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_
 from sknw.sums.engine import full_precision
 from sknw.sums.exact import KeySet, nearest_kernel, weak_rows
 from sknw.sums.tiles.distances import (
-    differences_squared,
     edge_allowance,
+    pair_distances,
     settle_edges,
     tile_elements,
 )
@@ -83,8 +83,9 @@ def smooth(
     if not empty.any():
         return means
     if scales is not None:
-        keys = keys * scales.detach().to(keys.dtype)
-        queries = None if queries is None else queries * scales.detach().to(keys.dtype)
+        kernel, factors = kernel.scaled_by(scales.detach())
+        keys = keys * factors.to(keys.dtype)
+        queries = None if queries is None else queries * factors.to(keys.dtype)
     return fill_empty(
         kernel, means, empty, queries, keys, columns, exclude, own, empty_neighborhood
     )
@@ -111,8 +112,9 @@ def fill_empty(
         queries, exclude = queries[:, own.of_row], exclude[own.of_row]
     filled = []
     for b in range(len(keys)):
-        key_set = KeySet(keys[b].detach(), columns[b, 0].detach())
-        fallback = _Fallback(kernel, key_set, columns[b], empty_neighborhood)
+        of_member = kernel.member(b)
+        key_set = KeySet(keys[b].detach(), columns[b, 0].detach(), of_member.codes)
+        fallback = _Fallback(of_member, key_set, columns[b], empty_neighborhood)
         filled.append(
             fallback.fill(
                 means[b], empty[b], None if queries is None else queries[b].detach(), exclude
@@ -370,7 +372,7 @@ class Smoother:
         rows = (weak & (first.mass > 0))[0].nonzero().squeeze(1)
         if self.kernel.tail is None:
             return self._by_attention(neighbors, rows, queries, exclude)
-        key_set = KeySet(self.keys, weights[0])
+        key_set = KeySet(self.keys, weights[0], self.kernel.codes)
         for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
             mass = shifted.sums(self.kernel, weights)[0]
             neighbors[group] = mass.square() / shifted.sums(squared, square_weights)[0]
@@ -419,11 +421,15 @@ class Smoother:
 
     def _full_attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
         key_weights = self.columns[0]
-        sq = differences_squared(queries, self.keys)
+        codes = self.kernel.codes
+        sq = pair_distances(codes, queries, self.keys)
+        exact = None if codes is None or self.kernel.has_edge else codes.is_exact(sq)
         if self.kernel.has_edge:
             edges = (edge_allowance(self.kernel, rows[None])[0] for rows in (queries, self.keys))
             sq = settle_edges(sq, *edges)
         weights = self.kernel.profile(sq) * key_weights
+        if exact is not None:
+            weights.masked_fill_(exact, 0.0)  # not even the smallest number
         _drop(weights, exclude)
         mass = weights.sum(dim=1)
         weak = weak_rows(self.kernel, mass, weights.dtype)
@@ -440,7 +446,7 @@ class Smoother:
     def _redo(self, weights, kernel, queries, exclude, rows_mask) -> None:
         """Overwrite rows of unnormalised weights by shifted ones, in place."""
         rows = rows_mask.nonzero().squeeze(1)
-        key_set = KeySet(self.keys, self.columns[0])
+        key_set = KeySet(self.keys, self.columns[0], self.kernel.codes)
         for group, shifted in key_set.shifted_groups(kernel, queries, exclude, rows, tiles=True):
             for block, tile in shifted.tiles(kernel):
                 weights[group, block] = tile * self.columns[0, block]

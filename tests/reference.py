@@ -268,3 +268,24 @@ def normalized(mass):
     """Rows of mass (m, n) divided by their sums; rows of zeros stay zero."""
     total = mass.sum(axis=1, keepdims=True)
     return mass / np.where(total > 0, total, 1.0)
+
+
+def mixed_distances(queries, keys, bandwidth, lambdas, ordered, n_steps):
+    """Distances u (m, n) between rows of numbers, then positions of categories.
+
+    ``exp(−u²/2)`` is the Gaussian of the numbers times λ for each mismatch, or for each step of an
+    ordered feature. ``n_steps`` is the largest number of steps. Where λ is 0, u is infinite beside
+    rows with fewer mismatches: those count the rest of the distance only among themselves.
+    """
+    queries, keys = np.asarray(queries, float), np.asarray(keys, float)
+    d = len(bandwidth)
+    squares = scaled_distances(queries[:, :d], keys[:, :d], bandwidth) ** 2 if d else 0.0
+    exact = np.zeros((len(queries), len(keys)))
+    for f, lam in enumerate(lambdas, start=d):
+        steps = np.abs(queries[:, None, f] - keys[None, :, f])
+        steps = np.minimum(steps, n_steps[f - d]) if ordered[f - d] else (steps != 0) * 1.0
+        if lam == 0:
+            exact = exact + steps
+        else:
+            squares = squares - 2 * np.log(lam) * steps
+    return np.sqrt(squares), exact

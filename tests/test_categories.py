@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -415,15 +417,19 @@ def test_a_diagonal_metric_finds_what_a_search_finds():
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_names_of_rows_are_no_categories(ordered):
+def test_names_of_rows_are_no_columns_of_a_matrix(ordered):
     names = pd.Categorical([f"row {i:04d}" for i in range(1002)], ordered=ordered)
     X = pd.DataFrame({"name": names, "x": np.arange(1002.0)})
-    model = NadarayaWatsonRegressor(1.0)
-    with pytest.raises(ValueError, match=r"at most 1000 categories.*'name'.* has 1002.*Group"):
+    model = ParametricNWRegressor("full", max_iter=1)
+    with pytest.raises(ValueError, match=r"at most 1000 columns.*'name' has 1002.*'diagonal'"):
         model.fit(X, X["x"])
     assert not hasattr(model, "n_features_in_")
-    fewer = X[:1000].assign(name=names[:1000].remove_unused_categories())
-    model.set_params(bandwidth=[0.5, 1.0]).fit(fewer, fewer["x"])
+    model = ParametricNWRegressor("scalar", max_iter=1, n_starts=1, tol=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, X["x"])
+    with pytest.raises(ValueError, match=r"at most 1000 columns.*'name' has 1002"):
+        model.transform(X)
 
 
 # --- which values are one category ---------------------------------------------------------------

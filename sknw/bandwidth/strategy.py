@@ -111,8 +111,7 @@ class Found:
 def _algorithm_at(task: LeaveOneOut, coordinates: np.ndarray) -> str:
     """Return the algorithm of the sums at search coordinates."""
     t = to_tensor(coordinates, dtype=torch.float64, device=task.rows.device)
-    scales = task.column_scales(t).to(task.rows.dtype)
-    return task.algorithm_at(task.rows * scales, needs_grad=False)
+    return task.algorithm_at(task.rows, task.column_scales(t), needs_grad=False)
 
 
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:

@@ -10,6 +10,8 @@ import torch
 from scipy.integrate import IntegrationWarning, quad
 from torch import Tensor
 
+from sknw.kernels.codes import Codes
+
 GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
 
 
@@ -69,6 +71,9 @@ class Kernel:
     given : Given or None, default=None
         How the coordinates were given, which decides what is at the edge of the support; None: as
         the sums see them.
+    codes : Codes or None, default=None
+        Which of the points' columns are codes of categories, and what their mismatches add to the
+        squared distance; None: all columns are numbers.
     """
 
     name: str
@@ -85,6 +90,12 @@ class Kernel:
     slope_factor: float | None = None
     formula: tuple[str, str] | None = None
     given: Given | None = field(default=None, compare=False, repr=False)
+    codes: Codes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def n_codes(self) -> int:
+        """Number of the points' last columns that are codes."""
+        return 0 if self.codes is None else len(self.codes)
 
     @property
     def has_edge(self) -> bool:
@@ -95,24 +106,41 @@ class Kernel:
         """Return the kernel that knows how its points were given: see `Given`."""
         return replace(self, given=Given(zero.detach(), eps)) if self.has_edge else self
 
-    def scaled(self, scales: Tensor) -> "Kernel":
-        """Return the kernel for points times common scales (d,), or (b, d) for a batch."""
-        if self.given is None:
-            return self
-        return replace(self, given=replace(self.given, zero=self.given.zero * scales))
+    def scaled_by(self, scales: Tensor) -> tuple["Kernel", Tensor]:
+        """Return the kernel at scales (d,), or (b, d) for a batch, and the factors of the points.
+
+        Numbers are multiplied by their scales; of codes the scales say what a mismatch costs.
+        """
+        kernel, factors = self, scales
+        if self.codes is not None:
+            n_numbers = scales.shape[-1] - len(self.codes)
+            factors = torch.ones_like(scales)
+            factors[..., :n_numbers] = scales[..., :n_numbers]
+            kernel = replace(kernel, codes=self.codes.at(scales[..., n_numbers:]))
+        if self.given is not None:
+            kernel = replace(kernel, given=replace(self.given, zero=self.given.zero * factors))
+        return kernel, factors
 
     def of_members(self, batch: slice) -> "Kernel":
         """Return the kernel for some members of the batch."""
-        if self.given is None or len(self.given.zero) == 1:
-            return self
-        return replace(self, given=replace(self.given, zero=self.given.zero[batch]))
+        kernel = self
+        if self.given is not None and len(self.given.zero) > 1:
+            kernel = replace(kernel, given=replace(self.given, zero=self.given.zero[batch]))
+        if self.codes is not None and len(self.codes.costs) > 1:
+            kernel = replace(kernel, codes=self.codes.of_batch(batch))
+        return kernel
+
+    def member(self, b: int) -> "Kernel":
+        """Return the kernel for member b of the batch."""
+        return self.of_members(slice(b, b + 1))
 
     def sizes(self, points: Tensor) -> Tensor:
-        """Return how large points (b, n, d) are, as given plus as seen, (b, n)."""
+        """Return how large the numbers of points (b, n, d) are, as given plus as seen, (b, n)."""
         seen = torch.linalg.vector_norm(points, dim=-1)
         if self.given is None:
             return 2 * seen
-        return seen + torch.linalg.vector_norm(points - self.given.zero[:, None], dim=-1)
+        zero = self.given.zero[:, None, : points.shape[-1]]
+        return seen + torch.linalg.vector_norm(points - zero, dim=-1)
 
     def edge_allowance(self, sizes: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rounding in a squared distance of 1 by a point of such a size, in bandwidths.

@@ -43,7 +43,7 @@ def kernel_sums(
     queries : Tensor of shape (b, m, d) or None
         None means the keys themselves, each leaving itself out.
     keys : Tensor of shape (b, n, d)
-        Keys in bandwidth units.
+        Keys in bandwidth units. Columns that are codes (`Kernel.codes`) get no gradient.
     columns : Tensor of shape (b, k, n)
         Value columns; column 0 holds the keys' weights (>= 0).
     scales : Tensor of shape (d,) or None, default=None
@@ -58,9 +58,10 @@ def kernel_sums(
     """
     inputs = [tensor for tensor in (queries, keys, columns, scales) if tensor is not None]
     if scales is not None:
-        keys, plain_scales = keys.detach(), scales.detach().to(keys.dtype)
-        queries = None if queries is None else queries.detach() * plain_scales
-        keys, kernel = keys * plain_scales, kernel.scaled(plain_scales)
+        kernel, factors = kernel.scaled_by(scales.detach())
+        keys, factors = keys.detach(), factors.to(keys.dtype)
+        queries = None if queries is None else queries.detach() * factors
+        keys = keys * factors
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     chosen = choose_for(
         algorithm,
@@ -149,7 +150,7 @@ class _Backward:
         else:
             total = torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
         for b, rows, shifted in self._redone_groups():
-            total = total + shifted.stretch(slope, self.grad[b][:, rows], self.values[b])
+            total = total + shifted.stretch(slope.member(b), self.grad[b][:, rows], self.values[b])
         return (2 * total / self.scale).to(self.scale.dtype)
 
     def columns(self) -> Tensor:
@@ -162,7 +163,7 @@ class _Backward:
     def _redone_groups(self):
         for b, rows in self.redone.members():
             groups = self.prepared.key_set(b).shifted_groups(
-                self.kernel, self.points_from[b], self.exclude, rows
+                self.kernel.member(b), self.points_from[b], self.exclude, rows
             )
             for group, shifted in groups:
                 yield b, group, shifted

@@ -154,10 +154,10 @@ class PreparedSums:
         n_pairs = 0
         queries, exclude = identified(queries, exclude, self.keys)
         for b, rows in redone.members():
-            key_set = self.key_set(b)
-            for group, shifted in key_set.shifted_groups(self.kernel, queries[b], exclude, rows):
-                plain[b, :, group] = shifted.sums(self.kernel, self._members[b])
-                log_scale = shifted.log_scale(self.kernel)
+            key_set, kernel = self.key_set(b), self.kernel.member(b)
+            for group, shifted in key_set.shifted_groups(kernel, queries[b], exclude, rows):
+                plain[b, :, group] = shifted.sums(kernel, self._members[b])
+                log_scale = shifted.log_scale(kernel)
                 redone.log_scale[b, group] = log_scale.to(plain.dtype)
                 n_pairs += shifted.n_pairs
         return n_pairs
@@ -165,7 +165,8 @@ class PreparedSums:
     def key_set(self, b: int) -> KeySet:
         """Return the keys of one member of the batch, ready for exact rows."""
         if b not in self._key_sets:
-            self._key_sets[b] = KeySet(self.keys[b].detach(), self.columns[b, 0].detach())
+            keys, weights = self.keys[b].detach(), self.columns[b, 0].detach()
+            self._key_sets[b] = KeySet(keys, weights, self.kernel.member(b).codes)
         return self._key_sets[b]
 
     @cached_property

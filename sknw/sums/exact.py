@@ -9,6 +9,10 @@ the nearest key. The difference of two squared distances would lose the keys' di
 rounding when the query is far; this form is exactly zero for keys alike, and as accurate at any
 distance as the points are.
 
+Mismatches of categories that have to match exactly come first: the nearest key is one with the
+fewest, and only such keys have weight, each by its other distance. So the squared distance of a
+nearest key counts without them, and they cancel from excesses before anything else is added.
+
 Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
 and keys, only blocks that matter meet: what is left out is less than rounding of the sums, so the
 rows of every algorithm are exact, whatever its tolerance.
@@ -24,8 +28,9 @@ from torch import Tensor
 
 from sknw._arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
+from sknw.kernels.codes import Codes, numeric_part
 from sknw.sums.algorithms.moments import swapped_exclude
-from sknw.sums.tiles.distances import blocks, differences_squared, exclude_keys, tile_elements
+from sknw.sums.tiles.distances import blocks, exclude_keys, pair_distances, tile_elements
 from sknw.sums.tiles.evaluators import FUSED, evaluator_for
 from sknw.sums.tiles.fused import FusedPoints, Shift
 from sknw.sums.tiles.pairs import NO_SHARE, Layout, Meeting, Pairs, meeting_of
@@ -107,7 +112,7 @@ class ShiftedRows(ABC):
 
     def _plain_weights(self, kernel: Kernel, rows: slice, keys: Tensor, unit: Tensor) -> Tensor:
         """Return weights (m_t, n_t) of keys that set no unit: they may be nearer than those."""
-        sq = differences_squared(self.queries[rows], self.key_set.keys[keys])
+        sq = pair_distances(kernel.codes, self.queries[rows], self.key_set.keys[keys])
         weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
         if self.exclude is not None:
             weights.masked_fill_(self.exclude[rows, None] == keys, 0.0)
@@ -123,7 +128,7 @@ class ShiftedRows(ABC):
 
     @abstractmethod
     def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
-        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,); of codes the costs of mismatches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +141,18 @@ class KeySet:
         Keys in bandwidth units, centred near the origin.
     weights : Tensor of shape (n,)
         A key of weight zero must not set the scale.
+    codes : Codes or None, default=None
+        Which of the keys' columns are codes of categories, at the costs of this set.
     """
 
     keys: Tensor
     weights: Tensor
+    codes: Codes | None = None
+
+    @property
+    def n_codes(self) -> int:
+        """Number of the keys' last columns that are codes."""
+        return 0 if self.codes is None else len(self.codes)
 
     @cached_property
     def usable(self) -> Tensor:
@@ -152,14 +165,14 @@ class KeySet:
         order = self.usable.nonzero().squeeze(1)
         everything = len(order) == len(self.keys)
         points = self.keys if everything else self.keys[order]
-        return CompiledKeys(order, FUSED.points(points[None]), everything, None)
+        return CompiledKeys(order, FUSED.points(points[None], self.n_codes), everything, None)
 
     @cached_property
     def in_blocks(self) -> "CompiledKeys":
         """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
-        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048))
-        points = FUSED.points(layout.points[None])
+        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048), self.n_codes)
+        points = FUSED.points(layout.points[None], self.n_codes)
         return CompiledKeys(usable[layout.order], points, False, layout)
 
     @cached_property
@@ -244,7 +257,8 @@ class TorchRows(ShiftedRows):
     queries, key_set, exclude
         As in `ShiftedRows`.
     nearest : Tensor of shape (m, 1)
-        The smallest squared distance of each row; infinity without any key.
+        The smallest squared distance of each row, without mismatches of categories that have to
+        match exactly; infinity without any key.
     anchors : Tensor of shape (m, d)
         The key at that distance.
     """
@@ -260,9 +274,21 @@ class TorchRows(ShiftedRows):
         rows = replace(rows, anchors=anchors)
         excess, nearer = rows._smallest(rows._excesses)
         anchors = torch.where(excess < 0, nearer, anchors)
-        nearest = (queries - anchors).square().sum(dim=1, keepdim=True)
+        rows = replace(rows, anchors=anchors)
+        codes = None if key_set.codes is None else key_set.codes.without_exact
+        nearest = rows._distances_of_anchors(codes)
         nearest = torch.where(rough == torch.inf, torch.inf, nearest)
-        return replace(rows, anchors=anchors, nearest=nearest)
+        return replace(rows, nearest=nearest)
+
+    def _distances_of_anchors(self, codes: Codes | None) -> Tensor:
+        """Squared distances (m, 1) of the anchors, at these costs."""
+        queries, anchors = self.queries, self.anchors
+        steps = numeric_part(codes, queries) - numeric_part(codes, anchors)
+        total = steps.square().sum(dim=1, keepdim=True)
+        if codes is not None:
+            for _, steps, cost in codes.mismatches(queries[:, None], anchors[:, None]):
+                total += (steps * cost)[:, 0]
+        return total
 
     def _smallest(self, measure: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the smallest measure of each row (m, 1), and its key (m, d)."""
@@ -280,14 +306,19 @@ class TorchRows(ShiftedRows):
 
     def _distances(self, block: slice) -> Tensor:
         """Squared distances (m, n_t)."""
-        return differences_squared(self.queries, self.key_set.keys[block])
+        return pair_distances(self.key_set.codes, self.queries, self.key_set.keys[block])
 
     def _excesses(self, block: slice) -> Tensor:
         """Squared distances less those of the anchors, (m, n_t)."""
-        keys, anchors = self.key_set.keys[block], self.anchors
+        keys, anchors, codes = self.key_set.keys[block], self.anchors, self.key_set.codes
         rest = anchors - 2 * self.queries
         total = self.queries.new_zeros((len(self.queries), len(keys)))
-        for f in range(keys.shape[1]):
+        if codes is not None:
+            of_anchors = codes.mismatches(self.queries[:, None], anchors[:, None])
+            of_keys = codes.mismatches(self.queries, keys)
+            for (_, steps, cost), (_, own, _) in zip(of_keys, of_anchors, strict=True):
+                total += (steps - own[:, 0]) * cost
+        for f in range(keys.shape[1] - self.key_set.n_codes):
             column = keys[:, f]
             total.addcmul_(column - anchors[:, f, None], column + rest[:, f, None])
         return total
@@ -311,7 +342,7 @@ class TorchRows(ShiftedRows):
     def _rounding(self, block: slice) -> Tensor:
         """Return what rounding of the points may add to each excess, (m, n_t)."""
         keys, total = self.key_set.keys[block], 0.0
-        for f in range(keys.shape[1]):
+        for f in range(keys.shape[1] - self.key_set.n_codes):
             column = keys[:, f]
             query, anchor = self.queries[:, f, None], self.anchors[:, f, None]
             sizes = column.abs() + anchor.abs()
@@ -321,7 +352,9 @@ class TorchRows(ShiftedRows):
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        return _log_weight(kernel, self.nearest.squeeze(1))
+        squared = self._distances_of_anchors(self.key_set.codes)
+        squared = torch.where(self.nearest == torch.inf, torch.inf, squared)
+        return _log_weight(kernel, squared.squeeze(1))
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
@@ -346,12 +379,20 @@ class TorchRows(ShiftedRows):
             strengths = weights * (grad.mT @ columns[:, block])
             of_rows += strengths.sum(dim=1, keepdim=True) * queries - strengths @ keys[block]
             of_keys[block] = strengths.sum(dim=0)[:, None] * keys[block] - strengths.mT @ queries
+        n_numbers = queries.shape[1] - self.key_set.n_codes
+        of_rows[:, n_numbers:], of_keys[:, n_numbers:] = 0.0, 0.0
         return of_rows, of_keys
 
     def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
         """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
         of_rows, of_keys = self.pull(kernel, grad, columns)
-        return (of_rows * self.queries).sum(dim=0) + (of_keys * self.key_set.keys).sum(dim=0)
+        total = (of_rows * self.queries).sum(dim=0) + (of_keys * self.key_set.keys).sum(dim=0)
+        codes = self.key_set.codes
+        for block, weights in () if codes is None else self.tiles(kernel):
+            strengths = weights * (grad.mT @ columns[:, block])
+            for f, steps, cost in codes.mismatches(self.queries, self.key_set.keys[block]):
+                total[f - len(codes)] += (strengths * steps * cost).sum()
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,7 +426,7 @@ class CompiledRows(ShiftedRows):
         cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
-        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048))
+        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048), key_set.n_codes)
         exactly = kernel.tail is _nearest_tail
         worth = _WORTH_IT_FOR_MANY if len(queries) >= _MANY_ROWS else _WORTH_A_LAYOUT
         if len(queries) * len(key_set.keys) < worth:
@@ -396,7 +437,7 @@ class CompiledRows(ShiftedRows):
 
     @cached_property
     def _rows(self) -> FusedPoints:
-        return FUSED.points(self.layout.points[None])
+        return FUSED.points(self.layout.points[None], self.key_set.n_codes)
 
     @property
     def n_pairs(self) -> int:
@@ -422,13 +463,14 @@ class CompiledRows(ShiftedRows):
     def _shift(self) -> Shift:
         """Each sorted row's nearest key."""
         return FUSED.nearest(
-            self._rows, self.keys.points, self._exclude, self._pairs, exactly=self.exactly
-        )
+            self._rows, self.keys.points, self._exclude, self._pairs,
+            codes=self.key_set.codes, exactly=self.exactly,
+        )  # fmt: skip
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        nearest = to_tensor(self._shift.nearest, dtype=self.queries.dtype, device="cpu")
-        return _log_weight(kernel, nearest)[self.layout.places]
+        squared = to_tensor(self._shift.squared, dtype=self.queries.dtype, device="cpu")
+        return _log_weight(kernel, squared)[self.layout.places]
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""

@@ -7,10 +7,10 @@ the predictions beat the mean of y.
 import numpy as np
 import torch
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw._arrays import to_numpy
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import Smoother
-from sknw.training.validation import in_blocks
+from sknw.training.validation import Embedding
 
 _FEWEST_ROWS = 20  # fewer tell nothing
 _MOST_ROWS = 1000
@@ -64,10 +64,10 @@ def doubts(
 def _neighbors(module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> np.ndarray:
     """Return the effective number of neighbours of some training rows, each left out."""
     with torch.no_grad():
-        scale = to_tensor(bandwidth, dtype=task.rows.dtype, device=task.rows.device)
-        embedded = in_blocks(module, task.rows / scale)
+        embedding = Embedding.of(module, task, bandwidth)
+        embedded = embedding.points(task.rows)
         smoother = Smoother.of(
-            task.kernel,
+            embedding.task.kernel,
             embedded,
             task.values,
             task.weights,

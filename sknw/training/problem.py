@@ -18,7 +18,7 @@ from sknw.metrics import Metric
 from sknw.optimize import Objective
 from sknw.sums.engine import full_precision
 from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
-from sknw.training.validation import Validation, in_blocks
+from sknw.training.validation import Embedding, Validation
 from sknw.widths import Widths
 
 
@@ -57,7 +57,7 @@ class TrainingProblem:
 
     @cached_property
     def scaled(self) -> Tensor:
-        """The keys in units of the bandwidth, (n, n_columns)."""
+        """The keys in units of the bandwidth, (n, n_columns); for metrics that are no scales."""
         rows = self.task.rows
         return rows / to_tensor(self.bandwidth, dtype=rows.dtype, device=rows.device)
 
@@ -94,7 +94,7 @@ class TrainingProblem:
         """Return the leave-one-out loss in units of variance."""
         scales = self._column_scales(w)
         if scales is not None:
-            return self.task.loss(self.scaled, scales)
+            return self.task.loss(self.task.rows, scales)
         return self.task.loss(self.embed(w))
 
     def total(self, w: np.ndarray, loss: float) -> float:
@@ -116,9 +116,9 @@ class TrainingProblem:
         """Return the validation rows' squared errors (m,) in units of variance."""
         module = self.at(w).eval()
         with torch.no_grad():
-            keys = in_blocks(module, self.scaled)
-            queries = self.validation.embedded(module, self.task, self.bandwidth)
-        return self.validation.errors(queries, keys, self.task)
+            embedding = Embedding.of(module, self.task, self.bandwidth)
+            queries = embedding.points(self.validation.rows.rows)
+            return self.validation.errors(queries, embedding.points(self.task.rows), embedding.task)
 
     def penalty(self, w: Tensor) -> Tensor:
         """Return the penalty in the same units."""
@@ -139,7 +139,7 @@ class TrainingProblem:
         scales = self._column_scales
         return replace(
             objective,
-            losses=lambda x: self.task.losses(self.scaled, scales(coordinates.at(x))),
+            losses=lambda x: self.task.losses(self.task.rows, scales(coordinates.at(x))),
             slope=lambda x: self._slope(coordinates, x),
         )
 
@@ -148,16 +148,23 @@ class TrainingProblem:
     ) -> tuple[float, np.ndarray] | None:
         """Return the loss and its derivatives (p,) by coordinates, if there is a short way."""
         at = to_tensor(x, dtype=torch.float64, device=self.task.rows.device)
-        found = self.task.loss_and_slope(self.scaled, self._column_scales(coordinates.at(at)))
+        found = self.task.loss_and_slope(self.task.rows, self._column_scales(coordinates.at(at)))
         if found is None:
             return None
-        index = to_numpy(self._column_scales(torch.arange(len(x), device="cpu")))
+        parameters, n_columns = torch.arange(len(x), device="cpu"), self.task.n_columns
+        index = to_numpy(self.metric.column_scales(parameters, n_columns))
         by_logs = np.bincount(index, weights=found[1], minlength=len(x))
         return found[0], by_logs * coordinates.log_slopes(x)
 
     def _column_scales(self, w: Tensor) -> Tensor | None:
-        """Return the scales (..., n_columns) that parameters (..., p) are, if they are that."""
-        return self.metric.column_scales(w, self.scaled.shape[1])
+        """Return the scales (..., n_columns) of the rows that parameters (..., p) stand for.
+
+        None if they are no scales.
+        """
+        scales = self.metric.column_scales(w, self.task.n_columns)
+        if scales is None:
+            return None
+        return scales / to_tensor(self.bandwidth, dtype=scales.dtype, device=scales.device)
 
     @property
     def is_scale(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from sknw._arrays import to_tensor
 from sknw.leave_one_out import LeaveOneOut
 from sknw.training.problem import TrainingProblem
-from sknw.training.validation import in_blocks
+from sknw.training.validation import Embedding, in_blocks
 
 _STRIDE = 1.12  # between common factors
 _WIDE = np.geomspace(1e-3, 1e3, 49)
@@ -69,7 +69,7 @@ def _losses(problem: TrainingProblem, module: torch.nn.Module) -> Callable[[floa
         part = _spread_out(task)
         return lambda factor: part.loss(keys * factor).item()
     part = problem.validation.at_most(_ROWS)
-    queries = part.embedded(module, task, problem.bandwidth)
+    queries = Embedding.of(module, task, problem.bandwidth).points(part.rows.rows)
     return lambda factor: part.mean(part.errors(queries * factor, keys * factor, task))
 
 

@@ -6,7 +6,7 @@ other's, and weights w normalised to ``Σ w_i = 1``, the richer metric is taken 
 ``Σ w_i D_i`` exceeds its standard error ``sqrt(Σ w_i² (D_i − D̄)²)``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,12 +37,6 @@ class Validation:
         index = np.linspace(0, len(self.rows) - 1, size).astype(int)
         keys = to_tensor(index, dtype=torch.int64, device=self.rows.rows.device)
         return Validation(self.rows.among(keys, size))
-
-    def embedded(self, module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> Tensor:
-        """Return the rows' embedding (m, q), in the precision of the task."""
-        dtype, device = task.rows.dtype, task.rows.device
-        bandwidth = to_tensor(bandwidth, dtype=dtype, device=device)
-        return in_blocks(module, self.rows.rows.to(dtype) / bandwidth)
 
     def errors(self, queries: Tensor, keys: Tensor, task: LeaveOneOut) -> Tensor:
         """Return squared errors (m,) over the variances, averaged over outputs.
@@ -79,6 +73,46 @@ class Validation:
         mean = self.shares @ gain
         standard_error = (self.shares.square() @ (gain - mean).square()).sqrt()
         return bool(mean > standard_error)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A trained module's map of rows to points at bandwidth 1, and the problem there.
+
+    Of codes of categories the module gives what a mismatch costs, not points.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The module, of rows in units of the bandwidth.
+    bandwidth : Tensor of shape (n_columns,)
+        The starting scale.
+    task : LeaveOneOut
+        The problem with the kernel of the points.
+    factors : Tensor of shape (n_columns,) or None
+        What the points are rows multiplied by, where there are codes.
+    """
+
+    module: torch.nn.Module
+    bandwidth: Tensor
+    task: LeaveOneOut
+    factors: Tensor | None
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> "Embedding":
+        """Ask the module for the scales of codes."""
+        bandwidth = to_tensor(bandwidth, dtype=task.rows.dtype, device=task.rows.device)
+        if task.kernel.codes is None:
+            return cls(module, bandwidth, task, None)
+        kernel, factors = task.kernel.scaled_by(module(1 / bandwidth[None])[0].detach())
+        return cls(module, bandwidth, replace(task, kernel=kernel), factors)
+
+    def points(self, rows: Tensor) -> Tensor:
+        """Return the points (m, q) of rows (m, n_columns), in the precision of the task."""
+        rows = rows.to(self.bandwidth.dtype)
+        if self.factors is None:
+            return in_blocks(self.module, rows / self.bandwidth)
+        return rows * self.factors
 
 
 def in_blocks(module: torch.nn.Module, rows: Tensor, size: int = 8192) -> Tensor:

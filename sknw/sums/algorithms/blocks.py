@@ -45,7 +45,10 @@ class BlockState:
     def points(self, evaluator: Evaluator) -> list[Any]:
         """Return the sorted keys as the evaluator wants them."""
         if evaluator.name not in self.forms:
-            self.forms[evaluator.name] = [evaluator.points(at.points[None]) for at in self.layouts]
+            n_codes = self.kernel.n_codes
+            self.forms[evaluator.name] = [
+                evaluator.points(at.points[None], n_codes) for at in self.layouts
+            ]
         return self.forms[evaluator.name]
 
     @cached_property
@@ -102,20 +105,21 @@ class Blocks(Algorithm):
         if like is not None and like.keys is keys:
             return BlockState(kernel, keys, columns, like.layouts, like.forms)
         size = block_size(keys.shape[1])
-        return BlockState(kernel, keys, columns, [Layout.of(rows, size) for rows in keys])
+        layouts = [Layout.of(rows, size, kernel.n_codes) for rows in keys]
+        return BlockState(kernel, keys, columns, layouts)
 
     def plan(self, state: BlockState, queries: Tensor | None, exclude: Tensor | None) -> BlockPlan:
         """Sort the queries and find the blocks that matter to them."""
         keys = state.keys
-        layouts = state.layouts
+        layouts, n_codes = state.layouts, state.kernel.n_codes
         if queries is not None:
-            layouts = [Layout.of(rows, block_size(len(rows))) for rows in queries]
+            layouts = [Layout.of(rows, block_size(len(rows)), n_codes) for rows in queries]
         n_pairs = keys.shape[0] * keys.shape[1] * len(layouts[0])
         evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
         points = (
             state.points(evaluator)
             if queries is None
-            else [evaluator.points(at.points[None]) for at in layouts]
+            else [evaluator.points(at.points[None], n_codes) for at in layouts]
         )
         # compact support is all that queries need; else near keys tell how far they have to look
         compact = not math.isinf(state.kernel.support)

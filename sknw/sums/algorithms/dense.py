@@ -26,7 +26,7 @@ class DenseState:
     def points(self, evaluator: Evaluator) -> Any:
         """Return the keys as the evaluator wants them."""
         if evaluator.name not in self.forms:
-            self.forms[evaluator.name] = evaluator.points(self.keys)
+            self.forms[evaluator.name] = evaluator.points(self.keys, self.kernel.n_codes)
         return self.forms[evaluator.name]
 
 
@@ -66,7 +66,7 @@ class Dense(Algorithm):
         n_queries = keys.shape[1] if queries is None else queries.shape[1]
         n_pairs = len(keys) * n_queries * keys.shape[1]
         evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
-        points = None if queries is None else evaluator.points(queries)
+        points = None if queries is None else evaluator.points(queries, state.kernel.n_codes)
         return DensePlan(queries, exclude, evaluator, points)
 
     def sums(self, state: DenseState, plan: DensePlan) -> Tensor:

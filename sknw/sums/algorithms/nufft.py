@@ -94,6 +94,8 @@ class Nufft(Algorithm):
         kernel, reasons = problem.kernel, []
         if kernel.formula != ("gaussian", "profile"):
             reasons.append(f"kernel {kernel.name!r} has no fast transform")
+        if kernel.codes is not None:
+            reasons.append("categories have no fast transform")
         if problem.n_features > _MOST_FEATURES:
             reasons.append(
                 f"at most {_MOST_FEATURES} embedded dimensions, not {problem.n_features}"

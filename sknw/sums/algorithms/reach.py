@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sknw._arrays import to_numpy
 from sknw.kernels import Kernel
+from sknw.kernels.codes import numeric_part
 from sknw.sums.problem import Problem
 
 _SAMPLED_KEYS, _SAMPLED_QUERIES = 2048, 64
@@ -56,9 +57,12 @@ def share_of_doubt(problem: Problem, grid: Any, least_share: float) -> float:
 
 
 def _sampled_distances(problem: Problem) -> tuple[Tensor, int]:
-    """Return the sorted distances of some keys from more keys, and how many keys one stands for."""
+    """Return the sorted distances of some keys from more keys, and how many keys one stands for.
+
+    Of their numbers: boxes are of those.
+    """
     if "distances" not in problem.memo:
-        keys = problem.keys[0].detach()
+        keys = numeric_part(problem.kernel.codes, problem.keys[0].detach())
         step = -(-len(keys) // _SAMPLED_KEYS)
         sample = keys[::step].double()
         queries = sample[:: -(-len(sample) // _SAMPLED_QUERIES)]

@@ -22,6 +22,7 @@ from numba import njit, types
 from numba.extending import overload
 from numpy.polynomial import Polynomial, chebyshev
 
+from sknw.kernels.codes import EXACT
 from sknw.sums.tiles.registers import (
     HALF_STEP,
     HAS_TABLES,
@@ -140,6 +141,7 @@ _LOG2E = 1 / math.log(2)
 _LOG2E_32 = np.float32(_LOG2E)
 _EPSILON, _EPSILON_32 = 2 * np.finfo(np.float64).eps, 2 * np.finfo(np.float32).eps
 LARGEST = {8: 1021.0, 4: np.float32(125.0)}  # by bytes: ``2^−s`` is the smallest normal number
+_EXACT, _EXACT_32 = EXACT[8], np.float32(EXACT[4])
 _VANISHING, _VANISHING_32 = 1009.0, np.float32(124.0)
 
 
@@ -260,10 +262,32 @@ def _cosine_slope_polynomial_of(s):
     return lambda s: ((((_t5 * s + _t4) * s + _t3) * s + _t2) * s + _t1) * s + _t0
 
 
+# The last features of points may be codes of categories. `codes` has the cost of a mismatch of one
+# in each, and the largest mismatch (see sknw.kernels.codes).
+
+
+@_compiled(fastmath={"contract"})
+def _add_mismatches(queries, i, keys, codes, start, stop, out):
+    """Add to squared distances of query i what its mismatches with the keys start:stop cost."""
+    costs, caps = codes
+    first, begin, end = keys.shape[0] - len(costs), np.uint64(start), np.uint64(stop)
+    for c in range(len(costs)):
+        f, cost, cap = np.uint64(first + c), costs[c], caps[c]
+        q0 = queries[f, i]
+        for j in range(begin, end):
+            out[j - begin] += cost * min(abs(q0 - keys[f, j]), cap)
+
+
 @_compiled(fastmath={"contract"})  # equal keys must be equally far, wherever they stand
-def _distances(queries, i, keys, start, stop, out):
+def _distances(queries, i, keys, codes, start, stop, out):
     """Squared distances of query i from the keys start:stop, four features at a time."""
-    d, begin, end = keys.shape[0], np.uint64(start), np.uint64(stop)
+    n_codes, begin, end = len(codes[0]), np.uint64(start), np.uint64(stop)
+    d = keys.shape[0] - n_codes
+    if d == 0:
+        for j in range(end - begin):
+            out[j] = _0
+        _add_mismatches(queries, i, keys, codes, start, stop, out)
+        return
     f0, f1, f2, f3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
     first = d % 4 if d % 4 else 4
     q0 = queries[0, i]
@@ -296,6 +320,8 @@ def _distances(queries, i, keys, start, stop, out):
             e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
             e2, e3 = q2 - keys[f2, j], q3 - keys[f3, j]
             out[j - begin] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+    if n_codes:
+        _add_mismatches(queries, i, keys, codes, start, stop, out)
 
 
 @_compiled
@@ -395,17 +421,19 @@ def _slope(buffer, n, family):
 
 
 @_compiled
-def _excesses(queries, i, keys, anchors, start, stop, out):
+def _excesses(queries, i, keys, codes, anchors, start, stop, out):
     """``|q − z_j|² − |q − a|²`` for the anchor a of query i, without the large parts.
 
     As ``(z_j − a)(z_j + a − 2q)`` it is exactly zero for a key that equals the anchor, and accurate
     however far the query.
     """
-    n = np.uint64(stop - start)
-    for f in range(keys.shape[0]):
+    n, n_codes = np.uint64(stop - start), len(codes[0])
+    if n_codes:
+        _excess_mismatches(queries, i, keys, codes, anchors, start, stop, out)
+    for f in range(keys.shape[0] - n_codes):
         anchor, z0 = anchors[f, i], keys[f, start:stop]
         rest = anchor - _2 * queries[f, i]
-        if f == 0:
+        if f == 0 and n_codes == 0:
             for j in range(n):
                 out[j] = (z0[j] - anchor) * (z0[j] + rest)
         else:
@@ -413,11 +441,32 @@ def _excesses(queries, i, keys, anchors, start, stop, out):
                 out[j] += (z0[j] - anchor) * (z0[j] + rest)
 
 
+@_compiled(fastmath={"contract"})
+def _excess_mismatches(queries, i, keys, codes, anchors, start, stop, out):
+    """Fill out with what mismatches with the keys cost more than those with the anchor.
+
+    Those that have to match exactly come first: whole multiples of one power of two, which cancel.
+    """
+    costs, caps = codes
+    first, n = keys.shape[0] - len(costs), np.uint64(stop - start)
+    exact = _EXACT_32 if keys.itemsize == 4 else _EXACT
+    for j in range(n):
+        out[j] = _0
+    for is_exact in (True, False):
+        for c in range(len(costs)):
+            if (costs[c] == exact) == is_exact:
+                q0, z0 = queries[first + c, i], keys[first + c, start:stop]
+                own, cost, cap = abs(q0 - anchors[first + c, i]), costs[c], caps[c]
+                own = min(own, cap)
+                for j in range(n):
+                    out[j] += cost * (min(abs(q0 - z0[j]), cap) - own)
+
+
 @_compiled
-def _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, out):
+def _subtract_rounding(queries, i, keys, n_numbers, anchors, start, stop, epsilon, out):
     """Subtract what rounding of the points may have added to each excess."""
     n = np.uint64(stop - start)
-    for f in range(keys.shape[0]):
+    for f in range(n_numbers):
         q0, anchor, z0 = queries[f, i], anchors[f, i], keys[f, start:stop]
         step = abs(q0 - anchor)
         for j in range(n):
@@ -447,7 +496,7 @@ def _shifted(buffer, n, family, form, nearest):
 
 @_compiled
 def _weights(
-    queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer
+    queries, i, keys, codes, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer
 ):  # fmt: skip
     """Fill the buffer with the weights of query i on runs of keys, one after another."""
     n = 0
@@ -455,12 +504,15 @@ def _weights(
         start, stop = runs[t, 0], runs[t, 1]
         out = buffer[n:]
         if len(nearest):
-            _excesses(queries, i, keys, anchors, start, stop, out)
+            _excesses(queries, i, keys, codes, anchors, start, stop, out)
             if family == _NEAREST:
                 epsilon = _EPSILON_32 if keys.itemsize == 4 else _EPSILON
-                _subtract_rounding(queries, i, keys, anchors, start, stop, epsilon, out)
+                n_numbers = keys.shape[0] - len(codes[0])
+                _subtract_rounding(
+                    queries, i, keys, n_numbers, anchors, start, stop, epsilon, out
+                )  # fmt: skip
         else:
-            _distances(queries, i, keys, start, stop, out)
+            _distances(queries, i, keys, codes, start, stop, out)
             if len(edges[0]):
                 _settle_edges(edges[0][i], edges[1], start, stop, out)
         n += stop - start
@@ -531,12 +583,13 @@ def _add_two_columns(buffer, columns, runs, n_runs, i, out):
 
 @_compiled
 def _add_weighted(
-    queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer,
-    out,
+    queries, i, keys, codes, columns, runs, n_runs, exclude, nearest, anchors, edges, family, form,
+    buffer, out,
 ):  # fmt: skip
     """Add the sums of query i over runs of keys."""
     _weights(
-        queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family, form, buffer
+        queries, i, keys, codes, runs, n_runs, exclude, nearest, anchors, edges, family, form,
+        buffer,
     )  # fmt: skip
     if len(columns) == 2:
         _add_two_columns(buffer, columns, runs, n_runs, i, out)
@@ -549,9 +602,9 @@ def _add_weighted(
 
 
 @_compiled
-def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
-    """Squared distances of queries i and i + 1 from the keys start:stop in the first d features."""
-    first, last, h = np.uint64(start), np.uint64(stop), i + 1
+def _distances_of_two(queries, i, keys, codes, start, stop, buffer, other):
+    """Squared distances of queries i and i + 1 from the keys start:stop."""
+    first, last, h, d = np.uint64(start), np.uint64(stop), i + 1, keys.shape[0] - len(codes[0])
     if d % 4 or d == 0:  # features that make no four
         for j in range(np.uint64(stop - start)):
             buffer[j] = _0
@@ -580,6 +633,9 @@ def _distances_of_two(queries, i, keys, start, stop, d, buffer, other):
                 buffer[j - first] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
                 e0, e1, e2, e3 = r0 - z0, r1 - z1, r2 - z2, r3 - z3
                 other[j - first] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+    if len(codes[0]):
+        _add_mismatches(queries, i, keys, codes, start, stop, buffer)
+        _add_mismatches(queries, h, keys, codes, start, stop, other)
 
 
 @_inlined
@@ -615,28 +671,30 @@ def _weigh(buffer, start, stop, columns, uniform, gap, i, out):
 
 
 @_compiled
-def _weigh_two(queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out):
+def _weigh_two(queries, i, keys, codes, start, stop, columns, uniform, gaps, buffer, other, out):
     """Fill the buffers with the weights of queries i and i + 1, and add their sums.
 
     The two share what is read of the keys. The key at the gap of each: see `_weigh`.
     """
-    _distances_of_two(queries, i, keys, start, stop, len(keys), buffer, other)
+    _distances_of_two(queries, i, keys, codes, start, stop, buffer, other)
     _weigh(buffer, start, stop, columns, uniform, gaps[0], i, out)
     _weigh(other, start, stop, columns, uniform, gaps[1], i + 1, out)
 
 
 @_compiled
 def _add_many_powers(
-    queries, i, two, keys, start, stop, columns, uniform, exclude, buffer, other, out
+    queries, i, two, keys, codes, start, stop, columns, uniform, exclude, buffer, other, out
 ):  # fmt: skip
     """Add the sums of ``2^−s`` and of that times the values for query i, or i and i + 1."""
     gaps = _gap(exclude, i), (_gap(exclude, i + 1) if two else -1)
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
         if two:
-            _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
+            _weigh_two(
+                queries, i, keys, codes, head, tail, columns, uniform, gaps, buffer, other, out
+            )
         else:
-            _distances(queries, i, keys, head, tail, buffer)
+            _distances(queries, i, keys, codes, head, tail, buffer)
             _weigh(buffer, head, tail, columns, uniform, gaps[0], i, out)
 
 
@@ -832,6 +890,8 @@ def _find_boxes(tiles, b, boxes, corners):
             boxes[c] = c
         return len(boxes)
     gaps = corners[2 * d + 1]
+    if d == 0:
+        gaps[:] = _0
     for f in range(d):
         low0, high0, low1, high1 = low[f, b], high[f, b], key_low[f], key_high[f]
         _add_gaps(low0, high0, low1, high1, f == 0, gaps)
@@ -878,12 +938,14 @@ def _find_runs(queries, i, tiles, boxes, corners, first, last, runs):
 
     Returns their number.
     """
-    starts, d = tiles[4], queries.shape[0]
+    starts, d = tiles[4], tiles[5].shape[0]
     if not corners.shape[1]:
         runs[0, 0], runs[0, 1] = starts[boxes[first]], starts[boxes[last - 1] + 1]
         return 1
     gaps, key_reaches = corners[2 * d + 1, first:last], corners[2 * d, first:last]
     reach = tiles[8][i]
+    if d == 0:
+        gaps[:] = _0
     for f in range(d):
         q0 = queries[f, i]
         low, high = corners[2 * f, first:last], corners[2 * f + 1, first:last]
@@ -907,6 +969,7 @@ def _find_runs(queries, i, tiles, boxes, corners, first, last, runs):
 def add_sums(
     queries,
     keys,
+    codes,
     columns,
     uniform,
     exclude,
@@ -925,6 +988,8 @@ def add_sums(
     Parameters
     ----------
     queries, keys : ndarray of shape (d, m), (d, n)
+    codes : tuple of two ndarray of shape (c,)
+        Of the last features, which are codes: costs of a mismatch of one, and largest mismatches.
     columns : ndarray of shape (k, n)
     uniform : bool
         Whether the first column is all ones.
@@ -940,11 +1005,12 @@ def add_sums(
     """
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
-    evaluated = 0
+    evaluated, no_codes = 0, len(codes[0]) == 0
     near = family == _NEAR_POWER
     powers = (near or family == _POWER) and len(columns) == 2
     everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
-    by_fours, rows = len(queries) <= _FOR_FOURS, np.empty((len(queries), 4), queries.dtype)
+    few, by_fours = len(queries) < 4 and no_codes, len(queries) <= _FOR_FOURS and no_codes
+    rows = np.empty((len(queries), 4), queries.dtype)
     for b in range(first, last):
         n_met, head = _find_boxes(tiles, b, boxes, corners), 0
         while head < n_met:
@@ -955,10 +1021,10 @@ def add_sums(
                 evaluated_each, after = _count(runs, n_runs), i + 1
                 if not powers:
                     _add_weighted(
-                        queries, i, keys, columns, runs, n_runs, exclude, nearest, anchors,
+                        queries, i, keys, codes, columns, runs, n_runs, exclude, nearest, anchors,
                         edges, family, form, buffer, out,
                     )  # fmt: skip
-                elif len(queries) < 4:
+                elif few:
                     n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
                     if everywhere and n_runs == 1:
                         start, stop = runs[0, 0], runs[0, 1]
@@ -977,8 +1043,8 @@ def add_sums(
                     after += 1 if two else 0
                     for t in range(n_runs):
                         _add_many_powers(
-                            queries, i, two, keys, runs[t, 0], runs[t, 1], columns, uniform,
-                            exclude, buffer, other, out,
+                            queries, i, two, keys, codes, runs[t, 0], runs[t, 1], columns,
+                            uniform, exclude, buffer, other, out,
                         )  # fmt: skip
                 evaluated += (after - i) * evaluated_each
                 i = after
@@ -987,16 +1053,17 @@ def add_sums(
 
 
 @_compiled
-def _add_squares(queries, i, keys, start, stop, columns, uniform, gap, buffer, out):
+def _add_squares(queries, i, keys, codes, start, stop, columns, uniform, gap, buffer, out):
     """Add the sums of query i, and of the same times ``(q − z)²`` for each feature.
 
-    Rows of `out`: mass and total; then for each feature both again. The key `gap` is left out.
+    Rows of `out`: mass and total; then for each feature both again. The key `gap` is left out. Of
+    codes the costs of mismatches stand in the place of squares.
     """
-    d, masses, values, zero = keys.shape[0], columns[0], columns[1], _0 * queries[0, i]
+    d, masses, values, zero = len(keys) - len(codes[0]), columns[0], columns[1], _0 * queries[0, i]
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
         n, v0, m0 = np.uint64(tail - head), values[head:tail], masses[head:tail]
-        _distances(queries, i, keys, head, tail, buffer)
+        _distances(queries, i, keys, codes, head, tail, buffer)
         _weigh(buffer, head, tail, columns, uniform, gap, i, out)
         for f in range(d):
             q0, z0, mass, total = queries[f, i], keys[f, head:tail], zero, zero
@@ -1007,18 +1074,43 @@ def _add_squares(queries, i, keys, start, stop, columns, uniform, gap, buffer, o
                 total += part * v0[j]
             out[2 * f + 2, i] += mass
             out[2 * f + 3, i] += total
+        if len(codes[0]):
+            _add_costs(queries, i, keys, codes, head, tail, columns, uniform, buffer, out)
+
+
+@_compiled
+def _add_costs(queries, i, keys, codes, start, stop, columns, uniform, weights, out):
+    """Add the sums of query i times the costs of its mismatches, for each column of codes."""
+    costs, caps = codes
+    n, v0, m0 = np.uint64(stop - start), columns[1, start:stop], columns[0, start:stop]
+    for c in range(len(costs)):
+        f = len(keys) - len(costs) + c
+        q0, z0, cap, mass, total = (
+            queries[f, i],
+            keys[f, start:stop],
+            caps[c],
+            _0 * costs[c],
+            _0 * costs[c],
+        )
+        for j in range(n):
+            part = weights[j] * min(abs(q0 - z0[j]), cap)
+            mass += part if uniform else part * m0[j]
+            total += part * v0[j]
+        out[2 * f + 2, i] += costs[c] * mass
+        out[2 * f + 3, i] += costs[c] * total
 
 
 @_compiled
 def _add_squares_of_two(
-    queries, i, keys, start, stop, columns, uniform, gaps, buffer, other, out
+    queries, i, keys, codes, start, stop, columns, uniform, gaps, buffer, other, out
 ):  # fmt: skip
     """Add what `_add_squares` does for queries i and i + 1, which share reads of the keys."""
-    d, h, masses, values, zero = keys.shape[0], i + 1, columns[0], columns[1], _0 * queries[0, i]
+    d, h, zero = len(keys) - len(codes[0]), i + 1, _0 * queries[0, i]
+    masses, values = columns[0], columns[1]
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
         n, v0, m0 = np.uint64(tail - head), values[head:tail], masses[head:tail]
-        _weigh_two(queries, i, keys, head, tail, columns, uniform, gaps, buffer, other, out)
+        _weigh_two(queries, i, keys, codes, head, tail, columns, uniform, gaps, buffer, other, out)
         for f in range(d):
             q0, r0, z0 = queries[f, i], queries[f, h], keys[f, head:tail]
             mass0, total0, mass1, total1 = zero, zero, zero, zero
@@ -1033,6 +1125,9 @@ def _add_squares_of_two(
             out[2 * f + 3, i] += total0
             out[2 * f + 2, h] += mass1
             out[2 * f + 3, h] += total1
+        if len(codes[0]):
+            _add_costs(queries, i, keys, codes, head, tail, columns, uniform, buffer, out)
+            _add_costs(queries, h, keys, codes, head, tail, columns, uniform, other, out)
 
 
 @_inlined
@@ -1107,6 +1202,7 @@ def _add_few_squares(queries, i, keys, runs, n_runs, columns, uniform, out):
 def add_squares(
     queries,
     keys,
+    codes,
     columns,
     uniform,
     exclude,
@@ -1126,31 +1222,32 @@ def add_squares(
     """
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
-    evaluated, d = 0, len(queries)
+    evaluated, few = 0, len(queries) < 4 and len(codes[0]) == 0
     for b in range(first, last):
         n_met, head = _find_boxes(tiles, b, boxes, corners), 0
         while head < n_met:
             end = _end_of_chunk(key_starts, boxes, head, n_met, len(buffer))
             i = starts[b]
             while i < starts[b + 1]:
-                two = d > 3 and corners.shape[1] == 0 and i + 1 < starts[b + 1]
+                two = not few and corners.shape[1] == 0 and i + 1 < starts[b + 1]
                 n_runs = _find_runs(queries, i, tiles, boxes, corners, head, end, runs)
                 gap = _gap(exclude, i)
                 evaluated += (2 if two else 1) * _count(runs, n_runs)
-                if d < 4:
+                if few:
                     n_runs = _leave_out(runs, n_runs, gap)
                     _add_few_squares(queries, i, keys, runs, n_runs, columns, uniform, out)
-                for t in range(n_runs if d > 3 else 0):
+                for t in range(0 if few else n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
                     if two:
                         _add_squares_of_two(
-                            queries, i, keys, start, stop, columns, uniform,
+                            queries, i, keys, codes, start, stop, columns, uniform,
                             (gap, _gap(exclude, i + 1)), buffer, other, out,
                         )  # fmt: skip
                     else:
                         _add_squares(
-                            queries, i, keys, start, stop, columns, uniform, gap, buffer, out
-                        )
+                            queries, i, keys, codes, start, stop, columns, uniform, gap, buffer,
+                            out,
+                        )  # fmt: skip
                 i += 2 if two else 1
             head = end
     return evaluated
@@ -1191,9 +1288,23 @@ def _step(q, z, squared):
 
 
 @_compiled
-def _add_pull(queries, i, keys, start, stop, squared, strengths, out):
+def _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out):
+    """Add, for each column of codes, the strengths times the costs of mismatches with query i."""
+    costs, caps = codes
+    for c in range(len(costs)):
+        f = len(keys) - len(costs) + c
+        q0, z0, cap, total = queries[f, i], keys[f, start:stop], caps[c], _0 * costs[c]
+        for j in range(np.uint64(stop - start)):
+            total += strengths[j] * min(abs(q0 - z0[j]), cap)
+        out[f, i] += costs[c] * total
+
+
+@_compiled
+def _add_pull(queries, i, keys, codes, start, stop, squared, strengths, out):
     """Add the pulls of the keys start:stop on query i, four features at a time."""
-    d, n = keys.shape[0], np.uint64(stop - start)
+    d, n = keys.shape[0] - len(codes[0]), np.uint64(stop - start)
+    if squared and len(codes[0]):
+        _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out)
     zero, first = _0 * queries[0, i], d % 4
     if first == 1:
         q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
@@ -1262,32 +1373,36 @@ def _strengthen(buffer, i, left, right, start, stop):
 
 
 @_compiled
-def _add_power_pulls(queries, i, keys, start, stop, left, right, squared, buffer, out):
+def _add_power_pulls(queries, i, keys, codes, start, stop, left, right, squared, buffer, out):
     """Add the pulls on query i by ``2^−s`` times products of two or four columns."""
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
-        _distances(queries, i, keys, head, tail, buffer)
+        _distances(queries, i, keys, codes, head, tail, buffer)
         _strengthen(buffer, i, left, right, head, tail)
-        _add_pull(queries, i, keys, head, tail, squared, buffer, out)
+        _add_pull(queries, i, keys, codes, head, tail, squared, buffer, out)
 
 
 @_compiled
 def _add_power_pulls_of_two(
-    queries, i, keys, start, stop, left, right, squared, buffer, other, out
+    queries, i, keys, codes, start, stop, left, right, squared, buffer, other, out
 ):  # fmt: skip
     """Add the pulls on queries i and i + 1, which share what is read of the keys."""
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
-        _distances_of_two(queries, i, keys, head, tail, len(keys), buffer, other)
+        _distances_of_two(queries, i, keys, codes, head, tail, buffer, other)
         _strengthen(buffer, i, left, right, head, tail)
         _strengthen(other, i + 1, left, right, head, tail)
-        _add_pulls_of_two(queries, i, keys, head, tail, squared, buffer, other, out)
+        _add_pulls_of_two(queries, i, keys, codes, head, tail, squared, buffer, other, out)
 
 
 @_compiled
-def _add_pulls_of_two(queries, i, keys, start, stop, squared, strengths, others, out):
+def _add_pulls_of_two(queries, i, keys, codes, start, stop, squared, strengths, others, out):
     """Add the pulls of the keys start:stop on queries i and i + 1, two features at a time."""
-    d, h, n, zero = keys.shape[0], i + 1, np.uint64(stop - start), _0 * queries[0, i]
+    d, h, n = keys.shape[0] - len(codes[0]), i + 1, np.uint64(stop - start)
+    zero = _0 * queries[0, i]
+    if squared and len(codes[0]):
+        _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out)
+        _add_pull_of_codes(queries, h, keys, codes, start, stop, others, out)
     if d % 2:
         q0, r0, z0, sum0, rest0 = queries[0, i], queries[0, h], keys[0, start:stop], zero, zero
         for j in range(n):
@@ -1315,6 +1430,7 @@ def _add_pulls_of_two(queries, i, keys, start, stop, squared, strengths, others,
 def add_pulls(
     queries,
     keys,
+    codes,
     left,
     right,
     squared,
@@ -1352,24 +1468,25 @@ def add_pulls(
                     n_runs = _leave_out(runs, n_runs, _gap(exclude, i))
                 else:
                     _weights(
-                        queries, i, keys, runs, n_runs, exclude, nearest, anchors, edges, family,
-                        form, buffer,
+                        queries, i, keys, codes, runs, n_runs, exclude, nearest, anchors, edges,
+                        family, form, buffer,
                     )  # fmt: skip
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
                     if two:
                         _add_power_pulls_of_two(
-                            queries, i, keys, start, stop, left, right, squared, buffer, products,
-                            out,
+                            queries, i, keys, codes, start, stop, left, right, squared, buffer,
+                            products, out,
                         )  # fmt: skip
                     elif powers:
                         _add_power_pulls(
-                            queries, i, keys, start, stop, left, right, squared, buffer, out
-                        )
+                            queries, i, keys, codes, start, stop, left, right, squared, buffer,
+                            out,
+                        )  # fmt: skip
                     else:
                         part = buffer[place:]
                         _multiply_by_products(part, i, left, right, start, stop, products)
-                        _add_pull(queries, i, keys, start, stop, squared, part, out)
+                        _add_pull(queries, i, keys, codes, start, stop, squared, part, out)
                         place += stop - start
                 i += 2 if two else 1
             head = end
@@ -1377,7 +1494,7 @@ def add_pulls(
 
 
 @_compiled
-def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index):
+def find_nearest(queries, keys, codes, exclude, anchors, tiles, first, last, out, index):
     """Lower `out` (m,) to the squared distance of each query's nearest key, `index` (m,).
 
     With anchors (d, m), to the smallest excess over the squared distance of the anchor.
@@ -1394,9 +1511,9 @@ def find_nearest(queries, keys, exclude, anchors, tiles, first, last, out, index
                     start, stop = runs[t, 0], runs[t, 1]
                     evaluated += stop - start
                     if anchors.shape[1]:
-                        _excesses(queries, i, keys, anchors, start, stop, buffer)
+                        _excesses(queries, i, keys, codes, anchors, start, stop, buffer)
                     else:
-                        _distances(queries, i, keys, start, stop, buffer)
+                        _distances(queries, i, keys, codes, start, stop, buffer)
                     if start <= _gap(exclude, i) < stop:
                         buffer[exclude[i] - start] = np.inf
                     smallest = out[i]

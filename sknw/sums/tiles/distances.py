@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sknw._arrays import working_memory_bytes
 from sknw.kernels import Kernel
+from sknw.kernels.codes import Codes, numeric_part
 
 # Largest error of a squared distance that the product form may make, in bandwidths squared.
 _PRODUCT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -36,26 +37,30 @@ class Points:
     Parameters
     ----------
     rows : Tensor of shape (b, n, d)
-        The points, one per row.
+        The points' numbers, one point per row.
     lifted : Tensor of shape (b, n, d + 2)
         ``[z, 1, |z|²]``, whose product with ``[−2q, |q|², 1]`` is the squared distance.
+    codes : Tensor of shape (b, n, c)
+        The points' codes of categories.
     """
 
     rows: Tensor
     lifted: Tensor
+    codes: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor) -> "Points":
-        """Return the points with their lifted form."""
+    def of(cls, rows: Tensor, n_codes: int = 0) -> "Points":
+        """Return the points with their lifted form; their last columns are codes."""
+        rows, codes = rows.split([rows.shape[-1] - n_codes, n_codes], dim=-1)
         norms = _squared_norms(rows)
-        return cls(rows, torch.cat([rows, torch.ones_like(norms), norms], dim=-1))
+        return cls(rows, torch.cat([rows, torch.ones_like(norms), norms], dim=-1), codes)
 
     def __len__(self) -> int:
         return self.rows.shape[1]
 
     @property
     def n_features(self) -> int:
-        """Dimension of the points."""
+        """Number of the points' columns that are numbers."""
         return self.rows.shape[2]
 
     @property
@@ -65,12 +70,13 @@ class Points:
 
     def of_batch(self, batch: slice) -> "Points":
         """Return the points of some members of the batch."""
-        return Points(self.rows[batch], self.lifted[batch])
+        return Points(self.rows[batch], self.lifted[batch], self.codes[batch])
 
 
 def edge_allowance(kernel: Kernel, points: Tensor) -> Tensor:
     """Return each point's share (b, n) in the rounding at the edge of the kernel's support."""
-    return kernel.edge_allowance(kernel.sizes(points), points.dtype)
+    numbers = numeric_part(kernel.codes, points)
+    return kernel.edge_allowance(kernel.sizes(numbers), points.dtype)
 
 
 def settle_edges(sq: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
@@ -89,7 +95,7 @@ def _squared_norms(rows: Tensor) -> Tensor:
 
 def may_use_product(kernel: Kernel, points: Points, query_reach: float, key_reach: float) -> bool:
     """Whether this block's squared distances may come from the matrix product."""
-    if not kernel.smooth or points.n_features == 1:
+    if not kernel.smooth or points.n_features <= 1:
         return False
     error = torch.finfo(points.rows.dtype).eps * (query_reach + key_reach)
     return error <= _PRODUCT_ERROR[points.rows.dtype]
@@ -98,7 +104,7 @@ def may_use_product(kernel: Kernel, points: Points, query_reach: float, key_reac
 def squared_distances(
     queries: Points, keys: Points, query_block: slice, key_block: slice, *, product: bool
 ) -> Tensor:
-    """Return the squared distances of one tile, shape (b, m_t, n_t)."""
+    """Return the numbers' squared distances of one tile, shape (b, m_t, n_t)."""
     if product:
         lifted = queries.lifted[:, query_block]
         left = torch.cat([-2 * lifted[..., :-2], lifted[..., -1:], lifted[..., -2:-1]], dim=-1)
@@ -109,26 +115,51 @@ def squared_distances(
 
 
 def edges_by_differences(
-    sq: Tensor, queries: Tensor, keys: Tensor, query_edges: Tensor, key_edges: Tensor
+    sq: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    query_edges: Tensor,
+    key_edges: Tensor,
+    costs: Tensor | None,
 ) -> Tensor:
     """Settle the edges, in place, of squared distances by the product: see `settle_edges`.
 
     Those near to 1 are computed again from the rows (b, m, d) and (b, n, d), since the product's
-    error is larger than the allowances.
+    error is larger than the allowances. `costs` (b, m, n) are those of mismatches of codes.
     """
     allowed = query_edges[..., :, None] + key_edges[..., None, :]
     doubtful = torch.sub(sq, 1).abs_() <= allowed + _PRODUCT_DOUBT * _PRODUCT_ERROR[sq.dtype]
     again = doubtful.nonzero(as_tuple=True)
     if len(again[0]) > _FEWEST_AGAIN * sq.numel():
-        return settle_edges(differences_squared(queries, keys), query_edges, key_edges)
+        sq = differences_squared(queries, keys)
+        return settle_edges(sq if costs is None else sq.add_(costs), query_edges, key_edges)
     b, i, j = again
     exact = (queries[b, i] - keys[b, j]).square_().sum(dim=-1)
+    exact = exact if costs is None else exact.add_(costs[again])
     sq[again] = exact.masked_fill_((exact - 1).abs_() <= allowed[again], 1.0)
     return sq
 
 
+def pair_distances(codes: Codes | None, queries: Tensor, keys: Tensor) -> Tensor:
+    """Return squared distances (..., m, n) of points (..., m, d) and (..., n, d), from differences.
+
+    Mismatches of codes, the last columns of the points, count with their costs.
+    """
+    total = differences_squared(numeric_part(codes, queries), numeric_part(codes, keys))
+    return add_mismatches(codes, queries, keys, total)
+
+
+def add_mismatches(codes: Codes | None, queries: Tensor, keys: Tensor, total: Tensor) -> Tensor:
+    """Add to squared distances, in place, what mismatches of codes cost."""
+    for _, steps, cost in () if codes is None else codes.mismatches(queries, keys):
+        total.addcmul_(steps, cost)
+    return total
+
+
 def differences_squared(queries: Tensor, keys: Tensor) -> Tensor:
     """Return ``Σ_k (q_k − z_k)²``, shape (..., m, n), from differences."""
+    if queries.shape[-1] == 0:
+        return queries.new_zeros((*queries.shape[:-1], keys.shape[-2]))
     if queries.shape[-1] > _FEW_FEATURES:
         distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.square_()

@@ -24,8 +24,8 @@ class Evaluator(ABC):
         """Whether it knows the kernel's formula and can run there."""
 
     @abstractmethod
-    def points(self, rows: Tensor) -> Any:
-        """Prepare points (b, n, d)."""
+    def points(self, rows: Tensor, n_codes: int = 0) -> Any:
+        """Prepare points (b, n, d), whose last columns are codes of categories."""
 
     @abstractmethod
     def sums(
@@ -57,6 +57,7 @@ class Evaluator(ABC):
     ) -> Tensor:
         """Return the sums and, in the same pass, ``Σ_j K'_ij v_j (q_i − z_j)²`` of each feature.
 
+        Of codes the costs of mismatches stand in the place of squares.
         Shape (b, 1 + d, k, m), the plain sums first; K' is the slope of the kernel.
         """
         raise NotImplementedError
@@ -77,5 +78,5 @@ class Evaluator(ABC):
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d).
 
         `left` is (b, k, m) and `right` (b, k, n). With `squared`, ``(q_i − z_j)²`` feature by
-        feature.
+        feature, and of codes the costs of mismatches. Codes pull nothing: without, they have zeros.
         """

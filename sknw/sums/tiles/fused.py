@@ -24,6 +24,7 @@ from torch import Tensor
 from sknw._arrays import to_numpy, to_tensor, torch_dtype
 from sknw._threads import n_threads as available_threads
 from sknw.kernels import Kernel
+from sknw.kernels.codes import Codes
 from sknw.sums.tiles.distances import edge_allowance
 from sknw.sums.tiles.evaluator import Evaluator
 from sknw.sums.tiles.pairs import Pairs
@@ -65,14 +66,17 @@ _OF_POWERS = {"profile": 1.0, "slope": -0.5}  # forms of a Gaussian as multiples
 
 @dataclass(frozen=True, eq=False)
 class FusedPoints:
-    """Points feature-first, (b, d, n)."""
+    """Points feature-first, (b, d, n); the last features are codes of categories."""
 
     features: np.ndarray
+    n_codes: int = 0
 
     @cached_property
     def to_powers(self) -> np.ndarray:
-        """The points scaled for powers of two."""
-        return self.features * self.features.dtype.type(_TO_POWERS)
+        """The points with numbers scaled for powers of two."""
+        factors = np.full((self.features.shape[1], 1), _TO_POWERS, dtype=self.dtype)
+        factors[len(factors) - self.n_codes :] = 1
+        return self.features * factors
 
     @cached_property
     def span(self) -> tuple[np.ndarray, np.ndarray]:
@@ -95,18 +99,23 @@ class Shift:
     Parameters
     ----------
     nearest : ndarray of shape (m,)
-        Squared distance of each query's nearest key; infinity where there is none.
+        Squared distance of each query's nearest key, without mismatches of categories that have to
+        match exactly; infinity where there is none.
     anchors : ndarray of shape (d, m)
         That key.
+    squared : ndarray of shape (m,)
+        Its squared distance with all mismatches.
     """
 
     nearest: np.ndarray
     anchors: np.ndarray
+    squared: np.ndarray
 
     @classmethod
     def none(cls, n_features: int, dtype: np.dtype) -> "Shift":
         """Return the shift of plain weights."""
-        return cls(np.empty(0, dtype=dtype), np.empty((n_features, 0), dtype=dtype))
+        nothing = np.empty(0, dtype=dtype)
+        return cls(nothing, np.empty((n_features, 0), dtype=dtype), nothing)
 
 
 class Fused(Evaluator):
@@ -125,9 +134,9 @@ class Fused(Evaluator):
             and kernel.formula[0] in _loops().FAMILIES
         )
 
-    def points(self, rows: Tensor) -> FusedPoints:
+    def points(self, rows: Tensor, n_codes: int = 0) -> FusedPoints:
         """Stand the points feature-first."""
-        return FusedPoints(to_numpy(rows.mT.contiguous()))
+        return FusedPoints(to_numpy(rows.mT.contiguous()), n_codes)
 
     def sums(self, kernel, queries, keys, columns, exclude, pairs, shift=None) -> Tensor:
         """Return ``Σ_j K_ij v_j``, shape (b, k, m); relative to the `Shift` if given."""
@@ -187,6 +196,7 @@ class Fused(Evaluator):
         exclude: Tensor | None,
         pairs: Pairs | None,
         *,
+        codes: Codes | None = None,
         exactly: bool,
     ) -> Shift:
         """Return each query's nearest key, for one set.
@@ -197,6 +207,7 @@ class Fused(Evaluator):
         queries, exclude = _with_identity(queries, keys, exclude)
         pairs = pairs or Pairs.all(len(queries), len(keys), keys.features.shape[1])
         points, tiles = (queries.features[0], keys.features[0]), _tiles(pairs, keys.dtype, 1.0)
+        mismatches = _mismatches(codes, 0, keys.dtype, 1.0)
 
         def search(anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             smallest = np.full(len(queries), np.inf, dtype=keys.dtype)
@@ -204,7 +215,7 @@ class Fused(Evaluator):
 
             def task(first: int, last: int) -> int:
                 return _loops().find_nearest(
-                    *points, exclude, anchors, tiles, first, last, smallest, index
+                    *points, mismatches, exclude, anchors, tiles, first, last, smallest, index
                 )
 
             _in_threads(task, pairs)
@@ -216,9 +227,13 @@ class Fused(Evaluator):
         if exactly or reached.max(initial=0.0) > _FAR[keys.dtype.itemsize]:
             excess, nearer = search(anchors)
             anchors = np.where(excess < 0, points[1][:, nearer], anchors)
-        squared = np.square(points[0] - anchors).sum(axis=0)
+        squared = _distances_of_anchors(codes, points[0], anchors)
         squared[np.isinf(rough)] = np.inf
-        return Shift(squared, anchors)
+        nearest = squared
+        if codes is not None:
+            nearest = _distances_of_anchors(codes.without_exact, points[0], anchors)
+            nearest[np.isinf(rough)] = np.inf
+        return Shift(nearest, anchors, squared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +261,12 @@ class _Call:
         Only asked for up to three features: other loops have the guard in any case.
         """
         d = self.keys.features.shape[1]
-        if self.pairs is not None or d > 3 or len(self.queries) * len(self.keys) <= _WORTH_A_LOOK:
+        is_few = d <= 3 and self.kernel.codes is None
+        if (
+            self.pairs is not None
+            or not is_few
+            or len(self.queries) * len(self.keys) <= _WORTH_A_LOOK
+        ):
             return False
         (low, high), (key_low, key_high) = self.queries.span, self.keys.span
         with np.errstate(over="ignore", invalid="ignore"):
@@ -276,16 +296,18 @@ class _Call:
         points = [
             at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
         ]
+        scale = _TO_POWERS if self.by_powers else 1.0
         if self.pairs is None:
             sizes = len(self.queries), len(self.keys), points[0].shape[1]
             pairs, tiles = _all_pairs(*sizes, self.keys.dtype)
         else:
             pairs = self.pairs
-            tiles = _tiles(pairs, self.keys.dtype, _TO_POWERS if self.by_powers else 1.0)
+            tiles = _tiles(pairs, self.keys.dtype, scale)
         shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
         codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
         before = (
             *(rows[self.b] for rows in points),
+            _mismatches(self.kernel.codes, self.b, self.keys.dtype, scale),
             *arguments,
             self.exclude,
             shift.nearest,
@@ -310,6 +332,29 @@ def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | Non
     if first != 1:
         columns = np.concatenate([np.ones_like(columns[:1]), columns[1:]])
     return columns, float(first)
+
+
+def _mismatches(
+    codes: Codes | None, b: int, dtype: np.dtype, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return costs and caps (c,) of member b of a batch, for points whose numbers are scaled."""
+    if codes is None:
+        return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
+    costs = scale**2 * codes.costs_in(dtype.itemsize)[b]
+    return costs.astype(dtype), codes.caps.astype(dtype)
+
+
+def _distances_of_anchors(
+    codes: Codes | None, queries: np.ndarray, anchors: np.ndarray
+) -> np.ndarray:
+    """Return squared distances (m,) of queries (d, m) from their anchors."""
+    if codes is None:
+        return np.square(queries - anchors).sum(axis=0)
+    n_numbers = len(queries) - len(codes)
+    squared = np.square(queries[:n_numbers] - anchors[:n_numbers]).sum(axis=0)
+    costs, caps = _mismatches(codes, 0, queries.dtype, 1.0)
+    steps = np.minimum(np.abs(queries[n_numbers:] - anchors[n_numbers:]), caps[:, None])
+    return squared + costs @ steps
 
 
 @lru_cache(maxsize=64)

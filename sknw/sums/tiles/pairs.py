@@ -206,8 +206,8 @@ class Layout:
         The points in that order.
     size : int
         Number of points of a block.
-    low, high : Tensor of shape (n_blocks, d)
-        Corners of each block's box, float64.
+    low, high : Tensor of shape (n_blocks, d − n_codes)
+        Corners of each block's box in the points' numbers, float64.
     """
 
     order: Tensor
@@ -217,23 +217,31 @@ class Layout:
     high: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, size: int) -> "Layout":
-        """Sort points (n, d) into blocks of `size`.
+    def of(cls, points: Tensor, size: int, n_codes: int = 0) -> "Layout":
+        """Sort points (n, d) into blocks of `size` by their numbers; the last columns are codes.
 
         Slabs of equal counts along one feature after another (sort-tile-recursive packing,
         Leutenegger, Lopez & Edgington 1997), more of them where the points extend further.
         """
-        slabs, sides = _slabs(points, max(1, len(points) / (_FLATNESS * size)))
-        if _is_compact(points, size, sides):
+        n_numbers = points.shape[1] - n_codes
+        numbers = points[:, :n_numbers]
+        slabs, sides = _slabs(numbers, max(1, len(points) / (_FLATNESS * size)))
+        if n_numbers == 0 or _is_compact(numbers, size, sides):
             order = torch.arange(len(points), device=points.device)
         else:
-            order = _packed(points, size, slabs)
+            order = _packed(numbers, size, slabs)
             points = points[order]
-        blocks = _in_blocks(points.double(), size, points[-1].double())
+        numbers = points[:, :n_numbers].double()
+        blocks = _in_blocks(numbers, size, numbers[-1])
         return cls(order, points, size, blocks.amin(dim=1), blocks.amax(dim=1))
 
     def __len__(self) -> int:
         return len(self.order)
+
+    @property
+    def numbers(self) -> Tensor:
+        """The numbers (n, d − n_codes) of the points in their order, in float64."""
+        return self.points[:, : self.low.shape[1]].double()
 
     @cached_property
     def places(self) -> Tensor:
@@ -360,8 +368,8 @@ def meeting_of(
         reaches[masses <= _LEAST_MASS * weights.sum()] = torch.nan
     unknown = queries.in_blocks(reaches).isnan().any(dim=1).nonzero().squeeze(1)
     if len(unknown):
-        bounds = _Masses.of(keys, weights)
-        points = _in_blocks(queries.points.double(), queries.size, queries.points[-1].double())
+        bounds = _Masses.of(kernel, keys, weights)
+        points = _in_blocks(queries.numbers, queries.size, queries.numbers[-1])
         found = queries.in_blocks(reaches)
         for some in unknown.split(max(1, _BOX_TESTS // len(bounds.log_sure))):
             found[some] = found[some].fmin(bounds.reaches(kernel, points[some], rtol))
@@ -387,9 +395,9 @@ class _Masses:
     Parameters
     ----------
     centers : Tensor of shape (n_blocks, d)
-        Centroids.
+        Centroids of the numbers.
     variances : Tensor of shape (n_blocks,)
-        Mean squared distances from the centroids.
+        Mean squared distances from the centroids, and the most that mismatches of codes may add.
     log_sure : Tensor of shape (n_blocks,)
         Logarithms of the weights without the heaviest key's.
     factors : Tensor of shape (n_blocks,)
@@ -405,9 +413,9 @@ class _Masses:
     log_total: Tensor
 
     @classmethod
-    def of(cls, keys: Layout, weights: Tensor) -> "_Masses":
+    def of(cls, kernel: Kernel, keys: Layout, weights: Tensor) -> "_Masses":
         """Take the moments of each block."""
-        points, weights = keys.in_blocks(keys.points.double()), keys.in_blocks(weights)[:, None]
+        points, weights = keys.in_blocks(keys.numbers), keys.in_blocks(weights)[:, None]
         totals = weights.sum(dim=2)
         sure = (totals - weights.amax(dim=2)).clamp_min(0)
         centers = torch.where(sure > 0, (weights @ points).squeeze(1) / totals, torch.inf)
@@ -415,6 +423,8 @@ class _Masses:
         centers, variances, factors = (
             at.nan_to_num(torch.inf) for at in (centers, variances, totals / sure)
         )
+        if kernel.codes is not None:
+            variances += float(kernel.codes.largest[0])
         return cls(
             centers, variances.squeeze(1), sure.log().squeeze(1), factors.squeeze(1),
             totals.sum().log(),

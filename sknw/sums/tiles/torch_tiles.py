@@ -13,8 +13,8 @@ from sknw._arrays import accumulator_dtype
 from sknw.kernels import Kernel
 from sknw.sums.tiles.distances import (
     Points,
+    add_mismatches,
     blocks,
-    edge_allowance,
     edges_by_differences,
     exclude_keys,
     may_use_product,
@@ -38,9 +38,9 @@ class TorchTiles(Evaluator):
         """Whatever torch can hold."""
         return True
 
-    def points(self, rows: Tensor) -> Points:
+    def points(self, rows: Tensor, n_codes: int = 0) -> Points:
         """Lift the points for distances by matrix product."""
-        return Points.of(rows)
+        return Points.of(rows, n_codes)
 
     def sums(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
         """Return ``Σ_j K_ij v_j``, shape (b, k, m)."""
@@ -56,7 +56,7 @@ class TorchTiles(Evaluator):
     def pull(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         points = keys if queries is None else queries
-        total = _zeros(left, points.rows.shape)
+        total, of_codes = _zeros(left, points.rows.shape), _zeros(left, points.codes.shape)
 
         def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
             strengths = weights * (left[batch, :, i].mT @ right[batch, :, j])
@@ -65,11 +65,22 @@ class TorchTiles(Evaluator):
             if squared:  # (q − z)² = q² − 2qz + z²
                 total[batch, i] += strength * rows.square() - 2 * rows * (strengths @ others)
                 total[batch, i] += strengths @ others.square()
+                for f, steps, cost in _mismatches(kernel, points, keys, batch, i, j):
+                    of_codes[batch, i, f] += (strengths * steps * cost).sum(dim=-1)
             else:
                 total[batch, i] += strength * rows - strengths @ others
 
         _visit(kernel, queries, keys, exclude, pairs, add)
-        return total
+        return torch.cat([total, of_codes], dim=-1)
+
+
+def _mismatches(
+    kernel: Kernel, queries: Points, keys: Points, batch: slice, i: slice, j: slice
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield what `Codes.mismatches` does for one tile."""
+    if kernel.codes is not None:
+        codes = kernel.of_members(batch).codes
+        yield from codes.mismatches(queries.codes[batch, i], keys.codes[batch, j])
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -92,7 +103,8 @@ def _visit(
     shape = _square_shape(keys) if whole_set_over_itself else _cross_shape(queries, keys)
     at_once = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // (shape[0] * shape[1]))
     for batch in blocks(len(keys.rows), at_once):
-        part = Tile(kernel.of_members(batch), queries.of_batch(batch), keys.of_batch(batch), shape)
+        points = queries.of_batch(batch), keys.of_batch(batch)
+        part = Tile(kernel.of_members(batch), *points, shape)
         if whole_set_over_itself:
             part.visit_square(batch, add)
         elif pairs is None:
@@ -140,10 +152,10 @@ class Tile:
         self.largest_norm = float(queries.norms.max()), float(keys.norms.max())
         self.may_use_product = may_use_product(kernel, keys, *self.largest_norm)
         if kernel.has_edge:
-            self.query_edges = edge_allowance(kernel, queries.rows)
-            self.key_edges = (
-                self.query_edges if queries is keys else edge_allowance(kernel, keys.rows)
-            )
+            self.query_edges = kernel.edge_allowance(kernel.sizes(queries.rows), queries.rows.dtype)
+            self.key_edges = self.query_edges
+            if queries is not keys:
+                self.key_edges = kernel.edge_allowance(kernel.sizes(keys.rows), keys.rows.dtype)
 
     def weights(self, i: slice, j: slice) -> Tensor:
         """Return the weights (b, m_t, n_t); the next tile takes their memory."""
@@ -154,13 +166,18 @@ class Tile:
             float(self.keys.norms[:, j].max()),
         )
         sq = squared_distances(self.queries, self.keys, i, j, product=product)
-        if self.kernel.has_edge:
-            edges = self.query_edges[:, i], self.key_edges[:, j]
-            if product:
-                rows = self.queries.rows[:, i], self.keys.rows[:, j]
-                sq = edges_by_differences(sq, *rows, *edges)
-            else:
-                sq = settle_edges(sq, *edges)
+        codes = self.queries.codes[:, i], self.keys.codes[:, j]
+        if not self.kernel.has_edge:
+            return self.kernel.profile(add_mismatches(self.kernel.codes, *codes, sq))
+        edges, costs = (self.query_edges[:, i], self.key_edges[:, j]), None
+        if self.kernel.codes is not None:
+            costs = add_mismatches(self.kernel.codes, *codes, torch.zeros_like(sq))
+            sq = sq.add_(costs)
+        if product:
+            rows = self.queries.rows[:, i], self.keys.rows[:, j]
+            sq = edges_by_differences(sq, *rows, *edges, costs)
+        else:
+            sq = settle_edges(sq, *edges)
         return self.kernel.profile(sq)
 
     def visit(self, batch: slice, tiles: Iterator[tuple], exclude: Tensor | None, add) -> None:
