@@ -57,6 +57,20 @@ def available_devices() -> list[str]:
     return [accelerator.type, "cpu"] if accelerator is not None else ["cpu"]
 
 
+# Squares need not be representable, but products with a kernel weight and a scaled target do.
+_LEAST_WEIGHT = {torch.float64: 2.0**-1000, torch.float32: 2.0**-100}
+
+
+def least_weight(dtype: torch.dtype) -> float:
+    """Return what lighter rows count as in sums, the heaviest being 1: no row vanishes."""
+    return _LEAST_WEIGHT[dtype]
+
+
+def weights_tensor(weights: np.ndarray, *, dtype: torch.dtype, device) -> Tensor:
+    """Return positive weights, the largest about 1, as a tensor in which none vanishes."""
+    return to_tensor(np.maximum(weights, least_weight(dtype)), dtype=dtype, device=device)
+
+
 def _has_accelerator() -> bool:
     return torch.cuda.is_available()
 

@@ -27,6 +27,7 @@ from sknw._arrays import (
     to_numpy,
     to_tensor,
     torch_dtype,
+    weights_tensor,
 )
 from sknw._attention import attention_matrix, top_attention
 from sknw._compat import (
@@ -342,9 +343,13 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _new_smoother(self, dtype: torch.dtype, device: str, eps: float) -> Smoother:
         """Return a smoother whose keys are the cells of the observations."""
         observations = self._observations
-        squares = observations.by_cell(np.square(observations.weights))
-        values = observations.cell_y, observations.cell_weights, squares
-        y, weights, squares = (to_tensor(of, dtype=dtype, device=device) for of in values)
+        y = to_tensor(observations.cell_y, dtype=dtype, device=device)
+        weights = weights_tensor(observations.cell_weights, dtype=dtype, device=device)
+        wide = accumulator_dtype(torch.device(device))
+        log_weights, concentration = (
+            to_tensor(of, dtype=wide, device=device)
+            for of in (observations.cell_log_weights, observations.cell_concentration)
+        )
         keys = self._embedded(self._centred(observations.X, dtype), dtype, device)
         return Smoother.of(
             self._kernel_of_embedded(keys, eps),
@@ -354,7 +359,8 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             algorithm=self.algorithm,
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
-            square_weights=squares,
+            log_weights=log_weights,
+            concentration=concentration,
             own=self._own_cells(device),
         )
 
@@ -382,6 +388,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             algorithm=self.algorithm,
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
+            log_weights=to_tensor(
+                observations.log_weights,
+                dtype=accumulator_dtype(torch.device(device)),
+                device=device,
+            ),
         )
 
     def _kernel_of_embedded(self, keys: torch.Tensor, eps: float) -> Kernel:
@@ -400,7 +411,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             self._kernel_of_embedded(cells, eps),
             cells[to_tensor(observations.cell, dtype=torch.int64, device=device)],
             to_tensor(observations.y, dtype=dtype, device=device),
-            to_tensor(observations.weights, dtype=dtype, device=device),
+            weights_tensor(observations.weights, dtype=dtype, device=device),
         )
 
     def _kernel_of_rows(self, dtype: torch.dtype, device: str) -> Kernel:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
+from sknw._arrays import least_weight
 from sknw._duplicates import Groups
 from sknw._features import Features
 
@@ -29,7 +31,9 @@ class Observations:
     y : ndarray of shape (n_observations, n_outputs)
         Targets less `y_centre`, over `y_scale`.
     weights : ndarray of shape (n_observations,)
-        Weights, the largest being 1.
+        Weights, the largest being 1; none is less than `least_weight`.
+    given_log_weights : ndarray of shape (n_observations,) or None
+        Logarithms of the weights where some are less than that; None: where none is.
     group : ndarray of shape (n_rows,)
         The observation that each training row belongs to; -1 for a row of weight zero.
     share : ndarray of shape (n_rows,)
@@ -52,6 +56,7 @@ class Observations:
     cell: np.ndarray
     y: np.ndarray
     weights: np.ndarray
+    given_log_weights: np.ndarray | None
     group: np.ndarray
     share: np.ndarray
     weightless: np.ndarray
@@ -86,10 +91,13 @@ class Observations:
             As in the estimators.
         """
         features = features or Features(X.shape[1])
-        sample_weight = sample_weight / sample_weight.max()
         counts = sample_weight > 0
         group = np.full(len(X), -1)
-        rows, targets, weights = X[counts], y[counts].astype(np.float64), sample_weight[counts]
+        rows, targets, given = X[counts], y[counts].astype(np.float64), sample_weight[counts]
+        least = least_weight(torch.float64)
+        weights = given / given.max()
+        is_wide = weights.min() < least
+        weights = np.maximum(weights, least)
         found = Groups.of(rows, targets, weights, features, duplicates)
         group[counts] = found.observation
         totals = np.bincount(found.observation, weights=weights)
@@ -106,7 +114,8 @@ class Observations:
             X=cells,
             cell=found.cell,
             y=(targets - y_centre) / y_scale,
-            weights=totals / totals.max(),
+            weights=np.maximum(totals / totals.max(), least),
+            given_log_weights=_log_totals(given, found.observation) if is_wide else None,
             group=group,
             share=share,
             weightless=X[~counts],
@@ -156,6 +165,26 @@ class Observations:
     def cell_weights(self) -> np.ndarray:
         """Total weight of each cell, (n_cells,)."""
         return self.by_cell(self.weights)
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """Logarithms of the weights, exact where `weights` are as light as weights may be."""
+        known = self.given_log_weights
+        return np.log(self.weights) if known is None else known
+
+    @cached_property
+    def cell_log_weights(self) -> np.ndarray:
+        """Logarithm of the total weight of each cell, relative to the heaviest observation's."""
+        if self.given_log_weights is None:
+            return np.log(self.cell_weights)
+        return np.logaddexp.reduceat(self.log_weights, _heads(self.cell))
+
+    @cached_property
+    def cell_concentration(self) -> np.ndarray:
+        """Sum of the squared shares that observations have of their cell's weight, (n_cells,)."""
+        if self.are_distinct:
+            return np.ones(len(self))
+        return self.by_cell(np.square(self.weights / self.cell_weights[self.cell]))
 
     @property
     def cell_y(self) -> np.ndarray:
@@ -246,6 +275,14 @@ class Observations:
 def _heads(cell: np.ndarray) -> np.ndarray:
     """Return the first observation of each cell (n_cells,)."""
     return np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
+
+
+def _log_totals(weights: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the total weight of each kind, relative to the largest."""
+    heaviest = np.zeros(kind.max() + 1)
+    np.maximum.at(heaviest, kind, weights)
+    logs = np.log(heaviest) + np.log(np.bincount(kind, weights=weights / heaviest[kind]))
+    return logs - logs.max()
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

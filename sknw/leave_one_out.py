@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw._arrays import least_weight, to_numpy, to_tensor, weights_tensor
 from sknw._observations import Observations
 from sknw._threads import one_torch_thread
 from sknw.cells import Cells, OwnCells
@@ -106,7 +106,7 @@ class LeaveOneOut:
         has_value = empty_neighborhood in ("nearest", "mean")
         keys = to_tensor(observations.keys, dtype=dtype, device=device)
         values = to_tensor(observations.y, dtype=dtype, device=device)
-        weights = to_tensor(observations.weights, dtype=dtype, device=device)
+        weights = weights_tensor(observations.weights, dtype=dtype, device=device)
         cells = None
         if not observations.are_distinct:
             labels = to_tensor(observations.cell, dtype=torch.int64, device=device)
@@ -440,6 +440,7 @@ class LeaveOneOut:
         """Return the problem in float32, its sums to no more digits than that needs."""
         tensors = (self.rows, self.values, self.weights, self.variance)
         rows, values, weights, variance = (tensor.float() for tensor in tensors)
+        weights = weights.clamp_min(least_weight(torch.float32))
         return replace(
             self,
             rows=rows,

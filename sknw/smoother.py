@@ -8,23 +8,25 @@ A query without a key in reach follows the empty-neighbourhood policy. ``"neares
 that a Gaussian has as its bandwidth vanishes: the nearest key's value, ties averaged.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sknw._arrays import accumulator_dtype, least_weight
 from sknw.cells import OwnCells, weight_at_zero
 from sknw.kernels import Kernel
+from sknw.log_attention import log_attention, profile_of_pairs
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
 from sknw.sums.exact import KeySet, nearest_kernel, weak_rows
-from sknw.sums.tiles.distances import (
-    edge_allowance,
-    pair_distances,
-    settle_edges,
-    tile_elements,
-)
+from sknw.sums.tiles.distances import tile_elements
+
+# Sums of weights over which their squares do not underflow, for each key.
+_LEAST_SQUARED = {torch.float64: 1e-140, torch.float32: 1e-14}
 
 EMPTY_NEIGHBORHOODS = ("nearest", "mean", "nan", "raise")
 
@@ -282,8 +284,10 @@ class Smoother:
         Largest error, relative to the range of the values.
     empty_neighborhood : str
         Policy for queries without a key in reach.
-    square_weights : Tensor of shape (n,)
-        Squared weights, summed over the observations of which a key is made.
+    log_weights : Tensor of shape (n,)
+        Logarithms of the weights, which may be less than the columns can hold.
+    concentration : Tensor of shape (n,)
+        Sum of the squared shares of the observations of which a key is made; 1 for one.
     own : OwnCells or None, default=None
         Where the keys are cells of equal rows: what leave-one-out predicts.
     """
@@ -294,7 +298,8 @@ class Smoother:
     algorithm: str
     rtol: float
     empty_neighborhood: str
-    square_weights: Tensor
+    log_weights: Tensor
+    concentration: Tensor
     own: OwnCells | None = None
     _prepared: dict[str, PreparedSums] = field(default_factory=dict)
     _chosen: dict[tuple, Algorithm] = field(default_factory=dict)
@@ -310,14 +315,21 @@ class Smoother:
         algorithm: str,
         rtol: float,
         empty_neighborhood: str,
-        square_weights: Tensor | None = None,
+        log_weights: Tensor | None = None,
+        concentration: Tensor | None = None,
         own: OwnCells | None = None,
     ) -> "Smoother":
-        """Make the value columns; without `square_weights`, each key is one observation."""
+        """Make the value columns; without `concentration`, each key is one observation."""
         columns = value_columns(values[None], weights[None])[0]
-        if square_weights is None:
-            square_weights = weights.square()
-        return cls(kernel, keys, columns, algorithm, rtol, empty_neighborhood, square_weights, own)
+        wide = weights.to(accumulator_dtype(weights.device))
+        if log_weights is None:
+            log_weights = wide.log()
+        if concentration is None:
+            concentration = torch.ones_like(wide)
+        return cls(
+            kernel, keys, columns, algorithm, rtol, empty_neighborhood, log_weights, concentration,
+            own,
+        )  # fmt: skip
 
     def choose(self, queries: Tensor | None = None, exclude: Tensor | None = None) -> Algorithm:
         """Return the algorithm for these queries (m, d); None: for the keys themselves."""
@@ -348,46 +360,88 @@ class Smoother:
             prepared = PreparedSums.of(self.kernel, self.keys[None], self.columns[None], algorithm)
             self._prepared[algorithm.name] = prepared
         sums = prepared.sums(None if queries is None else queries[None], exclude)
-        if queries is None and self.own is not None:
-            sums = _with_own(sums, self.own, self.kernel)
-            exclude = self.own.of_row
-            queries = self.keys[exclude]
+        if queries is None:
+            queries = self.keys
+            exclude = torch.arange(len(queries), device=queries.device)
+            if self.own is not None:
+                sums = _with_own(sums, self.own, self.kernel)
+                queries, exclude = self.keys[self.own.of_row], self.own.of_row
         means, empty = _ratio(sums)
+        self._redo_faint(means[0], empty[0], self._is_faint(sums)[0], queries, exclude)
         fallback = _Fallback(
             self.kernel, prepared.key_set(0), self.columns, self.empty_neighborhood
         )
         means = fallback.fill(means[0], empty[0], queries, exclude)
         return Prediction(means, int(empty.sum()), sums.report)
 
+    def _redo_faint(self, means, empty, faint, queries, exclude) -> None:
+        """Overwrite the means of rows whose weights are faint, and whether they have any."""
+        if self.own is not None and exclude is self.own.of_row:  # the rest of the cell is not faint
+            faint = faint & (self.own.others[0] <= 0)
+        values = (self.columns[1:] / self.columns[0]).mT
+        for rows, attention in self._attention_by_logs(faint, queries, exclude):
+            means[rows] = attention.to(means.dtype) @ values.to(means.dtype)
+            empty[rows] = attention.sum(dim=1) == 0
+
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
         weights, squared = self.columns[:1], self.kernel.squared()
-        square_weights = self.square_weights[None]
+        squares = (weights.square() * self.concentration).to(weights.dtype)
         first = self._sums(self.kernel, weights, queries, exclude)
-        second = self._sums(squared, square_weights, queries, exclude)
-        mass = torch.where(first.mass > 0, first.mass.square(), 0.0)
-        neighbors = (mass / torch.where(first.mass > 0, second.mass, 1.0))[0]
+        second = self._sums(squared, squares, queries, exclude)
+        mass, square, faint = first.mass[0], second.mass[0], self._is_faint(first)[0]
+        neighbors = torch.where(square > 0, mass.square() / square, 0.0)
         # squares underflow sooner: both sums of such rows relative to the same nearest key
-        weak = (first.log_scale != 0) | (second.log_scale != 0) | (second.mass == 0)
-        rows = (weak & (first.mass > 0))[0].nonzero().squeeze(1)
-        if self.kernel.tail is None:
-            return self._by_attention(neighbors, rows, queries, exclude)
-        key_set = KeySet(self.keys, weights[0], self.kernel.codes)
-        for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
-            mass = shifted.sums(self.kernel, weights)[0]
-            neighbors[group] = mass.square() / shifted.sums(squared, square_weights)[0]
-        return neighbors
+        apart = (first.log_scale != 0) | (second.log_scale != 0)
+        rows = (apart[0] & (mass > 0)).nonzero().squeeze(1)
+        if self.kernel.tail is not None:
+            key_set = KeySet(self.keys, weights[0], self.kernel.codes)
+            for group, shifted in key_set.shifted_groups(self.kernel, queries, exclude, rows):
+                mass[group] = shifted.sums(self.kernel, weights)[0]
+                square[group] = shifted.sums(squared, squares)[0]
+                neighbors[group] = mass[group].square() / square[group]
+        # where squares of the weights themselves do, weights are normalised first
+        least = _LEAST_SQUARED[weights.dtype]
+        lost = mass < least * weights.shape[1]
+        if not self.log_weights.min() < math.log(least):
+            lost &= mass > 0
+        self._fill_by_logs(neighbors, lost | faint, queries, exclude)
+        most = float((1 / self.concentration).sum())
+        return torch.where(neighbors > 0, neighbors.clamp(1.0, most), 0.0)
 
-    def _by_attention(self, neighbors, rows, queries, exclude) -> Tensor:
+    def _fill_by_logs(self, neighbors, rows_mask: Tensor, queries, exclude) -> None:
         """Overwrite rows by the count from weights that are normalised first."""
-        squares = self.columns[0].to(neighbors.dtype).square()
-        concentration = torch.where(squares > 0, self.square_weights / squares, 1.0)
-        for block in rows.split(self._rows_per_block(len(self.keys))):
-            left_out = None if exclude is None else exclude[block]
-            weights, _ = self._attention_block(queries[block], left_out)
-            squares = weights.to(neighbors.dtype).square() @ concentration
-            neighbors[block] = 1 / squares
-        return neighbors
+        for rows, attention in self._attention_by_logs(rows_mask, queries, exclude):
+            squares = attention.square() @ self.concentration.to(attention.dtype)
+            neighbors[rows] = torch.where(squares > 0, 1 / squares, 0.0)
+
+    def _attention_by_logs(
+        self, rows_mask: Tensor, queries: Tensor, exclude: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield groups of rows, and their attention weights by logarithms."""
+        rows = rows_mask.nonzero().squeeze(1)
+        for group in rows.split(self._rows_per_block(len(self.keys))):
+            left_out = None if exclude is None else exclude[group]
+            with full_precision(self.keys):
+                yield (
+                    group,
+                    log_attention(
+                        self.kernel, self.keys, self.log_weights, queries[group], left_out
+                    ),
+                )
+
+    def _is_faint(self, sums: KernelSums) -> Tensor:
+        """Return which rows (..., m) have so little mass that keys too light for it may matter."""
+        if not self._has_light:
+            return torch.zeros_like(sums.mass, dtype=torch.bool)
+        dtype = self.keys.dtype
+        share = len(self.keys) * least_weight(dtype) / torch.finfo(dtype).eps
+        return sums.log_scale + sums.mass.log() < math.log(share)
+
+    @cached_property
+    def _has_light(self) -> bool:
+        """Whether keys are lighter than their columns say."""
+        return bool(self.log_weights.min() < math.log(least_weight(self.keys.dtype)) - 1e-6)
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
         """Return sums of other columns; Fourier transforms know no square of a kernel."""
@@ -420,36 +474,21 @@ class Smoother:
             return self._full_attention_block(queries, exclude)
 
     def _full_attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
-        key_weights = self.columns[0]
-        codes = self.kernel.codes
-        sq = pair_distances(codes, queries, self.keys)
-        exact = None if codes is None or self.kernel.has_edge else codes.is_exact(sq)
-        if self.kernel.has_edge:
-            edges = (edge_allowance(self.kernel, rows[None])[0] for rows in (queries, self.keys))
-            sq = settle_edges(sq, *edges)
-        weights = self.kernel.profile(sq) * key_weights
-        if exact is not None:
-            weights.masked_fill_(exact, 0.0)  # not even the smallest number
+        weights = profile_of_pairs(self.kernel, queries, self.keys) * self.columns[0]
         _drop(weights, exclude)
         mass = weights.sum(dim=1)
-        weak = weak_rows(self.kernel, mass, weights.dtype)
-        if weak is not None:
-            self._redo(weights, self.kernel, queries, exclude, weak)
-            mass = weights.sum(dim=1)
+        weak = self._is_faint(KernelSums.plain(mass[:, None]))
+        underflown = weak_rows(self.kernel, mass, weights.dtype)
+        weak = weak if underflown is None else weak | underflown
+        for rows, attention in self._attention_by_logs(weak, queries, exclude):
+            weights[rows] = attention.to(weights.dtype)
+        mass = weights.sum(dim=1)
         empty = mass <= 0
         n_empty = int(empty.sum())
         if n_empty:
             refuse_if_raising(self.empty_neighborhood, n_empty, len(queries))
             self._fill_attention(weights, queries, exclude, empty)
         return weights / weights.sum(dim=1, keepdim=True), n_empty
-
-    def _redo(self, weights, kernel, queries, exclude, rows_mask) -> None:
-        """Overwrite rows of unnormalised weights by shifted ones, in place."""
-        rows = rows_mask.nonzero().squeeze(1)
-        key_set = KeySet(self.keys, self.columns[0], self.kernel.codes)
-        for group, shifted in key_set.shifted_groups(kernel, queries, exclude, rows, tiles=True):
-            for block, tile in shifted.tiles(kernel):
-                weights[group, block] = tile * self.columns[0, block]
 
     def _fill_attention(self, weights, queries, exclude, empty) -> None:
         if self.empty_neighborhood == "nan":
@@ -458,7 +497,14 @@ class Smoother:
             weights[empty] = self.columns[0]
             _drop(weights, torch.where(empty, exclude, -1) if exclude is not None else None)
         else:
-            self._redo(weights, nearest_kernel(self.kernel), queries, exclude, empty)
+            nearest = nearest_kernel(self.kernel)
+            key_set = KeySet(self.keys, self.columns[0], self.kernel.codes)
+            rows = empty.nonzero().squeeze(1)
+            for group, shifted in key_set.shifted_groups(
+                nearest, queries, exclude, rows, tiles=True
+            ):
+                for block, tile in shifted.tiles(nearest):
+                    weights[group, block] = tile * self.columns[0, block]
 
 
 def _drop(weights: Tensor, exclude: Tensor | None) -> None:

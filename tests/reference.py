@@ -47,37 +47,42 @@ def settled_distances(X_query, X_train, bandwidth):
     return np.where(is_edge, 1.0, scaled_distances(X_query, X_train, bandwidth))
 
 
-def kernel_values(kernel, u, usable):
-    """Kernel at u (m, n), up to a factor per query, zero where not usable (m, n)."""
-    if callable(kernel):
-        values = np.asarray(kernel(u), float)
-    elif kernel in INFINITE_SUPPORT:
+def log_kernel_values(kernel, u, usable):
+    """Logarithm of the kernel at u (m, n), up to a term per query; -inf where not usable (m, n)."""
+    if not callable(kernel) and kernel in INFINITE_SUPPORT:
         nearest = np.min(u, axis=1, initial=np.inf, where=usable, keepdims=True)
         nearest[~np.isfinite(nearest)] = 0.0
         excess = np.where(usable, u - nearest, 0.0)
-        with np.errstate(over="ignore"):  # exp(-inf) = 0 is right
+        with np.errstate(over="ignore"):  # a logarithm of -inf is right
             # -(u^2 - nearest^2) / 2, as a product that is nan for no finite u
-            exponent = -excess * (u + nearest) / 2 if kernel == "gaussian" else -excess
-        values = np.exp(exponent)
+            logs = -excess * (u + nearest) / 2 if kernel == "gaussian" else -excess
     else:
         inside = u < 1
-        values = np.where(inside, COMPACT_PROFILES[kernel](np.where(inside, u, 0.0)), 0.0)
-    return np.where(usable, values, 0.0)
+        profile = kernel if callable(kernel) else COMPACT_PROFILES[kernel]
+        values = profile(u if callable(kernel) else np.where(inside, u, 0.0))
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.asarray(values, float))
+        if not callable(kernel):
+            logs = np.where(inside, logs, -np.inf)
+    return np.where(usable, logs, -np.inf)
 
 
 def weights(kernel, X_query, X_train, bandwidth, sample_weight=None, exclude=None):
     """Attention weights (m, n); rows sum to 1, or are zero where the neighbourhood is empty.
 
     ``kernel`` is a name or a function of the array u (m, n); ``exclude`` (m, n) is True where a
-    training row must not be used for a query.
+    training row must not be used for a query. Logarithms of sample weights are added to those of
+    the kernel, since weights may be as far apart as numbers can be.
     """
     u = settled_distances(X_query, X_train, bandwidth)
-    sample_weight = relative_weights(sample_weight, u.shape[1])
+    sample_weight = np.ones(u.shape[1]) if sample_weight is None else np.asarray(sample_weight)
     usable = np.broadcast_to(sample_weight > 0, u.shape)
     if exclude is not None:
         usable = usable & ~np.asarray(exclude, bool)
-    mass = kernel_values(kernel, u, usable) * sample_weight
-    return normalized(mass)
+    with np.errstate(divide="ignore"):
+        logs = log_kernel_values(kernel, u, usable) + np.log(sample_weight)
+    top = logs.max(axis=1, keepdims=True)
+    return normalized(np.exp(logs - np.where(top > -np.inf, top, 0.0)))
 
 
 def predict(

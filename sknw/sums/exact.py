@@ -332,12 +332,30 @@ class TorchRows(ShiftedRows):
     def tiles(self, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
         """Yield key blocks and the rows' weights on them, relative to the nearest key's."""
         is_limit = kernel.tail is _nearest_tail
+        for block, excess, out in self._excess_blocks():
+            excess = excess - self._rounding(block) if is_limit else excess.clamp_min_(0)
+            yield block, kernel.tail(excess, self.nearest).masked_fill_(out, 0.0)
+
+    def log_tiles(self, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
+        """Yield key blocks and the logarithms of the rows' weights relative to the nearest key's.
+
+        They go on where the weights themselves underflow.
+        """
+        nearest = torch.where(self.nearest == torch.inf, 0.0, self.nearest)
+        at_nearest = kernel.log_profile(nearest.clone())
+        for block, excess, out in self._excess_blocks():
+            excess.clamp_min_(0)
+            deep = kernel.log_profile(nearest + excess) - at_nearest
+            near = kernel.tail(excess, nearest)
+            logs = torch.where(near > _MASS_FLOOR[near.dtype], near.log(), deep)
+            yield block, logs.masked_fill_(out, -torch.inf)
+
+    def _excess_blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield key blocks, the excesses (m, n_t) there, and which pairs are out (excess 0)."""
         for block in self._key_blocks():
             excess = self._usable(self._excesses(block), block)
             out = (excess == torch.inf) | (self.nearest == torch.inf)
-            excess = torch.where(out, 0.0, excess)
-            excess = excess - self._rounding(block) if is_limit else excess.clamp_min_(0)
-            yield block, kernel.tail(excess, self.nearest).masked_fill_(out, 0.0)
+            yield block, torch.where(out, 0.0, excess), out
 
     def _rounding(self, block: slice) -> Tensor:
         """Return what rounding of the points may add to each excess, (m, n_t)."""
