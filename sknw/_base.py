@@ -41,6 +41,7 @@ from sknw._duplicates import DUPLICATES
 from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
+from sknw._state import full_precision_everywhere
 from sknw._tables import refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
@@ -103,7 +104,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _fit(self, X, y, sample_weight):
         """Do what `fit` says."""
-        with _unchanged_on_error(self), torch.inference_mode(False):
+        with _unchanged_on_error(self), torch.inference_mode(False), full_precision_everywhere():
             device = fit_device(self.device, X)
             X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
             check_bandwidth(self.bandwidth, features)

@@ -18,14 +18,12 @@ from sknw._base import BaseNadarayaWatson
 from sknw._callbacks import FitCallbacks
 from sknw._compat import CallbackSupportMixin, Interval, StrOptions
 from sknw._features import Features
+from sknw._random import NoDraws
 from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric
-from sknw.sums.engine import full_precision
-from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, train
-
-_BLOCK = 8192  # rows that a network embeds at a time
+from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric, learned
+from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, in_blocks, train
 
 
 class ParametricNWRegressor(
@@ -277,10 +275,11 @@ class ParametricNWRegressor(
         w_init = self._user_start(metric, n_columns, n_components)
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
         bandwidth = np.broadcast_to(selection.widths, (task.n_features,))[features.of_column]
-        code = self._training_code(bandwidth) if self.warm_start else None
-        state = self._state_of(code)
+        code = self._training_code(metric, bandwidth) if self.warm_start else None
+        state, buffers = self._state_of(code), {}
         if state is None and self.warm_start and hasattr(self, "metric_"):
             w_init = self._last_weights(metric, n_columns, n_components)
+            buffers = self.metric_.buffers_for_next
         request = Request(
             metric=metric,
             solver=solver,
@@ -290,6 +289,7 @@ class ParametricNWRegressor(
             n_starts=self.n_starts,
             validation_fraction=self.validation_fraction if self.early_stopping else None,
             state=state,
+            buffers=buffers,
         )
         self.bandwidth_ = features.bandwidth(selection.widths)
         # the edges of an embedding in training are those of its coordinates as they are
@@ -359,11 +359,14 @@ class ParametricNWRegressor(
     def _last_weights(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray:
         """Return the last fit's parameters in one vector, if this fit learns as many."""
         before = self.metric_.parameter_vector
-        n_parameters = sum(p.numel() for p in metric.build(n_columns, n_components).parameters())
-        if len(before) != n_parameters:
+        with NoDraws():
+            now = learned(metric.build(n_columns, n_components))
+        n_parameters = sum(parameter.numel() for parameter in now.values())
+        if len(before) != n_parameters or list(now) != self.metric_.parameter_names_:
+            others = "others" if len(before) == n_parameters else str(n_parameters)
             raise ValueError(
                 f"warm_start=True goes on from w_, which has {len(before)} values, but "
-                f"{n_parameters} are learned now; use warm_start=False."
+                f"{others} are learned now; use warm_start=False."
             )
         return before
 
@@ -372,16 +375,25 @@ class ParametricNWRegressor(
         state = getattr(self, "_training_state", None) if code is not None else None
         return state if state is not None and state["code"] == code else None
 
-    def _training_code(self, bandwidth: float | np.ndarray) -> str:
+    def _training_code(self, metric: Metric, bandwidth: float | np.ndarray) -> str:
         """Return a code of all that the path of a training follows from."""
         observations = self._observations
         code = hashlib.blake2b(digest_size=16)
         arrays = (observations.X, observations.cell, observations.y, observations.weights)
         for array in (*arrays, bandwidth):
             code.update(np.ascontiguousarray(array).tobytes())
-        passing = ("max_iter", "tol", "n_iter_no_change", "verbose", "warm_start", "w_init")
+        passing = (
+            "metric",
+            "max_iter",
+            "tol",
+            "n_iter_no_change",
+            "verbose",
+            "warm_start",
+            "w_init",
+        )
         parameters = self.get_params(deep=False)
         code.update(repr([(k, v) for k, v in parameters.items() if k not in passing]).encode())
+        code.update(metric.code())
         return code.hexdigest()
 
     @property
@@ -390,8 +402,8 @@ class ParametricNWRegressor(
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         module = self.metric_.load(scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
-        with torch.no_grad(), full_precision(scaled):
-            return torch.cat([module(rows) for rows in scaled.split(_BLOCK)])
+        with torch.no_grad():
+            return in_blocks(module, scaled)
 
     @property
     def _is_linear(self) -> bool:

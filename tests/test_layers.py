@@ -16,6 +16,7 @@ LAYERS = [
         "_compat",
         "_threads",
         "_random",
+        "_state",
         "_arrays",
         "_tables",
         "_features",

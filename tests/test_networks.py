@@ -146,7 +146,7 @@ def test_impossible_sizes_are_refused(setting, message):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (torch.nn.Linear(3, 2), "module must take rows of 2 columns; it raised"),
+        (torch.nn.Linear(3, 2), "module must take rows of 2 columns in float64; it raised"),
         (
             torch.nn.Flatten(0),
             r"must map \(n, n_columns\) to \(n, n_components\); it mapped \(2, 2\)",

@@ -4,7 +4,7 @@
 `simpler` one; training goes up from the simplest, so that none ends above a simpler one.
 """
 
-from sknw.metrics._base import Metric, pulled_in, representable_bandwidth
+from sknw.metrics._base import Metric, fill, learned, pulled_in, representable_bandwidth
 from sknw.metrics.full import FullMetric
 from sknw.metrics.mlp import MlpMetric
 from sknw.metrics.module import ModuleMetric
@@ -26,6 +26,8 @@ __all__ = [
     "ModuleMetric",
     "ScalarMetric",
     "ScaleMetric",
+    "fill",
+    "learned",
     "pulled_in",
     "representable_bandwidth",
 ]

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
-from sknw._random import seeded
+from sknw._random import NoDraws
 
 _LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
 # Coordinates beyond this are pulled in: their squares must not overflow.
@@ -21,8 +21,9 @@ class Metric(ABC, BaseEstimator):
 
     The input ``u = (x − centre)/bandwidth`` has one column per numeric feature, and a block of
     columns for a categorical one: `feature_of_column_` says which is whose. Settings are
-    constructor parameters; a trained metric keeps its module's parameters as numpy arrays in
-    `parameters_` and the number of its components in `n_components_`.
+    constructor parameters; a trained metric keeps its module's parameters and buffers as numpy
+    arrays in `parameters_`, the names of those learned in `parameter_names_`, and the number of its
+    components in `n_components_`. A parameter that does not require a gradient is not learned.
     """
 
     simpler: ClassVar[type["Metric"] | None] = None  # training starts from its end
@@ -76,35 +77,55 @@ class Metric(ABC, BaseEstimator):
 
     def magnitudes(self, module: torch.nn.Module, spread: np.ndarray) -> np.ndarray:
         """Return how large a change of each parameter is ordinary, for columns of this spread."""
-        return np.ones(sum(parameter.numel() for parameter in module.parameters()))
+        return np.ones(sum(parameter.numel() for parameter in learned(module).values()))
 
     def store(self, module: torch.nn.Module, n_components: int) -> "Metric":
-        """Keep the module's parameters."""
+        """Keep the module's parameters and buffers."""
         self.n_components_ = n_components
-        self.parameter_names_ = [name for name, _ in module.named_parameters()]
-        self.parameters_ = {
-            name: to_numpy(value).copy() for name, value in module.state_dict().items()
-        }
+        self.parameter_names_ = list(learned(module))
+        values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self.parameters_ = {name: to_numpy(value).copy() for name, value in values.items()}
         return self
+
+    def code(self) -> bytes:
+        """Return a code of all that a module is built from."""
+        return repr(self).encode()
 
     @property
     def parameter_vector(self) -> np.ndarray:
-        """The trained parameters in one vector (p,)."""
+        """The learned parameters in one vector (p,)."""
         values = [np.ravel(self.parameters_[name]) for name in self.parameter_names_]
         return np.concatenate(values).astype(np.float64)
+
+    @property
+    def buffers_for_next(self) -> dict[str, np.ndarray]:
+        """Buffers with which the training of another such metric begins, where it goes on."""
+        return {}
 
     def load(
         self, n_columns: int, *, dtype: torch.dtype, device: str | torch.device
     ) -> torch.nn.Module:
         """Return the trained module."""
-        with seeded(0):
+        with NoDraws():
             module = self.build(n_columns, self.n_components_).to(dtype=dtype, device=device)
-        state = {
-            name: to_tensor(value, dtype=dtype, device=device)
-            for name, value in self.parameters_.items()
-        }
-        module.load_state_dict(state)
+        fill(module, self.parameters_)
         return module.eval()
+
+
+def learned(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters that training may change: those that are not frozen."""
+    return {
+        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
+
+
+def fill(module: torch.nn.Module, values: dict[str, np.ndarray]) -> None:
+    """Give parameters and buffers of a module new values, by name."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, value in values.items():
+            like = tensors[name]
+            like.copy_(to_tensor(value, dtype=like.dtype, device=like.device))
 
 
 def numeric(w_init) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sknw._random import seeded
+from sknw._random import OwnDraws
 from sknw.metrics._base import Metric
 from sknw.metrics.full import FullMetric
 
@@ -146,7 +146,7 @@ class MlpMetric(Metric):
 
     def disturb(self, module: Embedding) -> None:
         """Let the network give a little in every component."""
-        with seeded(_SEED, module.w.device), torch.no_grad():
+        with OwnDraws(_SEED), torch.no_grad():
             module.leave.reset_parameters()
             module.leave.weight.mul_(_OUTPUT_SCALE)
             module.leave.bias.zero_()

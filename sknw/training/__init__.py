@@ -9,6 +9,7 @@ from sknw.training.doubts import doubts
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.solvers import SOLVERS
 from sknw.training.stages import Request, train
+from sknw.training.validation import in_blocks
 
 __all__ = [
     "SOLVERS",
@@ -19,5 +20,6 @@ __all__ = [
     "Trained",
     "TrainingProblem",
     "doubts",
+    "in_blocks",
     "train",
 ]

@@ -12,7 +12,7 @@ and goes on takes the same steps as one that does not stop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
-from sknw._random import seeded
+from sknw._random import OwnDraws
 from sknw.training.coordinates import Coordinates
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
@@ -86,7 +86,7 @@ class Adam(Solver, BaseEstimator):
             ends.append(self.resume(problem, settings, state))
         if len(ends) == 1:
             return ends[0]
-        return min(ends, key=lambda end: problem.total(end.w, problem.final_loss(end.w)))
+        return min(ends, key=lambda end: _total(problem, end))
 
     def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
         """Train on from a state; one without an optimiser begins."""
@@ -94,16 +94,17 @@ class Adam(Solver, BaseEstimator):
         walk = _Walk.of(problem, settings, self, state)
         watch = Watch(walk.problem, settings, quiet_steps=self.decay_epochs)
         watch.best, watch.best_loss = state.get("best"), state.get("best_loss", np.inf)
+        watch.best_buffers = state.get("best_buffers", {})
         watch.waited, watch.latest = state.get("waited", 0), state.get("epoch", 0)
         losses, curve, message = list(state.get("losses", [])), [], ""
-        last_good = walk.w
+        last_good = walk.w, walk.problem.buffers
         for _ in range(settings.max_iter):
             loss = walk.epoch()
             if not np.isfinite(loss):
                 break
             losses.append(loss)
             curve.append(loss * problem.task.unit)
-            last_good = walk.w
+            last_good = walk.w, walk.problem.buffers
             if watch(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
                 break
         diverged = not np.isfinite(loss)
@@ -112,8 +113,10 @@ class Adam(Solver, BaseEstimator):
         message = f"max_iter={settings.max_iter} epochs ended it before the loss settled"
         if diverged:
             message = "the loss diverged; the best state seen is kept. Lower learning_rate_init"
+        kept = last_good if watch.best is None else (watch.best, watch.best_buffers)
         return Trained(
-            w=last_good if watch.best is None else watch.best,
+            w=kept[0],
+            buffers=kept[1],
             loss_curve=curve or [np.nan],
             loss=None,
             n_iter=max(len(curve), 1),
@@ -143,6 +146,12 @@ class Adam(Solver, BaseEstimator):
         return self.keys
 
 
+def _total(problem: TrainingProblem, end: Trained) -> float:
+    """Return the objective at an end, with the buffers that belong to it."""
+    problem.restore(end.buffers)
+    return problem.total(end.w, problem.final_loss(end.w))
+
+
 @dataclass
 class _Walk:
     """Adam's walk in coordinates x (p,), an epoch at a time."""
@@ -164,6 +173,7 @@ class _Walk:
         """Begin, or take up a state again."""
         coordinates = problem.coordinates(state["origin"])
         single, device = problem.single(), problem.task.rows.device
+        single.restore(state.get("buffers", {}))
         x = to_tensor(
             state.get("x", coordinates.of(state["origin"])), dtype=torch.float32, device=device
         ).clone()
@@ -194,15 +204,14 @@ class _Walk:
         """Hold every row out once; return the mean loss of the batches."""
         drawn = np.random.RandomState([self.seed, self.epochs])
         batches = self._near_batches(drawn) if self.keys == "near" else self._batches(drawn)
-        total, device = 0.0, self.problem.task.rows.device
+        total, draws = 0.0, OwnDraws(int(drawn.randint(2**31)))
         self.problem.module.train()
-        with seeded(int(drawn.randint(2**31)), device):
-            for number, batch in enumerate(batches):
-                length = self.solver.step_length(self.epochs + number / len(batches))
-                loss = self._step(self._with_keys(batch, drawn), len(batch), length)
-                if not np.isfinite(loss):
-                    return loss
-                total += loss * len(batch)
+        for number, batch in enumerate(batches):
+            length = self.solver.step_length(self.epochs + number / len(batches))
+            loss = self._step(self._with_keys(batch, drawn), len(batch), length, draws)
+            if not np.isfinite(loss):
+                return loss
+            total += loss * len(batch)
         self.epochs += 1
         return total / len(self.problem.task)
 
@@ -233,9 +242,9 @@ class _Walk:
         keys = np.concatenate([batch, np.flatnonzero(is_key)])
         return to_tensor(keys, dtype=torch.int64, device=self.problem.task.rows.device)
 
-    def _step(self, keys: Tensor, n_held_out: int, length: float) -> float:
+    def _step(self, keys: Tensor, n_held_out: int, length: float, draws: OwnDraws) -> float:
         """Take one step; return the batch's loss before it."""
-        part = self.problem.on(self.problem.task.among(keys, n_held_out))
+        part = replace(self.problem, task=self.problem.task.among(keys, n_held_out), draws=draws)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * length
         self.optimizer.zero_grad()
@@ -261,9 +270,11 @@ class _Walk:
             "seed": self.seed,
             "epoch": self.epochs,
             "x": to_numpy(self.x).copy(),
+            "buffers": self.problem.buffers,
             "moments": {name: to_numpy(value).copy() for name, value in moments.items()},
             "losses": losses,
             "best": watch.best,
             "best_loss": watch.best_loss,
+            "best_buffers": watch.best_buffers,
             "waited": watch.waited,
         }

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+from sknw._random import OwnDraws
 from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import Metric
+from sknw.metrics import Metric, fill, learned
 from sknw.optimize import Objective
 from sknw.sums.engine import full_precision
 from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
@@ -24,7 +25,7 @@ from sknw.widths import Widths
 
 @dataclass(frozen=True, eq=False)
 class TrainingProblem:
-    """The penalised leave-one-out loss of a module's parameters, as one vector w (p,).
+    """The penalised leave-one-out loss of a module's learned parameters, as one vector w (p,).
 
     What is minimised is ``loss + alpha ‖w‖²`` in squared units of y (several outputs: in units of
     their variances).
@@ -34,7 +35,8 @@ class TrainingProblem:
     metric : Metric
         What the module is.
     module : torch.nn.Module
-        Embedding of the rows; its parameters' values do not matter here, their shapes do.
+        Embedding of the rows. The values of its learned parameters do not matter here, their
+        shapes do; frozen parameters and buffers count as they are.
     n_components : int
         Columns of the embedding.
     task : LeaveOneOut
@@ -45,6 +47,8 @@ class TrainingProblem:
         Strength of the penalty.
     validation : Validation or None, default=None
         Rows that are not in the task, to judge by.
+    draws : OwnDraws or None, default=None
+        What dropout and the like draw from; None: the same draws in every evaluation.
     """
 
     metric: Metric
@@ -54,6 +58,7 @@ class TrainingProblem:
     bandwidth: np.ndarray
     alpha: float
     validation: Validation | None = None
+    draws: OwnDraws | None = None
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -63,14 +68,23 @@ class TrainingProblem:
 
     @property
     def parameters(self) -> np.ndarray:
-        """The values that the module's parameters have now, (p,)."""
+        """The values that the module's learned parameters have now, (p,)."""
         return np.concatenate(
-            [to_numpy(parameter).reshape(-1) for parameter in self.module.parameters()]
+            [to_numpy(parameter).reshape(-1) for parameter in learned(self.module).values()]
         ).astype(np.float64)
 
+    @property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """A copy of the module's buffers, such as the statistics of a batch normalisation."""
+        return {name: to_numpy(value).copy() for name, value in self.module.named_buffers()}
+
+    def restore(self, buffers: dict[str, np.ndarray]) -> None:
+        """Give the module's buffers the values that they had."""
+        fill(self.module, buffers)
+
     def named(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the vector w (p,) as the module's parameters, differentiable."""
-        like = dict(self.module.named_parameters())
+        """Return the vector w (p,) as the module's learned parameters, differentiable."""
+        like = learned(self.module)
         parts = w.split([parameter.numel() for parameter in like.values()])
         return {
             name: part.reshape(parameter.shape).to(parameter.dtype)
@@ -78,16 +92,16 @@ class TrainingProblem:
         }
 
     def at(self, w: np.ndarray) -> torch.nn.Module:
-        """Return the module after setting its parameters to w (p,)."""
+        """Return the module after setting its learned parameters to w (p,)."""
         with torch.no_grad():
             values = self.named(to_tensor(w, dtype=torch.float64, device=self.task.rows.device))
-            for name, parameter in self.module.named_parameters():
+            for name, parameter in learned(self.module).items():
                 parameter.copy_(values[name])
         return self.module
 
     def embed(self, w: Tensor) -> Tensor:
         """Return the embedded keys for parameters w."""
-        with full_precision(self.scaled):
+        with full_precision(self.scaled), self.draws or OwnDraws(0):
             return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
 
     def loss(self, w: Tensor) -> Tensor:
@@ -105,9 +119,10 @@ class TrainingProblem:
         )
 
     def final_loss(self, w: np.ndarray) -> float:
-        """Return the loss at parameters w (p,) in squared units of y."""
+        """Return the loss at parameters w (p,) in squared units of y, as predictions have it."""
         if len(self.task) < 2:
             return np.nan
+        self.module.eval()
         with torch.no_grad():
             w = to_tensor(w, dtype=torch.float64, device=self.task.rows.device)
             return self.loss(w).item() * self.task.unit
@@ -239,6 +254,8 @@ class Trained:
         Entry t is the validation loss after step t + 1.
     state : dict or None
         What the solver needs to go on.
+    buffers : dict of str to ndarray
+        The module's buffers at `w`, where training may have changed them.
     """
 
     w: np.ndarray
@@ -249,6 +266,7 @@ class Trained:
     message: str = ""
     validation_curve: list[float] = field(default_factory=list)
     state: dict | None = None
+    buffers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

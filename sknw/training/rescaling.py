@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sknw._arrays import to_tensor
 from sknw.leave_one_out import LeaveOneOut
@@ -32,12 +33,27 @@ def rescaled(
     with torch.no_grad():
         loss_at = _losses(problem, module)
         if wide:
+            _check_finite(in_blocks(module, problem.scaled))
             losses = [loss_at(factor) for factor in _WIDE]
             found = (losses[int(np.nanargmin(losses))], _WIDE[int(np.nanargmin(losses))])
         else:
             found = _descended(loss_at) if _can_tell(problem) else (loss_at(1.0), 1.0)
     problem.metric.rescale(module, found[1])
     return problem.parameters, found[0] * problem.task.unit
+
+
+def _check_finite(embedded: Tensor) -> None:
+    """Refuse a start from which no descent could go on.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not torch.isfinite(embedded).all():
+        raise ValueError(
+            "The metric's module gave values that are not finite for the training rows; change its "
+            "parameters, or scale X."
+        )
 
 
 def _can_tell(problem: TrainingProblem) -> bool:

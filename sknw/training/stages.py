@@ -7,15 +7,15 @@ error (`sknw.training.validation`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._random import seeded
+from sknw._random import OwnDraws
 from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
-from sknw.metrics import Metric
+from sknw.metrics import Metric, fill, learned
 from sknw.training.directions import important_directions
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.rescaling import rescaled
@@ -51,6 +51,8 @@ class Request:
         Share of the rows to judge by; None: train on all.
     state : dict or None
         Where an earlier training of the same rows stopped.
+    buffers : dict of str to ndarray
+        Buffers to start from, where an earlier fit left some.
     """
 
     metric: Metric
@@ -61,6 +63,7 @@ class Request:
     n_starts: int | str
     validation_fraction: float | None
     state: dict | None = None
+    buffers: dict[str, np.ndarray] = field(default_factory=dict)
 
     def stages(self, n_rows: int) -> list["Request"]:
         """Return the requests of the simpler metrics to go through, and this one."""
@@ -120,7 +123,7 @@ def train(
         state = {"solver": state, "simpler": simpler, "seed": seed, "w": trained.w}
     trained = replace(trained, state=state)
     if simpler is not None:
-        trained = _better(problem, trained, *simpler)
+        trained = _better(problem, trained, simpler)
     whole = problem.on(task)
     if validation is not None or trained.loss is None:
         trained = replace(trained, loss=whole.final_loss(trained.w))
@@ -140,8 +143,14 @@ class _Base:
         """Return a stage's problem, its module at a neutral or random start."""
         task = self.task
         n_components = stage.metric.components(task.n_columns, stage.n_components)
-        with seeded(self.seed):
+        with OwnDraws(self.seed):
             module = stage.metric.build(task.n_columns, n_components)
+        if not learned(module):
+            raise ValueError(
+                f"The module of {type(stage.metric).__name__} must have parameters to learn; got "
+                "none that require a gradient."
+            )
+        fill(module, stage.buffers)
         module = module.to(device=task.rows.device, dtype=_dtype(module, task))
         problem = TrainingProblem(
             stage.metric, module, n_components, task, self.bandwidth, stage.alpha, self.validation
@@ -156,12 +165,21 @@ def _dtype(module: torch.nn.Module, task: LeaveOneOut) -> torch.dtype:
     return torch.float64 if is_double else task.rows.dtype
 
 
+@dataclass(frozen=True, eq=False)
+class _Simpler:
+    """A simpler metric in the form of a richer one: parameters, buffers, and the loss there."""
+
+    w: np.ndarray
+    loss: float
+    buffers: dict[str, np.ndarray]
+
+
 def _climbed(
     request: Request, base: _Base, settings: Settings, random_state: np.random.RandomState
-) -> tuple[TrainingProblem, Trained, tuple[np.ndarray, float] | None]:
+) -> tuple[TrainingProblem, Trained, _Simpler | None]:
     """Train the stages; return the last one's problem and end, and the simpler metric in its form.
 
-    The latter is a pair of parameters and loss.
+    None in its place where there is no simpler one.
     """
     reached, matrices = None, []
     tol = settings.tol if len(base.task) <= _LARGE else max(settings.tol, _TOL_OF_LARGE)
@@ -175,21 +193,22 @@ def _climbed(
         how = settings if stage is stages[-1] else quiet
         trained = _train_stage(stage, problem, first, how, random_state)
         if stage is not stages[-1]:
-            reached = trained if simpler is None else _better(problem, trained, *simpler)
+            reached = trained if simpler is None else _better(problem, trained, simpler)
             matrices.append(stage.metric.matrix(problem.at(reached.w), base.task.n_columns))
     return problem, trained, simpler
 
 
 def _resumed(
     request: Request, base: _Base, settings: Settings
-) -> tuple[TrainingProblem, Trained, tuple[np.ndarray, float] | None]:
+) -> tuple[TrainingProblem, Trained, _Simpler | None]:
     """Go on with the last stage; return what `_climbed` does."""
     problem, state = base.problem(request), request.state
     trained = request.solver.resume(problem, settings, state["solver"])
+    problem.restore(trained.buffers)
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
 
-def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> tuple[np.ndarray, float]:
+def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> _Simpler:
     """Return the parameters at which the metric is a simpler one's matrix, and the loss there.
 
     With fewer components than the matrix they stand for its most important directions only, and
@@ -197,7 +216,7 @@ def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> tuple[np.n
     """
     is_part = _lift(problem, matrix)
     w = problem.parameters
-    return w, problem.final_loss(w) if is_part else loss
+    return _Simpler(w, problem.final_loss(w) if is_part else loss, problem.buffers)
 
 
 def _lift(problem: TrainingProblem, matrix: Tensor) -> bool:
@@ -249,6 +268,7 @@ def _train_stage(
     if first and stage.starts == 1:
         rehearsal = None
     trained = stage.solver.train(problem, found, settings, rehearsal, random_state)
+    problem.restore(trained.buffers)
     return _at_best_scale(problem, trained)
 
 
@@ -265,12 +285,14 @@ def _at_best_scale(problem: TrainingProblem, trained: Trained) -> Trained:
     return replace(trained, w=w, loss=problem.final_loss(w))
 
 
-def _better(problem: TrainingProblem, trained: Trained, w: np.ndarray, loss: float) -> Trained:
-    """Return what was trained, or the simpler metric at w, of this loss."""
+def _better(problem: TrainingProblem, trained: Trained, simpler: _Simpler) -> Trained:
+    """Return what was trained, or the simpler metric; the module's buffers are then of that."""
+    buffers = problem.buffers
     if problem.validation is None:
-        keep = problem.total(trained.w, trained.loss) <= problem.total(w, loss)
+        keep = problem.total(trained.w, trained.loss) <= problem.total(simpler.w, simpler.loss)
     else:
-        keep = problem.validation.is_better(
-            problem.validation_errors(trained.w), problem.validation_errors(w)
-        )
-    return trained if keep else replace(trained, w=w, loss=loss)
+        errors = problem.validation_errors(trained.w)
+        problem.restore(simpler.buffers)
+        keep = problem.validation.is_better(errors, problem.validation_errors(simpler.w))
+    problem.restore(buffers if keep else simpler.buffers)
+    return trained if keep else replace(trained, w=simpler.w, loss=simpler.loss)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sknw._arrays import to_tensor
+from sknw._random import OwnDraws
 from sknw.leave_one_out import LeaveOneOut
 from sknw.smoother import smooth
 from sknw.sums.engine import full_precision
@@ -117,5 +118,5 @@ class Embedding:
 
 def in_blocks(module: torch.nn.Module, rows: Tensor, size: int = 8192) -> Tensor:
     """Return the module's embedding of rows, some at a time so that memory stays small."""
-    with full_precision(rows):
+    with full_precision(rows), OwnDraws(0):
         return torch.cat([module(block) for block in rows.split(size)])

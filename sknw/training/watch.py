@@ -27,6 +27,7 @@ class Watch:
     quiet_steps: int = 0
     curve: list[float] = field(default_factory=list)
     best: np.ndarray | None = None
+    best_buffers: dict[str, np.ndarray] = field(default_factory=dict)
     best_loss: float = np.inf
     waited: int = 0
     latest: int = 0
@@ -59,6 +60,7 @@ class Watch:
         lower = loss < self.best_loss * (1 - self.settings.tol)
         if loss < self.best_loss:
             self.best, self.best_loss = w.copy(), loss
+            self.best_buffers = problem.buffers
         fresh = lower or step <= max(self.quiet_steps, self.latest)
         self.waited, self.latest = 0 if fresh else self.waited + 1, step
         return self.waited >= self.settings.n_iter_no_change
