@@ -1,4 +1,11 @@
-"""Nadaraya-Watson kernel regression (attention pooling) as scikit-learn estimators on torch."""
+"""Nadaraya-Watson kernel regression (attention pooling) as scikit-learn estimators on torch.
+
+The public submodules are attributes that are imported when they are first asked for, so that
+`import sknw` loads neither matplotlib nor compiled code.
+"""
+
+import importlib
+from types import ModuleType
 
 from sknw._types import (
     DeviceWarning,
@@ -22,3 +29,24 @@ __all__ = [
     "ParametricNWRegressor",
     "UnseenCategoryWarning",
 ]
+
+_SUBMODULES = (
+    "bandwidth",
+    "datasets",
+    "functional",
+    "kernels",
+    "metrics",
+    "plotting",
+    "sums",
+    "training",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"sknw.{name}")
+    raise AttributeError(f"module 'sknw' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBMODULES, "__version__"])

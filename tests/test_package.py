@@ -1,0 +1,51 @@
+"""What `import sknw` gives, and what it does not load."""
+
+import subprocess
+import sys
+
+import pytest
+
+import sknw
+
+SUBMODULES = [
+    "bandwidth",
+    "datasets",
+    "functional",
+    "kernels",
+    "metrics",
+    "plotting",
+    "sums",
+    "training",
+]
+
+
+def in_a_new_process(code):
+    """Run code in an interpreter that has imported nothing yet, with warnings as errors."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_submodules_are_attributes(name):
+    in_a_new_process(f"import sknw; assert sknw.{name}.__name__ == 'sknw.{name}'")
+
+
+def test_a_plain_import_loads_neither_matplotlib_nor_numba():
+    in_a_new_process(
+        "import sys, sknw\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'matplotlib', 'numba', 'finufft'}, loaded"
+    )
+
+
+def test_dir_shows_what_is_public():
+    shown = dir(sknw)
+    assert shown == sorted([*sknw.__all__, *SUBMODULES, "__version__"])
+    assert all(getattr(sknw, name) is not None for name in shown)
+
+
+def test_an_unknown_attribute_is_named():
+    with pytest.raises(AttributeError, match="module 'sknw' has no attribute 'regression'"):
+        _ = sknw.regression
