@@ -31,6 +31,7 @@ from sknw._arrays import (
 )
 from sknw._attention import attention_matrix, top_attention
 from sknw._compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     check_sample_weight,
@@ -41,6 +42,7 @@ from sknw._duplicates import DUPLICATES
 from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
+from sknw._progress import Progress, progress_of
 from sknw._state import full_precision_everywhere
 from sknw._tables import refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
@@ -58,7 +60,9 @@ _LARGEST_PROPERTY = 2000
 _SEED = 0  # random_state=None means deterministic, and never the global generator
 
 
-class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
+class BaseNadarayaWatson(
+    CallbackSupportMixin, MultiOutputMixin, RegressorMixin, BaseEstimator, ABC
+):
     """Kernel regression in an embedding that a subclass finds."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -100,9 +104,11 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         ValueError
             If the data or a parameter is not as described; the estimator is then as it was.
         """
-        return self._fit(X, y, sample_weight)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        with progress_of(self, X=X, y=y, metadata=metadata) as progress:
+            return self._fit(X, y, sample_weight, progress)
 
-    def _fit(self, X, y, sample_weight):
+    def _fit(self, X, y, sample_weight, progress: Progress):
         """Do what `fit` says."""
         with _unchanged_on_error(self), torch.inference_mode(False), full_precision_everywhere():
             device = fit_device(self.device, X)
@@ -125,6 +131,7 @@ class BaseNadarayaWatson(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 empty_neighborhood=self.empty_neighborhood,
                 dtype=torch_dtype(X.dtype),
                 device=device,
+                progress=progress,
             )
             self._fit_metric(
                 task, check_random_state(_SEED if self.random_state is None else self.random_state)

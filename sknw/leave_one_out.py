@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sknw._arrays import least_weight, to_numpy, to_tensor, weights_tensor
 from sknw._observations import Observations
+from sknw._progress import SILENT, Progress
 from sknw._threads import one_torch_thread
 from sknw.cells import Cells, OwnCells
 from sknw.kernels import Kernel
@@ -68,6 +69,8 @@ class LeaveOneOut:
         Index of the parameter that is each feature's width; None: every feature has its own.
     bounds : tuple of two ndarray of shape (n_features,) or None, default=None
         Smallest and largest width of each feature; None: what the data make worth trying.
+    progress : Progress, default=SILENT
+        Whom to tell of stages, steps and evaluations.
     """
 
     rows: Tensor
@@ -84,6 +87,7 @@ class LeaveOneOut:
     held_out: Tensor | None = None
     shared: np.ndarray | None = None
     bounds: tuple[np.ndarray, np.ndarray] | None = None
+    progress: Progress = SILENT
 
     @classmethod
     def of(
@@ -96,6 +100,7 @@ class LeaveOneOut:
         empty_neighborhood: str,
         dtype: torch.dtype,
         device: str,
+        progress: Progress = SILENT,
     ) -> "LeaveOneOut":
         """Put the observations on the device.
 
@@ -126,6 +131,7 @@ class LeaveOneOut:
             rtol=rtol,
             empty_neighborhood=empty_neighborhood if has_value else "mean",
             observations=observations,
+            progress=progress,
         )
 
     def __len__(self) -> int:

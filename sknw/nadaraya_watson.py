@@ -5,6 +5,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
+from sknw._progress import Progress
 from sknw.bandwidth import Selection, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.local_smoother import LocalSmoother
@@ -85,7 +86,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         some of its starts, and the rows that it holds out when there are more than 20,000. None is
         a fixed seed: fitting is deterministic.
     verbose : int, default=0
-        Above 0, print what a bandwidth search found.
+        Above 0, print what a bandwidth search is doing, at the end of each stage and about every
+        second, and what it found.
 
     Attributes
     ----------
@@ -196,9 +198,9 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             self._neighbor_kind, self._radii = self.bandwidth.kind, selection.widths
             self.bandwidth_ = self._of_rows(selection.widths)
         if selection.criterion is not None:
-            self._keep_findings(selection)
+            self._keep_findings(selection, task.progress)
 
-    def _keep_findings(self, selection: Selection) -> None:
+    def _keep_findings(self, selection: Selection, progress: Progress) -> None:
         self.criterion_ = selection.criterion
         self.search_report_ = selection.report
         path = dict(selection.path)
@@ -206,12 +208,11 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             path = {"bandwidth": self._observations.features.bandwidth(path.pop("widths")), **path}
             self.irrelevant_features_ = selection.irrelevant
         self.search_path_ = path
-        if self.verbose:
-            name = "bandwidth" if selection.n_neighbors is None else "n_neighbors"
-            criterion = selection.report["criterion"]
-            print(
-                f"{name} {getattr(self, f'{name}_')}, criterion {criterion!r} {self.criterion_:.6g}"
-            )
+        name = "bandwidth" if selection.n_neighbors is None else "n_neighbors"
+        criterion = selection.report["criterion"]
+        progress.say(
+            f"{name} {getattr(self, f'{name}_')}, criterion {criterion!r} {self.criterion_:.6g}"
+        )
 
     def _of_rows(self, of_observations: np.ndarray) -> np.ndarray:
         """Return for each training row what its observation has; NaN for weightless rows."""

@@ -16,6 +16,7 @@ from scipy import optimize
 from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor
+from sknw._progress import SILENT, Progress
 from sknw._threads import one_blas_thread
 
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
@@ -79,6 +80,10 @@ class Objective:
         to them; None: by torch.
     memory : dict or None, default=None
         Filled with values and gradients by parameters, and asked first; None: do not keep them.
+    progress : Progress, default=SILENT
+        Whom to tell of evaluations, and of the stages of a descent.
+    in_units : callable, default=float
+        A loss to what is told.
     """
 
     loss: Callable[[Tensor], Tensor]
@@ -87,7 +92,13 @@ class Objective:
     losses: Callable[[Tensor], Tensor] | None = None
     slope: Callable[[np.ndarray], tuple[float, np.ndarray] | None] | None = None
     memory: dict[bytes, tuple[float, np.ndarray]] | None = None
+    progress: Progress = SILENT
+    in_units: Callable[[float], float] = float
     _seen: dict[bytes, float] = field(default_factory=dict)
+
+    def _note(self, x: np.ndarray, loss: float) -> None:
+        self._seen[x.tobytes()] = loss
+        self.progress.evaluated(self.in_units(loss))
 
     @property
     def n_evaluations(self) -> int:
@@ -104,7 +115,7 @@ class Objective:
         parameters.requires_grad_(requires_grad)
         loss = self.loss(parameters)
         total = loss if self.penalty is None else loss + self.penalty(parameters)
-        self._seen[x.tobytes()] = loss.item()
+        self._note(x, loss.item())
         return parameters, total
 
     def reported(self, x: np.ndarray) -> float:
@@ -126,7 +137,7 @@ class Objective:
         parameters = to_tensor(np.array(points), dtype=torch.float64, device=self.device)
         losses = to_numpy(self.losses(parameters)).astype(np.float64)
         for point, loss in zip(points, losses.tolist(), strict=True):
-            self._seen[point.tobytes()] = loss
+            self._note(point, loss)
         return np.array([_finite(float(np.log(loss + _FLOOR))) for loss in losses])
 
     def log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -148,7 +159,7 @@ class Objective:
     def _logarithm(
         self, x: np.ndarray, loss: float, gradient: np.ndarray
     ) -> tuple[float, np.ndarray]:
-        self._seen[x.tobytes()] = loss
+        self._note(x, loss)
         return float(np.log(loss + _FLOOR)), gradient / (loss + _FLOOR)
 
     def _by_torch(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -213,7 +224,17 @@ def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Mini
             steps = min(steps, descent.max_iter)
         rough = replace(descent, tol=max(descent.tol, _ROUGH_TOL), max_iter=steps)
         on_rough = on_step if rehearsal is None else None
-        ends = [_lbfgs(rehearsal or objective, start, rough, on_rough) for start in starts]
+        where = "" if rehearsal is None else " on a subsample"
+        ends = [
+            _lbfgs(
+                rehearsal or objective,
+                start,
+                rough,
+                on_rough,
+                stage=f"start {index + 1} of {len(starts)}{where}",
+            )
+            for index, start in enumerate(starts)
+        ]
         ends = _lowest(ends, keep=4)
         promising = _promising(objective, [carry_over(end.x) for end in ends])
         if rehearsal is not None and 0 not in promising:
@@ -223,8 +244,8 @@ def _descend(objective, starts, descent, rehearsal, carry_over, on_step) -> Mini
         if rehearsal is None and ends[promising[0]].n_iter >= descent.max_iter:
             return ends[0]  # there are no steps left
     found = [
-        _lbfgs(objective, start, descent, on_step, curve)
-        for start, curve in zip(starts, began, strict=True)
+        _lbfgs(objective, start, descent, on_step, curve, f"descent {index + 1} of {len(starts)}")
+        for index, (start, curve) in enumerate(zip(starts, began, strict=True))
     ]
     best = _lowest(found, keep=1)[0]
     return _polish(objective, best, descent) if descent.polish_evaluations else best
@@ -259,11 +280,12 @@ class Walk:
     descent: Descent
     on_step: Callable[[int, float, np.ndarray], bool | None] | None = None
 
-    def end(self, max_iter: int | None = None) -> Minimum:
+    def end(self, stage: str, max_iter: int | None = None) -> Minimum:
         """Return where the walk ends; where it is after `max_iter` steps, nobody watching."""
         if max_iter is None:
-            return _lbfgs(self.objective, self.start, self.descent, self.on_step)
-        return _lbfgs(self.objective, self.start, replace(self.descent, max_iter=max_iter), None)
+            return _lbfgs(self.objective, self.start, self.descent, self.on_step, stage=stage)
+        descent = replace(self.descent, max_iter=max_iter)
+        return _lbfgs(self.objective, self.start, descent, None, stage=stage)
 
 
 def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
@@ -275,11 +297,18 @@ def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
     with one_blas_thread():
         running = list(range(len(walks)))
         if trial_steps is not None and len(walks) > 1:
-            running = [min(running, key=lambda index: walks[index].end(trial_steps).objective)]
+            trials = [
+                walk.end(f"trial {index + 1} of {len(walks)}", trial_steps)
+                for index, walk in enumerate(walks)
+            ]
+            running = [min(running, key=lambda index: trials[index].objective)]
             for index, walk in enumerate(walks):
                 if index not in running and walk.objective.memory is not None:
                     walk.objective.memory.clear()
-        ends = {index: walks[index].end() for index in running}
+        ends = {
+            index: walks[index].end(f"descent {place + 1} of {len(running)}")
+            for place, index in enumerate(running)
+        }
         return min(ends.items(), key=lambda item: item[1].objective)
 
 
@@ -302,6 +331,7 @@ def _lbfgs(
     descent: Descent,
     on_step: Callable[[int, float, np.ndarray], bool | None] | None,
     began: Sequence[float] = (),
+    stage: str = "descent",
 ) -> Minimum:
     """Minimise by bounded L-BFGS, going on after steps whose losses `began` holds."""
     bounds = descent.bounds
@@ -314,7 +344,11 @@ def _lbfgs(
         nonlocal latest
         curve.append(objective.reported(latest))
         latest = x.copy()
-        if on_step is not None and on_step(len(curve), curve[-1], latest):
+        if on_step is None:
+            stop = objective.progress.step(objective.in_units(curve[-1]))
+        else:
+            stop = on_step(len(curve), curve[-1], latest)
+        if stop:
             raise StopIteration
 
     options = {
@@ -324,15 +358,16 @@ def _lbfgs(
         "gtol": 1e-10,
         "maxcor": int(np.clip(len(start), 10, _MOST_CORRECTIONS)),
     }
-    result = optimize.minimize(
-        objective.log_value_and_gradient,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        callback=record,
-        options=options,
-    )
+    with objective.progress.stage(stage, max_iter):
+        result = optimize.minimize(
+            objective.log_value_and_gradient,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            callback=record,
+            options=options,
+        )
     curve.append(objective.reported(result.x))
     stopped = result.get("status") == 1  # by the number of steps; SciPy omits it if none is free
     return Minimum(result.x, float(result.fun), curve, not stopped, start, len(began))
@@ -340,6 +375,11 @@ def _lbfgs(
 
 def _polish(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     """Improve a minimum without gradients; never worse than what was found."""
+    with objective.progress.stage("refinement without gradients"):
+        return _polished(objective, found, descent)
+
+
+def _polished(objective: Objective, found: Minimum, descent: Descent) -> Minimum:
     bounds = descent.bounds
     free = [low < high for low, high in bounds]
     if not any(free):
@@ -382,6 +422,11 @@ def line_search(objective: Objective, start: float, bounds: tuple[float, float])
     Brent's method within a window around the start, which moves and widens as long as its end is
     the lowest.
     """
+    with objective.progress.stage("line search"):
+        return _line_search(objective, start, bounds)
+
+
+def _line_search(objective: Objective, start: float, bounds: tuple[float, float]) -> Minimum:
     low, high = bounds
     centre, curve = float(np.clip(start, low, high)), []
     for width in _WINDOW * 2.0 ** np.arange(_WINDOWS):

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
-from sknw._callbacks import FitCallbacks
-from sknw._compat import CallbackSupportMixin, Interval, StrOptions
+from sknw._compat import Interval, StrOptions
 from sknw._features import Features
+from sknw._progress import Progress
 from sknw._random import NoDraws
 from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
@@ -26,9 +26,7 @@ from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric, learned
 from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, in_blocks, train
 
 
-class ParametricNWRegressor(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson
-):
+class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson):
     """Nadaraya-Watson regression with learned attention (parametric attention pooling).
 
     Predicts ``f(x) = Σ_i softmax_i(log K(‖z(x) − z(x_i)‖)) y_i`` for a learned embedding z; for the
@@ -119,7 +117,8 @@ class ParametricNWRegressor(
         Draws the subsample, random restarts, validation rows, a network's start and batches. None
         is a fixed seed: fitting is deterministic.
     verbose : int, default=0
-        Above 0, print one line per iteration.
+        Above 0, print one line per iteration, and for what comes before (a search, starts, simpler
+        metrics) one at the end of each stage and about every second.
 
     Attributes
     ----------
@@ -249,18 +248,6 @@ class ParametricNWRegressor(
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit(self, X, y, sample_weight):
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        is_counted = self.max_iter if self.solver in ("adam", "sgd") else None
-        callbacks = FitCallbacks(self, {"X": X, "y": y, "metadata": metadata}, is_counted)
-        self._callbacks = callbacks
-        try:
-            super()._fit(X, y, sample_weight)
-        finally:
-            self.__dict__.pop("_callbacks", None)
-        callbacks.end()
-        return self
-
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         if isinstance(self.bandwidth, NeighborBandwidth):
             raise ValueError(
@@ -294,7 +281,7 @@ class ParametricNWRegressor(
         self.bandwidth_ = features.bandwidth(selection.widths)
         # the edges of an embedding in training are those of its coordinates as they are
         task = replace(task.in_compact_order(), kernel=replace(task.kernel, given=None))
-        settings = self._settings(metric, n_components)
+        settings = self._settings(metric, n_components, task.progress)
         module, trained = train(request, task, bandwidth, settings, random_state)
         self._keep(trained, self._learned(metric, module, n_components))
         self._training_state = None if trained.state is None else {"code": code, **trained.state}
@@ -309,14 +296,12 @@ class ParametricNWRegressor(
         name = metric.default_solver if self.solver == "auto" else self.solver
         return metric, SOLVERS[name] if isinstance(name, str) else name
 
-    def _settings(self, metric: Metric, n_components: int) -> Settings:
-        callbacks, wants_steps = self._callbacks, self._callbacks.wanted or self.verbose
-
+    def _settings(self, metric: Metric, n_components: int, progress: Progress) -> Settings:
         def on_step(step: int, loss: float, module: Callable[[], torch.nn.Module]) -> bool:
-            if self.verbose:
-                print(f"step {step:4d}  leave-one-out loss {loss:.8g}")
-            return callbacks.step(
-                lambda: self._learned(copy.deepcopy(metric), module(), n_components)
+            return progress.step(
+                loss,
+                line=f"step {step:4d}  leave-one-out loss {loss:.8g}",
+                fitted=lambda: self._learned(copy.deepcopy(metric), module(), n_components),
             )
 
         return Settings(
@@ -326,7 +311,7 @@ class ParametricNWRegressor(
             n_iter_no_change=self.n_iter_no_change,
             batch_size=self.batch_size,
             keeps_state=self.warm_start,
-            on_step=on_step if wants_steps else None,
+            on_step=on_step,
         )
 
     def _learned(self, metric: Metric, module: torch.nn.Module, n_components: int) -> dict:

@@ -104,7 +104,8 @@ class NeighborBandwidth(Selector, BaseEstimator):
             radii = trial.radii([self.n_neighbors])[:, 0]
             _check_positive(radii, self.n_neighbors)
             return Selection(radii, n_neighbors=self.n_neighbors)
-        losses = _scan(trial, n_others)
+        with task.progress.stage("scan of numbers of neighbours"):
+            losses = _scan(trial, n_others)
         best = min(losses, key=lambda rank: (losses[rank], rank))
         radii = trial.radii([best])[:, 0]
         _check_positive(radii, best)
@@ -157,6 +158,7 @@ class _Trial:
                     errors = task.errors(smoother.predict(None).means)
                     loss = (task.mean(errors.square()) / task.variance).mean()
                 found[rank] = float(to_numpy(loss))
+                task.progress.evaluated(found[rank] * task.unit)
         return found
 
 

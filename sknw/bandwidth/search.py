@@ -138,6 +138,10 @@ class BandwidthSearch(Selector, BaseEstimator):
         )
         if not _is_informative(observations):
             return self._by_rule(observations, task, random_state, plan)
+        task.progress.say(
+            f"bandwidth search by {self.criterion!r}: {task.n_parameters} parameters, "
+            f"{len(task)} observations"
+        )
         with task.threads():
             found = search(task, plan, random_state)
         if not found.is_usable:

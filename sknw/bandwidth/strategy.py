@@ -68,7 +68,14 @@ class Plan:
             found = self.criterion.loss_and_slope(task, task.column_scales(coordinates))
             return None if found is None else (found[0], task.by_coordinates(x, found[1]))
 
-        return Objective(loss, device=task.rows.device, losses=losses, slope=slope)
+        return Objective(
+            loss,
+            device=task.rows.device,
+            losses=losses,
+            slope=slope,
+            progress=task.progress,
+            in_units=lambda loss: self.criterion.reported(loss, task),
+        )
 
     def descent(self, task: LeaveOneOut) -> Descent:
         """Return how to go down on these rows."""
@@ -127,7 +134,8 @@ def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomS
     """Search on a subset of the rows, then go on from there with all of them as neighbours."""
     task = task.in_compact_order()
     part = task.subsample(_PART, random_state)
-    rough = _search(part, plan, plan.objective(part), random_state)
+    with task.progress.stage(f"{len(part)} of {len(task)} observations", None):
+        rough = _search(part, plan, plan.objective(part), random_state)
     start = task.widths.shrunk(rough.x, _shrinkage(part, task))
     has_cheap_values = task.n_parameters == 1 and _algorithm_at(task, start) == "nufft"
     if plan.n_held_out is not None:
@@ -137,12 +145,19 @@ def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomS
     # a sampled criterion is known to percents; where its minimum lies needs no more than this
     task = replace(task, rtol=max(task.rtol, _RTOL_OF_LARGE))
     objective = plan.objective(task)
-    if task.n_parameters == 1:
-        minimum = line_search(objective, start[0], task.widths.bounds[0])
-        return Found(plan.criterion, task, objective, minimum)
-    descent = Descent(task.widths.bounds, plan.max_iter, max(plan.tol, _TOL_OF_LARGE))
-    minimum = _explored(task, objective, descend(objective, [start], descent), descent)
+    with task.progress.stage(f"{len(task)} observations", None):
+        minimum = _minimum_of_large(task, plan, objective, start)
     return Found(plan.criterion, task, objective, minimum)
+
+
+def _minimum_of_large(
+    task: LeaveOneOut, plan: Plan, objective: Objective, start: np.ndarray
+) -> Minimum:
+    """Return the minimum near where that of a subsample says it is."""
+    if task.n_parameters == 1:
+        return line_search(objective, start[0], task.widths.bounds[0])
+    descent = Descent(task.widths.bounds, plan.max_iter, max(plan.tol, _TOL_OF_LARGE))
+    return _explored(task, objective, descend(objective, [start], descent), descent)
 
 
 def _shrinkage(part: LeaveOneOut, task: LeaveOneOut) -> float:
@@ -157,9 +172,11 @@ def _search(
     small = task.subsample(size, random_state)
     rehearsal = plan.objective(small) if len(small) < len(task) else None
     shrinkage, descent = _shrinkage(small, task), plan.descent(task)
+    with task.progress.stage(f"scan of {len(small)} observations"):
+        starts = _starts(small, plan, rehearsal or objective, random_state)
     best = descend(
         objective,
-        _starts(small, plan, rehearsal or objective, random_state),
+        starts,
         descent,
         rehearsal=rehearsal,
         carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
@@ -201,7 +218,8 @@ def _drawn_starts(
 def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
     """Look around a minimum and descend again, as long as something lower lies close by."""
     for _ in range(_EXPLORATIONS):
-        lower = _lower_neighbor(objective, task, best)
+        with task.progress.stage("look around"):
+            lower = _lower_neighbor(objective, task, best)
         if lower is None:
             break
         again = descend(objective, [lower.x], descent)

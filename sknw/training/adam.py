@@ -98,15 +98,16 @@ class Adam(Solver, BaseEstimator):
         watch.waited, watch.latest = state.get("waited", 0), state.get("epoch", 0)
         losses, curve, message = list(state.get("losses", [])), [], ""
         last_good = walk.w, walk.problem.buffers
-        for _ in range(settings.max_iter):
-            loss = walk.epoch()
-            if not np.isfinite(loss):
-                break
-            losses.append(loss)
-            curve.append(loss * problem.task.unit)
-            last_good = walk.w, walk.problem.buffers
-            if watch(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
-                break
+        with problem.task.progress.stage("epochs", settings.max_iter):
+            for _ in range(settings.max_iter):
+                loss = walk.epoch()
+                if not np.isfinite(loss):
+                    break
+                losses.append(loss)
+                curve.append(loss * problem.task.unit)
+                last_good = walk.w, walk.problem.buffers
+                if watch(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
+                    break
         diverged = not np.isfinite(loss)
         stopped = watch.stopped or watch.waited >= settings.n_iter_no_change
         converged = not diverged and (stopped or self._has_stalled(losses, settings))
@@ -260,6 +261,7 @@ class _Walk:
                 for bound in np.transpose(self.coordinates.bounds)
             )
             self.x.clamp_(low, high)
+        part.task.progress.evaluated()
         return loss.item()
 
     def state(self, watch: Watch, losses: list[float]) -> dict:

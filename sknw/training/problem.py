@@ -148,6 +148,8 @@ class TrainingProblem:
             penalty=(lambda x: self.penalty(coordinates.at(x))) if self.alpha else None,
             device=self.task.rows.device,
             memory=memory,
+            progress=self.task.progress,
+            in_units=lambda loss: loss * self.task.unit,
         )
         if not self.is_scale:
             return objective

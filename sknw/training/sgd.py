@@ -74,16 +74,17 @@ def _descend(
     watch.best, watch.best_loss, watch.waited = (
         state[name] for name in ("best", "best_loss", "waited")
     )
-    for t in range(settings.max_iter + 1):  # the last one only looks at where the steps ended
-        loss, objective, gradient = _evaluated(problem, w)
-        if not np.isfinite(objective):
-            break
-        path.add(w, loss, objective)
-        if t == settings.max_iter or path.has_stalled(settings) or watch.stopped:
-            break
-        w = w - step * gradient
-        if watch(t + 1, loss, to_numpy(w)):
-            watch.stopped = True
+    with problem.task.progress.stage("gradient descent", settings.max_iter):
+        for t in range(settings.max_iter + 1):  # the last one only looks at where the steps ended
+            loss, objective, gradient = _evaluated(problem, w)
+            if not np.isfinite(objective):
+                break
+            path.add(w, loss, objective)
+            if t == settings.max_iter or path.has_stalled(settings) or watch.stopped:
+                break
+            w = w - step * gradient
+            if watch(t + 1, loss, to_numpy(w)):
+                watch.stopped = True
     return _end(problem, path, bool(np.isfinite(objective)), settings, watch)
 
 

@@ -6,7 +6,7 @@ directions). With validation rows it does so unless it is better there by more t
 error (`sknw.training.validation`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -183,7 +183,9 @@ def _climbed(
     """
     reached, matrices = None, []
     tol = settings.tol if len(base.task) <= _LARGE else max(settings.tol, _TOL_OF_LARGE)
-    quiet = replace(settings, max_iter=_MAX_ITER, tol=tol, on_step=None, keeps_state=False)
+    quiet = replace(
+        settings, max_iter=_MAX_ITER, tol=tol, on_step=_told(base.task), keeps_state=False
+    )
     stages = request.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None
@@ -191,11 +193,17 @@ def _climbed(
             simpler = _lifted(problem, matrices[-1], reached.loss)
         first = _known_starts(stage, problem, matrices)
         how = settings if stage is stages[-1] else quiet
-        trained = _train_stage(stage, problem, first, how, random_state)
+        with base.task.progress.stage(f"training of {type(stage.metric).__name__}", None):
+            trained = _train_stage(stage, problem, first, how, random_state)
         if stage is not stages[-1]:
             reached = trained if simpler is None else _better(problem, trained, simpler)
             matrices.append(stage.metric.matrix(problem.at(reached.w), base.task.n_columns))
     return problem, trained, simpler
+
+
+def _told(task: LeaveOneOut) -> Callable[[int, float, Callable], bool]:
+    """Return what tells of the steps of a simpler metric."""
+    return lambda step, loss, module: task.progress.step(loss)
 
 
 def _resumed(
@@ -203,7 +211,8 @@ def _resumed(
 ) -> tuple[TrainingProblem, Trained, _Simpler | None]:
     """Go on with the last stage; return what `_climbed` does."""
     problem, state = base.problem(request), request.state
-    trained = request.solver.resume(problem, settings, state["solver"])
+    with base.task.progress.stage(f"training of {type(request.metric).__name__}", None):
+        trained = request.solver.resume(problem, settings, state["solver"])
     problem.restore(trained.buffers)
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
@@ -264,7 +273,8 @@ def _train_stage(
     size = max(REHEARSAL_SIZE, _REHEARSED_PER_FEATURE * task.n_features)
     small = task.subsample(size, random_state)
     rehearsal = problem.on(small) if len(small) < len(task) else None
-    found = starts(rehearsal or problem, first, stage.starts, random_state)
+    with task.progress.stage(f"scan of {len(small)} observations"):
+        found = starts(rehearsal or problem, first, stage.starts, random_state)
     if first and stage.starts == 1:
         rehearsal = None
     trained = stage.solver.train(problem, found, settings, rehearsal, random_state)
