@@ -16,6 +16,7 @@ from sknw._types import (
 from sknw.bandwidth import BandwidthSearch, NeighborBandwidth
 from sknw.nadaraya_watson import NadarayaWatsonRegressor
 from sknw.parametric import ParametricNWRegressor
+from sknw.sums import compile_ahead
 
 __version__ = "0.1.0.dev0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "NeighborBandwidth",
     "ParametricNWRegressor",
     "UnseenCategoryWarning",
+    "compile_ahead",
 ]
 
 _SUBMODULES = (

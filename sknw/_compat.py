@@ -1,4 +1,6 @@
-"""scikit-learn's private names, imported here and nowhere else (1.6 onward)."""
+"""What others have or have not: scikit-learn's private names (1.6 onward), optional packages."""
+
+from importlib.util import find_spec
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -16,6 +18,14 @@ except ImportError:  # before 1.9
         """Stands for the mixin that scikit-learn does not have yet."""
 
 
+def is_installed(package: str) -> bool:
+    """Return whether an optional package is there, without its import."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # something in the process keeps it out
+        return False
+
+
 __all__ = [
     "HAS_CALLBACKS",
     "CallbackSupportMixin",
@@ -23,5 +33,6 @@ __all__ = [
     "StrOptions",
     "check_sample_weight",
     "fit_context",
+    "is_installed",
     "validate_data",
 ]

@@ -383,7 +383,7 @@ class LeaveOneOut:
         """Return a context in which torch leaves the cores to the sums, if those are most of it."""
         rows = self.rows
         small = len(rows) <= _ROWS_OF_ONE_THREAD
-        if small and has_own_threads(self.kernel, rows.dtype, rows.device):
+        if small and has_own_threads(self.kernel, rows.dtype, rows.device, len(rows) ** 2):
             return one_torch_thread()
         return nullcontext()
 

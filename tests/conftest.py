@@ -8,6 +8,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; its threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_loops():
+    """Let the compiled loops do what they do on a machine that is no longer fresh."""
+    import sknw
+    from sknw.sums.tiles.loops import LOOPS
+
+    if LOOPS.installed:
+        sknw.compile_ahead()
+
+
 @pytest.fixture
 def data():
     from contract import make_data

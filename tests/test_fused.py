@@ -296,6 +296,37 @@ def test_compiled_code_is_cached_between_processes(tmp_path):
     assert hits == ["0", "1"]
 
 
+AHEAD = """
+import torch
+import sknw
+from sknw.kernels import KERNELS
+from sknw.sums.tiles.evaluators import FUSED
+from sknw.sums.tiles.pairs import Layout, meeting_within
+report = sknw.compile_ahead()
+from sknw.sums.tiles import compiled
+drivers = compiled.add_sums, compiled.add_squares, compiled.add_pulls, compiled.find_nearest
+for dtype in (torch.float64, torch.float32):
+    rows = torch.randn(1, 300, 2, dtype=dtype)
+    keys, exclude = FUSED.points(rows), torch.arange(300)
+    columns = torch.ones(1, 2, 300, dtype=dtype)
+    layout = Layout.of(rows[0], 64)
+    near = meeting_within(layout, layout, 1.0).pairs
+    FUSED.sums_and_squares(KERNELS["gaussian"], None, keys, columns, None, None)
+    for pairs in (None, near):
+        shift = FUSED.nearest(keys, keys, exclude, pairs, exactly=True)
+        for name in ("gaussian", "biweight"):
+            kernel = KERNELS[name]
+            FUSED.sums(kernel, None, keys, columns, None, pairs)
+            FUSED.pull(kernel.derivative(), keys, keys, columns, columns, exclude, pairs)
+        FUSED.sums(KERNELS["gaussian"], keys, keys, columns, exclude, pairs, shift)
+print(report["float64"], report["float32"], *(len(driver.overloads) for driver in drivers))
+"""
+
+
+def test_what_is_compiled_ahead_is_all_that_calls_need():
+    assert output_of(AHEAD) == "loaded loaded 2 2 2 2"
+
+
 NARROW = """
 import torch
 from sknw.kernels import KERNELS

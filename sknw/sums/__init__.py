@@ -16,6 +16,7 @@ from sknw.sums.autograd import kernel_sums
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
 from sknw.sums.problem import KernelSums, Problem
 from sknw.sums.tiles.evaluators import has_own_threads
+from sknw.sums.tiles.loops import compile_ahead
 from sknw.sums.tiles.pairs import Layout
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Problem",
     "check_algorithm",
     "choose_for",
+    "compile_ahead",
     "has_own_threads",
     "kernel_sums",
 ]

@@ -114,8 +114,8 @@ class Blocks(Algorithm):
         layouts, n_codes = state.layouts, state.kernel.n_codes
         if queries is not None:
             layouts = [Layout.of(rows, block_size(len(rows)), n_codes) for rows in queries]
-        n_pairs = keys.shape[0] * keys.shape[1] * len(layouts[0])
-        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
+        n_pairs = keys.shape[1] * len(layouts[0])
+        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs, len(keys))
         points = (
             state.points(evaluator)
             if queries is None

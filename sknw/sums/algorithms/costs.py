@@ -8,7 +8,7 @@ import torch
 
 from sknw._threads import n_threads
 from sknw.sums.problem import Problem
-from sknw.sums.tiles.evaluators import evaluator_for
+from sknw.sums.tiles.evaluators import likely_evaluator
 
 # Nanoseconds of one core for a pair: at all, for each feature, for each value column.
 _PAIR = {
@@ -29,7 +29,9 @@ _ACCELERATOR = 100  # an accelerator is so many times a core
 
 def seconds_of_pairs(problem: Problem, n_pairs: float) -> float:
     """Return the time that the tiles of so many pairs take."""
-    name = evaluator_for(problem.kernel, problem.dtype, problem.device, problem.n_pairs).name
+    place, n_batch = (problem.dtype, problem.device), problem.n_batch
+    n_pairs_each = problem.n_queries * problem.n_keys
+    name = likely_evaluator(problem.kernel, *place, n_pairs_each, n_batch).name
     pair, feature, column = _PAIR[name, problem.dtype]
     nanoseconds = pair + feature * problem.n_features + column * problem.n_columns
     passes = 1 + _PULL * problem.needs_grad

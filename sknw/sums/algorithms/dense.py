@@ -64,8 +64,8 @@ class Dense(Algorithm):
         """Choose the evaluator."""
         keys = state.keys
         n_queries = keys.shape[1] if queries is None else queries.shape[1]
-        n_pairs = len(keys) * n_queries * keys.shape[1]
-        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs)
+        n_pairs = n_queries * keys.shape[1]
+        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs, len(keys))
         points = None if queries is None else evaluator.points(queries, state.kernel.n_codes)
         return DensePlan(queries, exclude, evaluator, points)
 

@@ -11,14 +11,19 @@ The error is absolute, relative to ``Σ_j |v_cj|``.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from itertools import pairwise, repeat
+from functools import cache
+from importlib import import_module
+from itertools import pairwise, repeat, takewhile
+from threading import Event
 from typing import Any
 
 import numpy as np
+
+from sknw._compat import is_installed
+from sknw._threads import shared_out
 
 # Part of the tolerance that a periodic image, or all keys too far to count, may weigh.
 _NEGLIGIBLE = 0.5
@@ -44,8 +49,26 @@ _SAMPLE = 2**17
 
 
 def available() -> bool:
-    """Return whether finufft, which does the transforms, is installed."""
-    return find_spec("finufft") is not None
+    """Return whether finufft, which does the transforms, is installed and works."""
+    return is_installed("finufft") and broken_because() is None
+
+
+@cache
+def broken_because() -> str | None:
+    """Return why finufft, though installed, cannot be imported, and warn of it once."""
+    if not is_installed("finufft"):
+        return None
+    try:
+        import_module("finufft")
+    except Exception as error:  # a library that is not found is an OSError, others ImportErrors
+        reason = f"finufft cannot be imported ({type(error).__name__}: {error})"
+        warnings.warn(
+            f"{reason}: sums of many rows take other algorithms, which are slower.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return reason
+    return None
 
 
 @dataclass(frozen=True)
@@ -195,8 +218,11 @@ class Grid:
         n_inside = n_threads // n_tasks if self.n_points > _LARGE_GRID else 1
         if n_tasks == 1:
             return [task(blocks, n_inside)]
-        with ThreadPoolExecutor(n_tasks) as pool:
-            return list(pool.map(task, shares, repeat(n_inside)))
+
+        def share(blocks: list[slice], stop: Event) -> Any:
+            return task(takewhile(lambda _: not stop.is_set(), blocks), n_inside)
+
+        return shared_out(share, shares, n_tasks)
 
 
 @dataclass(frozen=True)
@@ -228,7 +254,7 @@ class FourierSums:
         """Transform columns (k, n) at keys (n, d); keys out of the box's reach do not count."""
         shape = (-(-len(columns) // 2), *grid.modes)
 
-        def transform(blocks: list[slice], n_threads: int) -> np.ndarray:
+        def transform(blocks: Iterable[slice], n_threads: int) -> np.ndarray:
             plan, total = grid.plan(1, n_threads), np.zeros(shape, dtype=complex)
             for rows in blocks:
                 angles, inside = grid.fold(keys[rows], grid.reach)
@@ -249,7 +275,7 @@ class FourierSums:
         served = np.full(len(queries), grid.whole)  # beyond the reach of every key, as zero
         margin = grid.reach if grid.whole else 0.0
 
-        def evaluate(blocks: list[slice], n_threads: int) -> None:
+        def evaluate(blocks: Iterable[slice], n_threads: int) -> None:
             plan = grid.plan(2, n_threads)
             for rows in blocks:
                 angles, inside = grid.fold(queries[rows], margin)

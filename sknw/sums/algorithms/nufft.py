@@ -105,7 +105,9 @@ class Nufft(Algorithm):
         if problem.device.type != "cpu":
             reasons.append(f"runs on the CPU, not on {problem.device}")
         if not fourier.available():
-            reasons.append("finufft is not installed (pip install scikit-nw[fast])")
+            reasons.append(
+                fourier.broken_because() or "finufft is not installed (pip install scikit-nw[fast])"
+            )
         is_new = problem.keys is not None and self.name not in problem.prepared
         if not reasons and is_new and self._grid(problem) is None:
             reasons.append(

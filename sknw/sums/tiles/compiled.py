@@ -23,6 +23,8 @@ from numba.extending import overload
 from numpy.polynomial import Polynomial, chebyshev
 
 from sknw.kernels.codes import EXACT
+from sknw.sums.tiles.disk_cache import TolerantCache
+from sknw.sums.tiles.formulas import FAMILIES, FORMS
 from sknw.sums.tiles.registers import (
     HALF_STEP,
     HAS_TABLES,
@@ -40,21 +42,6 @@ from sknw.sums.tiles.registers import (
     sum_of_lanes,
 )
 
-FAMILIES = (
-    "gaussian",
-    "exponential",
-    "cosine",
-    "epanechnikov",
-    "tophat",
-    "linear",
-    "biweight",
-    "triweight",
-    "tricube",
-    "power",  # 2^−s, the Gaussian of points that are scaled for it
-    "near power",  # the same where no s is larger than `LARGEST`
-    "nearest",
-)
-FORMS = ("profile", "slope", "square")
 (
     _GAUSSIAN,
     _EXPONENTIAL,
@@ -86,11 +73,12 @@ def _compiled(function=None, *, fastmath=True):
     """Compile on first use; keep the code on disk where there is a place for it."""
     if function is None:
         return lambda function: _compiled(function, fastmath=fastmath)
-    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    dispatcher = njit(function, nogil=True, fastmath=fastmath, error_model="numpy")
     try:
-        return njit(function, cache=True, **options)
+        dispatcher._cache = TolerantCache(function)
     except RuntimeError:  # no folder to write to
-        return njit(function, **options)
+        return dispatcher
+    return dispatcher
 
 
 def _inlined(function):
@@ -1527,3 +1515,20 @@ def find_nearest(queries, keys, codes, exclude, anchors, tiles, first, last, out
                         index[i] = start + j
             head = end
     return evaluated
+
+
+def signatures(precision: str) -> dict[str, tuple]:
+    """Return the types of the arguments of each driver for points of a precision."""
+    scalar = {"float64": types.float64, "float32": types.float32}[precision]
+    rows, row, indices, sums = scalar[:, ::1], scalar[::1], types.int64[::1], types.float64[:, ::1]
+    boxes, pair = (indices, rows, rows, row), types.UniTuple(row, 2)
+    tiles = types.Tuple((*boxes, *boxes, row))
+    points = (rows, rows, pair)
+    after = (indices, row, rows, pair, tiles, *(types.int64,) * 4, sums)
+    one_column = (*points, rows, types.boolean, *after)
+    return {
+        "add_sums": one_column,
+        "add_squares": one_column,
+        "add_pulls": (*points, rows, rows, types.boolean, *after),
+        "find_nearest": (*points, indices, rows, tiles, types.int64, types.int64, row, indices),
+    }

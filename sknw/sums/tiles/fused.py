@@ -2,18 +2,17 @@
 
 Threads are Python's, as many as torch would use (`torch.get_num_threads`), started for a call and
 gone after it; the compiled code runs outside the interpreter's lock. No thread setting of the
-process is touched.
+process is touched. A call of a loop ends within a fraction of a second, so that Ctrl-C is heard.
 """
 
-import itertools
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
-from importlib import import_module
+from functools import cached_property, lru_cache
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -23,13 +22,19 @@ from torch import Tensor
 
 from sknw._arrays import to_numpy, to_tensor, torch_dtype
 from sknw._threads import n_threads as available_threads
+from sknw._threads import shared_out
 from sknw.kernels import Kernel
 from sknw.kernels.codes import Codes
 from sknw.sums.tiles.distances import edge_allowance
 from sknw.sums.tiles.evaluator import Evaluator
+from sknw.sums.tiles.formulas import FAMILIES, FORMS
+from sknw.sums.tiles.loops import LOOPS
 from sknw.sums.tiles.pairs import Pairs
 
 _CHUNKS_PER_THREAD = 64
+_NUMBERS_PER_CALL = 2e8  # that the pairs of a first call read: some hundredths of a second
+_NUMBERS_OF_A_KERNEL = 8  # that are read in the time that its formula takes
+_SHORT_CALL, _LONG_CALL = 0.02, 0.1  # seconds
 _PAIRS_PER_THREAD = 5e5  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
@@ -50,13 +55,9 @@ def disabled() -> Iterator[None]:
         _switched_off.value = before
 
 
-@cache
 def _loops() -> ModuleType | None:
-    """Import the compiled loops; None without numba."""
-    try:
-        return import_module("sknw.sums.tiles.compiled")
-    except ImportError:
-        return None
+    """Return the compiled loops; None without numba."""
+    return LOOPS.module()
 
 
 # Points scaled by this have 2^−s for their Gaussian weight: no constant is left in the loop.
@@ -130,9 +131,13 @@ class Fused(Evaluator):
             and device.type == "cpu"
             and dtype in (torch.float32, torch.float64)
             and not getattr(_switched_off, "value", False)
-            and _loops() is not None
-            and kernel.formula[0] in _loops().FAMILIES
+            and kernel.formula[0] in FAMILIES
+            and LOOPS.installed
         )
+
+    def does(self, precision: str, seconds: float) -> bool:
+        """Whether it does work that takes torch so long: see `Loops.usable`."""
+        return LOOPS.usable(precision, seconds) and _loops() is not None
 
     def points(self, rows: Tensor, n_codes: int = 0) -> FusedPoints:
         """Stand the points feature-first."""
@@ -218,7 +223,7 @@ class Fused(Evaluator):
                     *points, mismatches, exclude, anchors, tiles, first, last, smallest, index
                 )
 
-            _in_threads(task, pairs)
+            _in_threads(task, pairs, _numbers_per_pair(keys, 0))
             return smallest, index
 
         rough, index = search(np.empty((len(points[1]), 0), dtype=keys.dtype))
@@ -304,7 +309,7 @@ class _Call:
             pairs = self.pairs
             tiles = _tiles(pairs, self.keys.dtype, scale)
         shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
-        codes = loops.FAMILIES.index(family), loops.FORMS.index(form)
+        codes = FAMILIES.index(family), FORMS.index(form)
         before = (
             *(rows[self.b] for rows in points),
             _mismatches(self.kernel.codes, self.b, self.keys.dtype, scale),
@@ -319,9 +324,14 @@ class _Call:
         def task(first: int, last: int) -> int:
             return getattr(loops, driver)(*before, first, last, *codes, out)
 
-        evaluated = _in_threads(task, pairs)
+        n_numbers = _numbers_per_pair(self.keys, len(arguments[0]))
+        evaluated = _in_threads(task, pairs, n_numbers)
         if self.pairs is not None:
             pairs.tally.append(evaluated)
+
+
+def _numbers_per_pair(keys: FusedPoints, n_columns: int) -> int:
+    return _NUMBERS_OF_A_KERNEL + keys.features.shape[1] + n_columns
 
 
 def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | None]:
@@ -397,25 +407,51 @@ def _even(columns: Tensor) -> Tensor:
     return torch.cat([columns, torch.zeros_like(columns[:, :1])], dim=1)
 
 
-def _in_threads(task: Callable[[int, int], int], pairs: Pairs) -> int:
+def _in_threads(
+    task: Callable[[int, int], int], pairs: Pairs, n_numbers: int = _NUMBERS_OF_A_KERNEL
+) -> int:
     """Run the task over all blocks of queries, in several threads where that pays.
 
-    Returns the sum of what it returns.
+    A pair reads so many numbers. Returns the sum of what the task returns.
     """
     n_blocks = len(pairs)
     worth = int(min(pairs.possible / _PAIRS_PER_THREAD, n_blocks))
     n_threads = max(1, min(available_threads(), worth))
-    if n_threads == 1:
-        return task(0, n_blocks)
-    size = max(1, n_blocks // (n_threads * _CHUNKS_PER_THREAD))
-    counter = itertools.count(0, size)
+    largest = n_blocks if n_threads == 1 else max(1, n_blocks // (n_threads * _CHUNKS_PER_THREAD))
+    fewest = _NUMBERS_PER_CALL * n_blocks / max(1, pairs.possible * n_numbers)
+    pace = _Pace(n_blocks, max(1, min(int(fewest), largest)), largest)
 
-    def work() -> int:
-        total = 0
-        while (first := next(counter)) < n_blocks:
-            total += task(first, min(first + size, n_blocks))
-        return total
+    def timed(chunk: tuple[int, int], _: Event) -> int:
+        start = time.perf_counter()
+        found = task(*chunk)
+        pace.adjust(time.perf_counter() - start)
+        return found
 
-    with ThreadPoolExecutor(n_threads - 1, thread_name_prefix="sknw") as pool:
-        others = [pool.submit(work) for _ in range(n_threads - 1)]
-        return work() + sum(other.result() for other in others)
+    return sum(shared_out(timed, pace.chunks(), n_threads))
+
+
+@dataclass
+class _Pace:
+    """How many blocks a call takes: so many that it pays, so few that Ctrl-C is heard.
+
+    What of the pairs of a block is near enough to be evaluated shows only then.
+    """
+
+    n_blocks: int
+    size: int
+    largest: int
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Yield the first block and the end of one call after another."""
+        first = 0
+        while first < self.n_blocks:
+            end = min(first + self.size, self.n_blocks)
+            yield first, end
+            first = end
+
+    def adjust(self, seconds: float) -> None:
+        """Let the next calls take twice the blocks, or half."""
+        if seconds < _SHORT_CALL:
+            self.size = min(2 * self.size, self.largest)
+        elif seconds > _LONG_CALL:
+            self.size = max(1, self.size // 2)
