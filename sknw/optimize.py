@@ -280,7 +280,7 @@ class Walk:
     descent: Descent
     on_step: Callable[[int, float, np.ndarray], bool | None] | None = None
 
-    def end(self, stage: str, max_iter: int | None = None) -> Minimum:
+    def end(self, max_iter: int | None = None, stage: str = "descent") -> Minimum:
         """Return where the walk ends; where it is after `max_iter` steps, nobody watching."""
         if max_iter is None:
             return _lbfgs(self.objective, self.start, self.descent, self.on_step, stage=stage)
@@ -298,7 +298,7 @@ def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
         running = list(range(len(walks)))
         if trial_steps is not None and len(walks) > 1:
             trials = [
-                walk.end(f"trial {index + 1} of {len(walks)}", trial_steps)
+                walk.end(trial_steps, f"trial {index + 1} of {len(walks)}")
                 for index, walk in enumerate(walks)
             ]
             running = [min(running, key=lambda index: trials[index].objective)]
@@ -306,7 +306,7 @@ def race(walks: Sequence[Walk], trial_steps: int | None) -> tuple[int, Minimum]:
                 if index not in running and walk.objective.memory is not None:
                     walk.objective.memory.clear()
         ends = {
-            index: walks[index].end(f"descent {place + 1} of {len(running)}")
+            index: walks[index].end(stage=f"descent {place + 1} of {len(running)}")
             for place, index in enumerate(running)
         }
         return min(ends.items(), key=lambda item: item[1].objective)
