@@ -7,7 +7,7 @@ out takes an observation out of its cell. Rows of weight zero are no observation
 leave-one-out predictions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -130,6 +130,10 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    def __getstate__(self) -> dict:
+        """Leave what was computed on the way out of pickles."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def n_cells(self) -> int:

@@ -1,5 +1,7 @@
 """Equal rows: which are copies of one observation, and what leave-one-out makes of the others."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -314,6 +316,16 @@ def test_a_hundred_thousand_rows_in_cells_are_searched_on_all_of_them():
     model = NadarayaWatsonRegressor().fit(X, y)
     assert model.n_observations_ == n
     assert model.search_report_["n_rows"] == n
+
+
+def test_a_pickle_holds_no_more_than_the_rows():
+    X, y = rng().normal(size=(5000, 4)), rng(1).normal(size=5000)
+    model = NadarayaWatsonRegressor().fit(X, y)
+    size = len(pickle.dumps(model))
+    # X, y, weights, and for each row its observation, its share and its cell
+    assert size < 1.1 * (X.nbytes + 5 * y.nbytes)
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict_loo(), model.predict_loo())
 
 
 # --- y keeps its digits and its precision ---
