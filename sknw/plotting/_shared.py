@@ -1,4 +1,4 @@
-"""What the displays share: estimators unwrapped, columns of tables, colours that everyone can tell.
+"""What the displays share: estimators unwrapped, axes, colours that everyone can tell.
 
 Nothing here imports matplotlib before something is drawn. Text, axes and backgrounds are left to
 matplotlib's settings, so a style (light, dark, transparent) applies to every display; the colours
@@ -6,7 +6,6 @@ below have a contrast of at least 3 : 1 on white and on a dark page.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 # Okabe and Ito's colours that are visible on white and on black, each with a line style of its own
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+MARKERS = ("o", "s", "^", "D")
 DATA_COLOR = "0.55"
 WINDOW_COLOR = "#56B4E9"
 COLOR_MAP = "viridis"
+_SPREAD, _BESIDE = 0.25, 0.14  # of the room of a category
+_GOLDEN_RATIO = 0.6180339887498949
+_LONGEST_NAMES = 40  # letters along an axis, above which they are turned
 
 
 # --- estimators ----------------------------------------------------------------------------------
@@ -127,121 +130,9 @@ def names_after(estimator: BaseEstimator, model: BaseEstimator) -> list[str]:
     return default_names(model.n_features_in_)
 
 
-# --- tables --------------------------------------------------------------------------------------
-
-
-def as_table(X):
-    """Return a pandas or polars frame as it is, and anything else as an array of rows.
-
-    Raises
-    ------
-    ValueError
-        If X is not two-dimensional, or has no rows.
-    """
-    X = X if _is_frame(X) else np.asarray(X)
-    if len(X.shape) != 2:
-        raise ValueError(f"X must have rows and columns; got shape {X.shape}.")
-    if len(X) == 0:
-        raise ValueError("X must have at least one row; got none.")
-    return X
-
-
-def _is_frame(X) -> bool:
-    return hasattr(X, "columns") and (hasattr(X, "iloc") or hasattr(X, "with_columns"))
-
-
-def column_names(X) -> list[str]:
-    """Return the columns' names; ``x``, or ``x0``, ``x1``, ... for an array."""
-    return list(X.columns) if _is_frame(X) else default_names(X.shape[1])
-
-
 def default_names(n_features: int) -> list[str]:
     """Return names for features that have none."""
     return ["x"] if n_features == 1 else [f"x{j}" for j in range(n_features)]
-
-
-def column_index(X, feature: int | str) -> int:
-    """Return the position of a feature given by position or name.
-
-    Raises
-    ------
-    ValueError
-        If X has no such feature.
-    """
-    names = column_names(X)
-    if isinstance(feature, str):
-        if feature not in names:
-            raise ValueError(f"X has no feature {feature!r}; its features are {names}.")
-        return names.index(feature)
-    if not -len(names) <= feature < len(names):
-        raise ValueError(f"X has {len(names)} features; got feature {feature}.")
-    return int(feature) % len(names)
-
-
-def column(X, j: int) -> np.ndarray:
-    """Return a numeric column (n_rows,) in float64.
-
-    Raises
-    ------
-    ValueError
-        If it does not hold numbers.
-    """
-    values = np.asarray(X[X.columns[j]] if _is_frame(X) else X[:, j])
-    try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"Feature {column_names(X)[j]!r} must hold numbers to be drawn along an axis; got "
-            f"dtype {values.dtype}. Choose another feature."
-        ) from None
-
-
-def rows(X, index: np.ndarray):
-    """Return rows by their positions."""
-    return X.iloc[index] if hasattr(X, "iloc") else X[index]
-
-
-def with_columns(X, values: dict[int, np.ndarray]):
-    """Return a copy of X in which some columns have other values."""
-    if hasattr(X, "with_columns"):  # polars
-        return X.with_columns(**{X.columns[j]: new for j, new in values.items()})
-    if not _is_frame(X):
-        X = np.array(X, dtype=np.result_type(X, *values.values()))
-        for j, new in values.items():
-            X[:, j] = new
-        return X
-    X = X.copy()
-    for j, new in values.items():
-        X[X.columns[j]] = new
-    return X
-
-
-def typical_row(X):
-    """Return one row of medians; where a column holds no numbers, of its commonest value."""
-    if not _is_frame(X):
-        return np.median(X, axis=0, keepdims=True)
-    first, medians = rows(X, np.array([0])), {}
-    for j, name in enumerate(X.columns):
-        values = np.asarray(X[name])
-        if values.dtype.kind in "iuf":
-            medians[j] = np.array([np.median(values)])
-        else:
-            _, places, counts = np.unique(values.astype(str), return_index=True, return_counts=True)
-            medians[j] = X[name][places[counts.argmax()] : places[counts.argmax()] + 1]
-            medians[j] = getattr(medians[j], "array", medians[j])  # pandas: without its index
-    return with_columns(first, medians)
-
-
-def grid_table(row, grid: dict[int, np.ndarray]):
-    """Return a one-row table repeated over the grid of some columns, the last fastest."""
-    points = np.array(list(product(*grid.values())))  # (n_points, n_columns)
-    repeated = rows(row, np.zeros(len(points), dtype=int))
-    return with_columns(repeated, dict(zip(grid, points.T, strict=True)))
-
-
-def spread_out(n: int, largest: int) -> np.ndarray:
-    """Return at most `largest` positions of 0, ..., n - 1, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, largest)).round().astype(int))
 
 
 def target_column(y, n: int, name: str = "y") -> np.ndarray:
@@ -319,3 +210,31 @@ def text_color() -> str:
     import matplotlib as mpl
 
     return mpl.rcParams["text.color"]
+
+
+def spread_at_places(values: np.ndarray, names: list[str] | None) -> np.ndarray:
+    """Return places at which rows of one category do not hide each other; numbers as they are.
+
+    Multiples of the golden ratio are evenly spread however many there are, and always the same.
+    """
+    if names is None:
+        return values
+    offsets = np.arange(len(values)) * _GOLDEN_RATIO % 1 - 0.5
+    return values + 2 * _SPREAD * offsets
+
+
+def side_by_side(i: int, n: int) -> float:
+    """Return by how much the i-th of n marks at a category is moved aside."""
+    return (i - (n - 1) / 2) * min(_BESIDE, 2 * _SPREAD / n)
+
+
+def name_places(axis, names: list[str] | None) -> None:
+    """Write the names of categories at their places; leave an axis of numbers alone."""
+    if names is None:
+        return
+    is_horizontal = axis.axis_name == "x"
+    is_long = is_horizontal and sum(map(len, names)) > _LONGEST_NAMES
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    axis.set_ticks(range(len(names)), names, **turned)
+    ends = -0.5, len(names) - 0.5
+    (axis.axes.set_xlim if is_horizontal else axis.axes.set_ylim)(ends)

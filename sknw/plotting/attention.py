@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,17 +11,22 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.utils import gen_batches
 
-from sknw.plotting._shared import (
-    COLOR_MAP,
+from sknw.plotting._columns import (
+    as_categories,
     as_table,
-    axes_grid,
-    check_training_rows,
-    column,
+    categorical_columns,
+    category_names,
     column_index,
     column_names,
+    column_numbers,
+    rows,
+)
+from sknw.plotting._shared import (
+    COLOR_MAP,
+    axes_grid,
+    check_training_rows,
     labels_for,
     required,
-    rows,
     unwrapped,
 )
 
@@ -46,7 +52,8 @@ class AttentionDisplay:
     n_queries, n_keys : int, default=None
         How many there were before binning; None: as many as in `weights`.
     query_values, key_values : ndarray of shape (n_queries,) and (n_keys,), default=None
-        What they were sorted by, which the ticks then tell; None: ticks count rows.
+        What they were sorted by, which the ticks then tell: numbers, or names of categories; None:
+        ticks count rows.
     query_label, key_label : str
         What the axes show.
     attention_shown : float, default=1.0
@@ -124,7 +131,8 @@ class AttentionDisplay:
             estimators do not show theirs.
         sort_by : "prediction", int or str, default=None
             Queries and keys are sorted by their prediction (keys: the leave-one-out prediction), or
-            by a feature, given by its position or name. None: as they come.
+            by a feature, given by its position or name; by a categorical one in the order of its
+            categories. None: as they come.
         max_bins : int, default=200
             Largest number of rows and of columns of the map; more queries or keys are put together.
         top_k : int, default=None
@@ -152,22 +160,21 @@ class AttentionDisplay:
         n_queries = n_keys if X is None else len(X)
         if X_train is not None:
             check_training_rows(X_train, n_keys, "X_train")
-        key_values, label = _sorting_values(model, None, X_train, sort_by)
-        query_values = key_values
+        keys = queried = _Sorting.by(sort_by, estimator, None, X_train)
         if X is not None:
-            query_values, _ = _sorting_values(model, queries, X, sort_by)
-        query_order = _order(query_values, n_queries)
+            queried = _Sorting.by(sort_by, estimator, queries, X)
+        query_order = _order(queried.values, n_queries)
         blocks = _batches(model, queries, query_order, n_keys, top_k)
-        to_keys = _key_bins(_order(key_values, n_keys), max_bins)
+        to_keys = _key_bins(_order(keys.values, n_keys), max_bins)
         weights, shown = _binned(blocks, n_queries, to_keys, max_bins)
         return cls(
             weights,
             n_queries=n_queries,
             n_keys=n_keys,
-            query_values=_sorted(query_values),
-            key_values=_sorted(key_values),
-            query_label=_axis_label("training row left out" if X is None else "query", label),
-            key_label=_axis_label("training row (key)", label),
+            query_values=queried.told,
+            key_values=keys.told,
+            query_label=queried.label_of("training row left out" if X is None else "query"),
+            key_label=keys.label_of("training row (key)"),
             attention_shown=shown,
         )
 
@@ -329,24 +336,48 @@ def _n_keys(model, queries) -> int:
     return model.attention_weights(rows(queries, np.array([0])), top_k=1).shape[1]
 
 
-def _sorting_values(model, queries, X, sort_by) -> tuple[np.ndarray | None, str | None]:
-    """Return what rows are sorted by, and its name; `queries` None means the training rows."""
-    if sort_by is None:
-        return None, None
-    if isinstance(sort_by, str) and sort_by == "prediction":
-        values = model.predict_loo() if queries is None else model.predict(queries)
-        if values.ndim > 1:
+@dataclass(frozen=True)
+class _Sorting:
+    """What rows are sorted by: a number for each, what ticks tell of these in order, its name."""
+
+    values: np.ndarray | None = None
+    told: np.ndarray | None = None
+    name: str | None = None
+
+    @classmethod
+    def by(cls, sort_by, estimator, queries, X) -> "_Sorting":
+        """Sort rows X, prepared as `queries`; None means the training rows."""
+        if sort_by is None:
+            return cls()
+        if isinstance(sort_by, str) and sort_by == "prediction":
+            values = _predictions(estimator, queries)
+            return cls(values, np.sort(values), "prediction")
+        if X is None:
             raise ValueError(
-                f"sort_by='prediction' needs one output; got {values.shape[1]}. Sort by a feature, "
-                "or give values to from_weights."
+                f"sort_by={sort_by!r} sorts the training rows too; give them as X_train=..."
             )
-        return values, "prediction"
-    if X is None:
+        j = column_index(X, sort_by)
+        name = column_names(X)[j]
+        if not categorical_columns(X, [estimator])[j]:
+            values = column_numbers(X, j)
+            return cls(values, np.sort(values), name)
+        codes, categories = as_categories(X, j)
+        return cls(codes, np.array(category_names(categories))[np.sort(codes)], name)
+
+    def label_of(self, what: str) -> str:
+        """Return the label of an axis."""
+        return what if self.name is None else f"{self.name} of {what}"
+
+
+def _predictions(estimator, queries) -> np.ndarray:
+    model, _ = unwrapped(estimator)
+    values = model.predict_loo() if queries is None else model.predict(queries)
+    if values.ndim > 1:
         raise ValueError(
-            f"sort_by={sort_by!r} sorts the training rows too; give them as X_train=..."
+            f"sort_by='prediction' needs one output; got {values.shape[1]}. Sort by a feature, "
+            "or give values to from_weights."
         )
-    j = column_index(X, sort_by)
-    return column(X, j), column_names(X)[j]
+    return values
 
 
 def _batches(model, queries, order, n_keys: int, top_k) -> Iterator[tuple[slice, np.ndarray]]:
@@ -395,10 +426,6 @@ def _sorted(values):
     return None if values is None else np.sort(values)
 
 
-def _axis_label(what: str, sorted_by: str | None) -> str:
-    return what if sorted_by is None else f"{sorted_by} of {what}"
-
-
 def _label_ticks(axis, values, n_ticks: int) -> None:
     """Count rows at the ticks, or tell what they were sorted by."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -409,10 +436,12 @@ def _label_ticks(axis, values, n_ticks: int) -> None:
 
 
 def _value_at(values: np.ndarray, place: float, _tick: int) -> str:
-    """Return the value at a place in the order, to a hundredth of the range."""
+    """Return the value at a place in the order, numbers to a hundredth of the range."""
     if not -0.5 <= place <= len(values) - 0.5:
         return ""
     value = values[min(max(round(place), 0), len(values) - 1)]
+    if values.dtype.kind not in "iuf":  # names of categories
+        return str(value)
     extent = values[-1] - values[0]
     decimals = 2 - math.floor(math.log10(extent)) if extent > 0 else 2
     return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}"  # + 0.0: never -0

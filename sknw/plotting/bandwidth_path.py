@@ -72,7 +72,8 @@ class BandwidthPathDisplay:
     >>> X, y, *_ = make_attention_curve(random_state=0)
     >>> tried = np.geomspace(0.05, 2, 30)
     >>> errors = [
-    ...     np.mean((NadarayaWatsonRegressor(h).fit(X, y).predict_loo() - y) ** 2) for h in tried
+    ...     np.mean((NadarayaWatsonRegressor(h).fit(X, y).predict_loo() - y) ** 2)
+    ...     for h in tried
     ... ]
     >>> display = BandwidthPathDisplay(tried, errors, feature_names="x").plot()
     >>> display.chosen_[0].get_xdata()[0].round(3)

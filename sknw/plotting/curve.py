@@ -1,30 +1,32 @@
-"""Fits over data: a curve along one feature, or a surface over two."""
-
-import inspect
+"""Fits over data: a curve along one feature, points at categories, or a surface over two."""
 
 import numpy as np
-from scipy.stats import norm
 
+from sknw.plotting._columns import (
+    Axis,
+    as_table,
+    categorical_columns,
+    column_names,
+    drawn_features,
+    numbers,
+    spread_out,
+)
+from sknw.plotting._fits import averaged, band_of, held_values, tables_on_grid
 from sknw.plotting._shared import (
     COLOR_MAP,
     DATA_COLOR,
+    MARKERS,
     as_list,
-    as_table,
     axes_grid,
     checked_names,
-    column,
-    column_index,
-    column_names,
-    grid_table,
     labels_for,
     line_style,
+    name_places,
     new_axes,
-    rows,
-    spread_out,
+    side_by_side,
+    spread_at_places,
     target_column,
     text_color,
-    typical_row,
-    unwrapped,
 )
 
 _CURVE_POINTS, _SURFACE_POINTS = 200, 60
@@ -35,12 +37,14 @@ _TRUTH_DASHES = (0, (4, 2))
 class RegressionCurveDisplay:
     """Predictions along one feature over the data, or over two features as a map.
 
-    Make one by `from_estimator` or `from_predictions`.
+    Make one by `from_estimator` or `from_predictions`. Along a categorical feature a fit is a point
+    at each category, since there is nothing in between.
 
     Parameters
     ----------
     grid : list of ndarray
-        Values of the one feature (m,), or of both (m_1,) and (m_2,).
+        Values of the one feature (m,), or of both (m_1,) and (m_2,); of a categorical one the
+        places 0, 1, ... of its categories.
     predictions : list of ndarray of shape (m,) or (m_1, m_2)
         One per estimator.
     names : list of str
@@ -56,16 +60,18 @@ class RegressionCurveDisplay:
     band_labels : list of str, default=None
         What each band is.
     X, y : ndarray of shape (n_features, n) and (n,), default=None
-        Data to draw: the features drawn, and the targets.
+        Data to draw: the features drawn (places, of categories), and the targets.
+    categories : list of (list of str or None), default=None
+        One per feature drawn: the names of its categories, or None for numbers.
 
     Attributes
     ----------
     lines_ : list of Line2D
-        Curves only: one per estimator.
+        Curves only: one per estimator; marks at categories.
     truth_ : Line2D or None
         Curves only: the truth.
-    bands_ : list of PolyCollection
-        Curves only: the bands.
+    bands_ : list of PolyCollection or LineCollection
+        Curves only: the bands; bars at categories.
     surfaces_ : list of QuadMesh
         Surfaces only: one per panel, the truth first where it is given.
     scatter_ : PathCollection or None
@@ -106,6 +112,7 @@ class RegressionCurveDisplay:
         band_labels=None,
         X=None,
         y=None,
+        categories=None,
     ):
         self.grid = grid
         self.predictions = predictions
@@ -117,6 +124,7 @@ class RegressionCurveDisplay:
         self.band_labels = band_labels
         self.X = X
         self.y = y
+        self.categories = categories
 
     @classmethod
     def from_estimator(
@@ -134,7 +142,10 @@ class RegressionCurveDisplay:
         n_points=None,
         max_rows=100,
     ):
-        """Predict along a feature, from the smallest to the largest of its values.
+        """Predict along a feature, from its smallest to its largest value, or at each category.
+
+        Categories are columns of categorical, text or boolean dtype, and those that an estimator of
+        sknw treats as such.
 
         Parameters
         ----------
@@ -148,10 +159,11 @@ class RegressionCurveDisplay:
             Which feature is drawn, by position or name; two make a surface.
         truth : callable, default=None
             Takes rows like those of X and returns the true values.
-        others : {"median", "average"}, default="median"
-            What the other features are: ``"median"`` holds them at their medians (at the commonest
-            value where they are no numbers); ``"average"`` averages predictions over their values
-            in the data (partial dependence).
+        others : {"median", "average"} or dict, default="median"
+            What the other features are: ``"median"`` holds them at their medians, and categories at
+            the most frequent one (the first of those equally frequent); a dict of names or
+            positions and values holds some of them there, such as ``{"colour": "red"}``;
+            ``"average"`` averages predictions over their values in the data (partial dependence).
         names : str or list of str, default=None
             One per estimator; None: their classes.
         band : bool, default=True
@@ -161,7 +173,8 @@ class RegressionCurveDisplay:
         coverage : float, default=0.9
             Coverage of the band, between 0 and 1.
         n_points : int, default=None
-            Number of grid points of each feature; None: 200 for a curve, 60 for a surface.
+            Number of grid points of each feature that is no category; None: 200 for a curve, 60 for
+            a surface.
         max_rows : int, default=100
             ``"average"`` averages over at most as many rows of X, evenly spread.
 
@@ -172,37 +185,39 @@ class RegressionCurveDisplay:
         Raises
         ------
         ValueError
-            If a feature is not there or holds no numbers, there are more than two, shapes do not
-            agree or there are several outputs.
+            If a feature is not there or has more than 60 categories, there are more than two,
+            shapes do not agree or there are several outputs.
         """
-        if others not in ("median", "average"):
-            raise ValueError(f"others must be 'median' or 'average'; got {others!r}.")
         if not 0 < coverage < 1:
             raise ValueError(f"coverage must be between 0 and 1; got {coverage}.")
         estimators, X = as_list(estimator), as_table(X)
         names = checked_names(names, estimators)
-        drawn = _drawn_features(X, feature)
-        columns = [column(X, j) for j in drawn]
+        drawn = drawn_features(X, feature, "feature")
+        held_values(X, others, drawn)
+        is_categorical = categorical_columns(X, estimators)
         n_points = n_points or (_CURVE_POINTS if len(drawn) == 1 else _SURFACE_POINTS)
-        grid = [np.linspace(values.min(), values.max(), n_points) for values in columns]
-        tables = _tables(X, drawn, grid, others, max_rows)
+        axes = [Axis.of(X, j, is_categorical=is_categorical[j]) for j in drawn]
+        grid, columns = zip(*(axis.grid(n_points) for axis in axes), strict=True)
+        columns = dict(zip(drawn, columns, strict=True))
+        tables = tables_on_grid(X, columns, others, is_categorical, max_rows)
         shape = tuple(len(values) for values in grid)
         bands, labels = [None] * len(estimators), [""] * len(estimators)
         if band and len(drawn) == len(tables) == 1:
-            found = [_band(estimator, tables[0], coverage) for estimator in estimators]
+            found = [band_of(estimator, tables[0], coverage) for estimator in estimators]
             bands, labels = ([one[i] for one in found] for i in (0, 1))
         kept = spread_out(len(X), _LARGEST_SCATTER)
         return cls(
-            grid,
-            [_averaged(estimator.predict, tables, shape) for estimator in estimators],
+            list(grid),
+            [averaged(estimator.predict, tables, shape) for estimator in estimators],
             names=names,
             feature_names=[str(column_names(X)[j]) for j in drawn],
             target_name=str(getattr(y, "name", None) or "y"),
-            truth=None if truth is None else _averaged(truth, tables, shape),
+            truth=None if truth is None else averaged(truth, tables, shape),
             bands=bands,
             band_labels=labels,
-            X=None if y is None else np.array(columns)[:, kept],
+            X=None if y is None else np.array([axis.values[kept] for axis in axes]),
             y=None if y is None else target_column(y, len(X))[kept],
+            categories=[axis.categories for axis in axes],
         )
 
     @classmethod
@@ -233,10 +248,9 @@ class RegressionCurveDisplay:
         Raises
         ------
         ValueError
-            If shapes do not agree.
+            If shapes do not agree, or `x` holds categories.
         """
-        x = np.asarray(x, dtype=np.float64)
-        x = target_column(x, len(x), "x")
+        x = target_column(_numbers_along(x), len(x), "x")
         several = isinstance(y_pred, (list, tuple)) and np.ndim(y_pred[0]) > 0
         curves = [target_column(one, len(x), "y_pred") for one in (y_pred if several else [y_pred])]
         if names is None:
@@ -270,33 +284,63 @@ class RegressionCurveDisplay:
         display : RegressionCurveDisplay
             With its artists as attributes.
         """
-        draw = self._plot_curves if len(self.grid) == 1 else self._plot_surfaces
-        draw(ax, data_kwargs or {}, kwargs)
+        if len(self.grid) == 2:
+            self._plot_surfaces(ax, data_kwargs or {}, kwargs)
+        else:
+            self._plot_fits(ax, data_kwargs or {}, kwargs)
         self.figure_ = self.ax_.figure
         return self
 
-    def _plot_curves(self, ax, data_kwargs: dict, line_kwargs: dict) -> None:
+    def _plot_fits(self, ax, data_kwargs: dict, line_kwargs: dict) -> None:
         self.ax_ = ax = new_axes(ax)
         self.axes_ = np.array([ax])
-        x = self.grid[0]
         self.scatter_ = self.truth_ = None
         if self.y is not None:
             style = {"s": 16, "color": DATA_COLOR, "alpha": _opacity(len(self.y)), "label": "data"}
-            self.scatter_ = ax.scatter(self.X[0], self.y, **{**style, **data_kwargs})
+            x = spread_at_places(self.X[0], self._names_along(0))
+            self.scatter_ = ax.scatter(x, self.y, **{**style, **data_kwargs})
+        self.lines_, self.bands_ = [], []
+        draw = self._draw_curves if self._names_along(0) is None else self._draw_points
+        draw(line_kwargs)
+        ax.set(xlabel=self.feature_names[0], ylabel=self.target_name)
+        name_places(ax.xaxis, self._names_along(0))
+        ax.legend()
+
+    def _draw_curves(self, line_kwargs: dict) -> None:
+        ax, x = self.ax_, self.grid[0]
         if self.truth is not None:
             style = {"color": text_color(), "linestyle": _TRUTH_DASHES, "label": "truth"}
             (self.truth_,) = ax.plot(x, self.truth, **style)
-        self.lines_, self.bands_ = [], []
         for i, (name, curve) in enumerate(zip(self.names, self.predictions, strict=True)):
             style = {**line_style(i), "linewidth": 2, "label": name, **line_kwargs}
-            (line,) = ax.plot(x, curve, **style)
-            self.lines_.append(line)
-            if self.bands is not None and self.bands[i] is not None:
-                label = {} if self.band_labels is None else {"label": self.band_labels[i]}
-                style = {"color": line.get_color(), "alpha": 0.3, "linewidth": 0, **label}
-                self.bands_.append(ax.fill_between(x, *self.bands[i], **style))
-        ax.set(xlabel=self.feature_names[0], ylabel=self.target_name)
-        ax.legend()
+            self.lines_ += ax.plot(x, curve, **style)
+            band, label = self._band_and_label(i)
+            if band is not None:
+                style = {"color": self.lines_[-1].get_color(), "alpha": 0.3, "linewidth": 0}
+                self.bands_.append(ax.fill_between(x, *band, **style, label=label))
+
+    def _draw_points(self, line_kwargs: dict) -> None:
+        """Draw the fits at categories, beside each other."""
+        ax = self.ax_
+        if self.truth is not None:
+            style = {"color": text_color(), "linestyle": "none", "marker": "_", "markersize": 28}
+            (self.truth_,) = ax.plot(self.grid[0], self.truth, **style, label="truth")
+        for i, (name, heights) in enumerate(zip(self.names, self.predictions, strict=True)):
+            x = self.grid[0] + side_by_side(i, len(self.names))
+            style = {"color": line_style(i)["color"], "marker": MARKERS[i % len(MARKERS)]}
+            style |= {"linestyle": "none", "markersize": 8, "zorder": 3, "label": name}
+            self.lines_ += ax.plot(x, heights, **{**style, **line_kwargs})
+            band, label = self._band_and_label(i)
+            if band is not None:
+                style = {"color": self.lines_[-1].get_color(), "alpha": 0.5, "linewidth": 4}
+                self.bands_.append(ax.vlines(x, *band, **style, label=label))
+
+    def _band_and_label(self, i: int):
+        band = None if self.bands is None else self.bands[i]
+        return band, None if self.band_labels is None else self.band_labels[i]
+
+    def _names_along(self, axis: int) -> list[str] | None:
+        return None if self.categories is None else self.categories[axis]
 
     def _plot_surfaces(self, ax, data_kwargs: dict, mesh_kwargs: dict) -> None:
         panels, titles = list(self.predictions), list(self.names)
@@ -304,17 +348,18 @@ class RegressionCurveDisplay:
             panels, titles = [self.truth, *panels], ["truth", *titles]
         sharing = {"sharex": True, "sharey": True} if ax is None else {}
         self.axes_ = axes_grid(ax, 1, len(panels), (3.6, 3.6), **sharing)
-        lowest, highest = np.min(panels), np.max(panels)
-        colors = {"cmap": COLOR_MAP, "vmin": lowest, "vmax": highest, **mesh_kwargs}
+        along = [self._names_along(axis) for axis in (0, 1)]
+        is_smooth = along == [None, None]  # between categories there is nothing
+        colors = {"cmap": COLOR_MAP, "vmin": np.min(panels), "vmax": np.max(panels)}
+        colors |= {"shading": "gouraud" if is_smooth else "nearest", **mesh_kwargs}
         self.surfaces_, self.scatter_ = [], []
         for axes, title, surface in zip(self.axes_.flat, titles, panels, strict=True):
-            mesh = axes.pcolormesh(*self.grid, surface.T, **{"shading": "gouraud", **colors})
-            self.surfaces_.append(mesh)
+            self.surfaces_.append(axes.pcolormesh(*self.grid, surface.T, **colors))
             if self.y is not None:
-                style = {"s": 18, "edgecolor": "white", "linewidth": 0.4, **data_kwargs}
-                style = {"c": self.y, "cmap": mesh.get_cmap(), "norm": mesh.norm, **style}
-                self.scatter_.append(axes.scatter(*self.X, **style))
+                self.scatter_.append(self._scatter_on(self.surfaces_[-1], data_kwargs))
             axes.set(title=title, xlabel=self.feature_names[0], ylabel=self.feature_names[1])
+            name_places(axes.xaxis, along[0])
+            name_places(axes.yaxis, along[1])
             if ax is None:
                 axes.label_outer()
         self.ax_ = self.axes_[0, 0]
@@ -322,50 +367,21 @@ class RegressionCurveDisplay:
             self.surfaces_[0], ax=list(self.axes_.flat), label=self.target_name
         )
 
-
-# --- what is drawn -------------------------------------------------------------------------------
-
-
-def _drawn_features(X, feature) -> list[int]:
-    """Return the positions of one feature, or of two different ones."""
-    features = list(feature) if isinstance(feature, (tuple, list)) else [feature]
-    drawn = [column_index(X, one) for one in features]
-    if len(set(drawn)) != len(drawn) or len(drawn) not in (1, 2):
-        raise ValueError(f"feature must be one feature or two different ones; got {feature!r}.")
-    return drawn
+    def _scatter_on(self, mesh, data_kwargs: dict):
+        style = {"s": 18, "edgecolor": "white", "linewidth": 0.4, **data_kwargs}
+        style = {"c": self.y, "cmap": mesh.get_cmap(), "norm": mesh.norm, **style}
+        x, y = (spread_at_places(self.X[axis], self._names_along(axis)) for axis in (0, 1))
+        return mesh.axes.scatter(x, y, **style)
 
 
-def _tables(X, drawn: list[int], grid: list[np.ndarray], others: str, max_rows: int) -> list:
-    """Return one table of grid points for each setting of the other features."""
-    if others == "median" or X.shape[1] == len(drawn):
-        background = typical_row(X)
-    else:
-        background = rows(X, spread_out(len(X), max_rows))
-    columns = dict(zip(drawn, grid, strict=True))
-    return [grid_table(rows(background, np.array([i])), columns) for i in range(len(background))]
-
-
-def _averaged(predict, tables: list, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the mean of the predictions over tables of the same grid points."""
-    n = int(np.prod(shape))
-    predictions = [target_column(predict(table), n, "a prediction") for table in tables]
-    return np.mean(predictions, axis=0).reshape(shape)
-
-
-def _band(estimator, table, coverage: float) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
-    """Return the estimator's band at the rows of a table, and what it is; None if it has none."""
-    model, prepare = unwrapped(estimator)
-    if hasattr(model, "predict_interval"):
-        ends = model.predict_interval(prepare(table), coverage=coverage)
-        lower, upper = ends if isinstance(ends, tuple) else np.asarray(ends).T
-        return (lower, upper), f"{coverage:.0%} interval"
-    if "return_std" not in inspect.signature(model.predict).parameters:
-        return None, ""
-    mean, std = model.predict(prepare(table), return_std=True)
-    if not np.any(std > 0):  # as a DummyRegressor's, which is a placeholder
-        return None, ""
-    width = norm.ppf((1 + coverage) / 2)
-    return (mean - width * std, mean + width * std), f"± {width:.2f} standard deviations"
+def _numbers_along(x) -> np.ndarray:
+    values = None if hasattr(getattr(x, "dtype", None), "categories") else numbers(np.asarray(x))
+    if values is None:
+        raise ValueError(
+            "x must hold numbers to be drawn along; got categories, texts or booleans. "
+            "from_estimator draws points at the categories of a feature."
+        )
+    return values
 
 
 def _opacity(n: int) -> float:

@@ -3,14 +3,12 @@
 import numpy as np
 from sklearn.decomposition import PCA
 
+from sknw.plotting._columns import as_table, rows, spread_out
 from sknw.plotting._shared import (
     COLOR_MAP,
     DATA_COLOR,
-    as_table,
     new_axes,
     required,
-    rows,
-    spread_out,
     target_column,
     unwrapped,
 )
@@ -50,7 +48,9 @@ class EmbeddingDisplay:
     >>> from sknw import ParametricNWRegressor
     >>> from sknw.plotting import EmbeddingDisplay
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = ParametricNWRegressor(n_starts=1, max_iter=5, tol=1e-2).fit(X[:, :4], y)
+    >>> model = ParametricNWRegressor(n_starts=1, max_iter=5, tol=1e-2).fit(
+    ...     X[:, :4], y
+    ... )
     >>> display = EmbeddingDisplay.from_estimator(model, X[:, :4], y).plot()
     >>> display.Z.shape
     (442, 2)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from sknw.plotting._columns import as_categories, as_table, column_names, column_numbers, dtype_kind
 from sknw.plotting._shared import (
     COLORS,
-    as_table,
     categorical_mask,
-    column,
     labels_for,
     names_after,
     new_axes,
@@ -90,7 +89,7 @@ class FeatureScaleDisplay:
             Irrelevant are the features that a bandwidth search found to be so
             (``irrelevant_features_``). Where the estimator tells none and X is given: those whose
             range is less than a tenth of a bandwidth, so that they change no weight of a Gaussian
-            kernel by more than half a percent.
+            kernel by more than half a percent; for ordered categories all steps are counted.
 
         Raises
         ------
@@ -106,7 +105,7 @@ class FeatureScaleDisplay:
         if X is not None:
             label = "scale × standard deviation of the feature"
             prepared = as_table(prepare(as_table(X)))
-            spread, extent = _spread_and_extent(prepared, is_numeric)
+            spread, extent = _spread_and_extent(prepared, is_numeric, model)
             if irrelevant is None:
                 irrelevant = np.flatnonzero(scales * extent < _IRRELEVANT_REACH)
             scales = scales * spread
@@ -192,10 +191,20 @@ def _inverse_bandwidths(model) -> np.ndarray | None:
     return np.where(is_categorical, per_category, per_unit)
 
 
-def _spread_and_extent(X, is_numeric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return standard deviation and range of numeric features; 1 for categories."""
+def _spread_and_extent(X, is_numeric: np.ndarray, model) -> tuple[np.ndarray, np.ndarray]:
+    """Return standard deviation and range of numbers; of categories 1 and the largest distance."""
     spread, extent = np.ones((2, X.shape[1]))
-    for j in np.flatnonzero(is_numeric):
-        values = column(X, j)
-        spread[j], extent[j] = values.std(), np.ptp(values)
+    for j, is_number in enumerate(is_numeric):
+        if is_number:
+            values = column_numbers(X, j)
+            spread[j], extent[j] = values.std(), np.ptp(values)
+        elif _is_ordered(X, j, model):  # n steps have n times the squared distance of one
+            extent[j] = np.sqrt(max(1, len(as_categories(X, j)[1]) - 1))
     return spread, extent
+
+
+def _is_ordered(X, j: int, model) -> bool:
+    """Whether the model takes steps between the categories of a column."""
+    given = getattr(model, "categorical_features", None)
+    given = given if isinstance(given, dict) else {}
+    return "ordered" in (given.get(j), given.get(column_names(X)[j]), dtype_kind(X, j))

@@ -2,23 +2,29 @@
 
 import numpy as np
 
+from sknw.plotting._columns import (
+    Axis,
+    as_table,
+    categorical_columns,
+    column_names,
+    column_numbers,
+    drawn_features,
+    grid_table,
+    spread_out,
+)
 from sknw.plotting._shared import (
     COLOR_MAP,
     COLORS,
     DATA_COLOR,
     WINDOW_COLOR,
-    as_table,
     categorical_mask,
     check_training_rows,
-    column,
-    column_index,
-    column_names,
-    grid_table,
     is_unchanged,
+    name_places,
     new_axes,
     per_feature,
     required,
-    spread_out,
+    spread_at_places,
     target_column,
     text_color,
     unwrapped,
@@ -40,7 +46,8 @@ class NeighborhoodDisplay:
     Parameters
     ----------
     X : ndarray of shape (n_shown, n_rows)
-        The one or two features drawn, of every training row.
+        The one or two features drawn, of every training row; of a categorical one the places 0, 1,
+        ... of its categories.
     y : ndarray of shape (n_rows,)
         Their targets.
     weights : ndarray of shape (n_rows,)
@@ -59,6 +66,8 @@ class NeighborhoodDisplay:
         One per feature drawn.
     target_name : str, default="y"
         What is predicted.
+    categories : list of (list of str or None), default=None
+        One per feature drawn: the names of its categories, or None for numbers.
 
     Attributes
     ----------
@@ -91,7 +100,9 @@ class NeighborhoodDisplay:
     >>> from sknw.plotting import NeighborhoodDisplay
     >>> X, y, *_ = make_attention_curve(random_state=0)
     >>> model = NadarayaWatsonRegressor(0.3).fit(X, y)
-    >>> display = NeighborhoodDisplay.from_estimator(model, X, y, [2.0], top_k=5).plot()
+    >>> display = NeighborhoodDisplay.from_estimator(
+    ...     model, X, y, [2.0], top_k=5
+    ... ).plot()
     >>> X[display.voters_].ravel().round(2).tolist()
     [2.07, 1.92, 2.12, 1.82, 2.19]
     """
@@ -109,6 +120,7 @@ class NeighborhoodDisplay:
         distances=None,
         feature_names=("x",),
         target_name="y",
+        categories=None,
     ):
         self.X = X
         self.y = y
@@ -120,6 +132,7 @@ class NeighborhoodDisplay:
         self.distances = distances
         self.feature_names = feature_names
         self.target_name = target_name
+        self.categories = categories
 
     @classmethod
     def from_estimator(cls, estimator, X, y, query, *, features=None, top_k=10):
@@ -137,8 +150,9 @@ class NeighborhoodDisplay:
         query : array-like of shape (n_features,) or (1, n_features)
             The query; a frame of one row where X is one.
         features : int, str or pair of them, default=None
-            The features drawn; None: the first two, or the only one. The window is drawn for the
-            other features at the query's values.
+            The features drawn; None: the first two that are numbers, or the only one, or else the
+            first category. The window is drawn for the other features at the query's values, and
+            not along categories.
         top_k : int, default=10
             How many rows are shown as voters.
 
@@ -151,7 +165,8 @@ class NeighborhoodDisplay:
         AttributeError
             If the estimator has no attention weights.
         ValueError
-            If X, y or the query have wrong shapes, or a feature is not there or holds no numbers.
+            If X, y or the query have wrong shapes, a feature is not there or has more than 60
+            categories, or the query's category is in none of the rows.
         """
         model, prepare = unwrapped(estimator)
         required(model, "attention_weights", "use an estimator of sknw")
@@ -165,19 +180,29 @@ class NeighborhoodDisplay:
         check_training_rows(X, len(weights))
         target_name = str(getattr(y, "name", None) or "y")
         y = target_column(y, len(X))
-        drawn = _drawn_features(X, features)
-        grid = [_grid(column(X, j), column(query, j), len(drawn)) for j in drawn]
+        is_categorical = categorical_columns(X, [estimator])
+        drawn = _drawn_features(X, features, is_categorical)
+        axes = [Axis.of(X, j, is_categorical=is_categorical[j]) for j in drawn]
+        places = [axis.place_of(query, j) for axis, j in zip(axes, drawn, strict=True)]
+        grid = distances = None
+        if not is_categorical[drawn].any():
+            grid = [
+                _grid(axis.values, place, len(drawn))
+                for axis, place in zip(axes, places, strict=True)
+            ]
+            distances = _distances(model, prepare, query, dict(zip(drawn, grid, strict=True)))
         return cls(
-            np.array([column(X, j) for j in drawn]),
+            np.array([axis.values for axis in axes]),
             y,
             weights,
-            query=np.array([column(query, j)[0] for j in drawn]),
+            query=np.array(places),
             prediction=float(target_column(estimator.predict(query), 1, "the prediction")[0]),
             top_k=top_k,
             window_grid=grid,
-            distances=_distances(model, prepare, query, dict(zip(drawn, grid, strict=True))),
+            distances=distances,
             feature_names=[str(column_names(X)[j]) for j in drawn],
             target_name=target_name,
+            categories=[axis.categories for axis in axes],
         )
 
     def plot(self, ax=None, **voter_kwargs):
@@ -218,8 +243,8 @@ class NeighborhoodDisplay:
         return self
 
     def _plot_along(self, voter_kwargs: dict) -> None:
-        ax, top = self.ax_, self.voters_
-        self._draw_rows(self.X[0], self.y)
+        ax, top, (x,) = self.ax_, self.voters_, self._places()
+        self._draw_rows(x, self.y)
         self.window_ = None
         if self.distances is not None:
             self.window_ = ax.fill_between(
@@ -234,22 +259,31 @@ class NeighborhoodDisplay:
                 label="within one bandwidth",
             )
         self.query_ = ax.axvline(self.query[0], color=text_color(), linewidth=1, label="query")
-        self._draw_voters(self.X[0], self.y, self.weights[top], "attention weight", voter_kwargs)
+        self._draw_voters(x, self.y, self.weights[top], "attention weight", voter_kwargs)
         self._draw_prediction(self.query[0], self.prediction)
         ax.set(xlabel=self.feature_names[0], ylabel=self.target_name)
+        name_places(ax.xaxis, self._names_along(0))
 
     def _plot_above(self, voter_kwargs: dict) -> None:
-        ax, top = self.ax_, self.voters_
-        self._draw_rows(*self.X)
+        ax, top, places = self.ax_, self.voters_, self._places()
+        self._draw_rows(*places)
         self.window_ = None
         if self.distances is not None:
             settings = {"levels": [1.0], "colors": [WINDOW_COLOR], "linewidths": 2}
             self.window_ = ax.contour(*self.window_grid, self.distances.T, **settings)
             ax.plot([], [], color=WINDOW_COLOR, linewidth=2, label="one bandwidth away")
-        self._draw_voters(*self.X, self.y[top], self.target_name, voter_kwargs)
+        self._draw_voters(*places, self.y[top], self.target_name, voter_kwargs)
         self._draw_prediction(*self.query)
         self.query_ = self.prediction_
         ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
+        name_places(ax.xaxis, self._names_along(0))
+        name_places(ax.yaxis, self._names_along(1))
+
+    def _names_along(self, axis: int) -> list[str] | None:
+        return None if self.categories is None else self.categories[axis]
+
+    def _places(self) -> list[np.ndarray]:
+        return [spread_at_places(x, self._names_along(axis)) for axis, x in enumerate(self.X)]
 
     def _draw_rows(self, x, y) -> None:
         kept = spread_out(len(x), _LARGEST_SCATTER)
@@ -283,20 +317,16 @@ class NeighborhoodDisplay:
 # --- what is drawn -------------------------------------------------------------------------------
 
 
-def _drawn_features(X, features) -> list[int]:
+def _drawn_features(X, features, is_categorical: np.ndarray) -> list[int]:
     """Return the positions of the one or two features to draw."""
-    if features is None:
-        return list(range(min(X.shape[1], 2)))
-    features = list(features) if isinstance(features, (tuple, list)) else [features]
-    drawn = [column_index(X, feature) for feature in features]
-    if len(set(drawn)) != len(drawn) or len(drawn) not in (1, 2):
-        raise ValueError(f"features must be one or two different ones; got {features}.")
-    return drawn
+    if features is not None:
+        return drawn_features(X, features, "features")
+    return np.flatnonzero(~is_categorical)[:2].tolist() or [0]
 
 
-def _grid(values: np.ndarray, query: np.ndarray, n_drawn: int) -> np.ndarray:
+def _grid(values: np.ndarray, query: float, n_drawn: int) -> np.ndarray:
     """Return a grid over the data and the query, and a little beyond."""
-    ends = np.concatenate([values, query])
+    ends = np.append(values, query)
     margin = _MARGIN * np.ptp(ends)
     return np.linspace(ends.min() - margin, ends.max() + margin, _WINDOW_POINTS[n_drawn])
 
@@ -314,12 +344,10 @@ def _distances(model, prepare, query, grid: dict[int, np.ndarray]) -> np.ndarray
         return None
     if is_unchanged(prepare):  # the features that are not drawn do not differ
         drawn = list(grid)
-        if is_categorical[drawn].any():
-            return None
-        differences = np.array([column(table, j) - column(query, j) for j in drawn]).T
-        bandwidth = bandwidth[drawn]
+        differences = [column_numbers(table, j) - column_numbers(query, j) for j in drawn]
+        scaled = np.array(differences).T / bandwidth[drawn]
     elif is_categorical.any():
         return None
     else:
-        differences = np.asarray(prepare(table)) - np.asarray(prepare(query))
-    return np.linalg.norm(differences / bandwidth, axis=1).reshape(shape)
+        scaled = (np.asarray(prepare(table)) - np.asarray(prepare(query))) / bandwidth
+    return np.linalg.norm(scaled, axis=1).reshape(shape)
