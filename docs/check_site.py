@@ -3,16 +3,21 @@
     python docs/check_site.py docs/_build/html --screenshots docs/_build/screenshots
 
 The first part needs nothing but Python: every internal link leads to a page and, if it names one,
-to an anchor there; nothing is loaded from another host; every page of the gallery shows a figure.
-The second part opens the pages in Chromium, without a network: no message on the console, no image
-that did not load, nothing wider than the window on a phone, and the search finds the estimators.
-It needs selenium, `chromium` and `chromedriver`; without them it says that it was skipped.
+to an anchor there; nothing is loaded from another host; every page of the gallery shows a figure;
+no page tells where it was built. The second part opens the pages in Chromium, without a network: no
+message on the console, no image that did not load, nothing wider than the window on a phone, no
+code cut off at the width of a laptop, and the search finds the estimators. It needs selenium,
+`chromium` and `chromedriver`; without them it says that it was skipped.
+
+With `--formulas PICTURE` every formula of the site is drawn on one sheet, to be looked at.
 """
 
 import argparse
+import base64
 import contextlib
 import functools
 import http.server
+import re
 import shutil
 import sys
 import threading
@@ -31,6 +36,7 @@ PHOTOGRAPHED = {
     "guide": "user_guide/estimator.html",
 }
 WIDTHS = {1280: 900, 390: 844}
+_LAPTOP = 1280
 _LOADED = {
     ("img", "src"),
     ("script", "src"),
@@ -48,6 +54,12 @@ const wide = [...document.querySelectorAll("article *")]
     .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e));
 return wide.filter(e => !wide.some(inner => inner !== e && e.contains(inner)))
     .map(e => e.tagName.toLowerCase() + " " + e.textContent.trim().slice(0, 40)).slice(0, 5);
+"""
+# Code and outputs that are read by scrolling sideways.
+_CUT_OFF = """
+return [...document.querySelectorAll("article pre")]
+    .filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.textContent.split("\\n").reduce((a, b) => b.length > a.length ? b : a));
 """
 
 
@@ -118,6 +130,17 @@ def gallery_without_figures(pages: dict[Path, Page], site: Path) -> list[str]:
     return problems
 
 
+def places_of_the_build(pages: dict[Path, Page], site: Path) -> list[str]:
+    """Return the pages that show a path of the machine that built them."""
+    places = [str(Path(__file__).resolve().parents[1]), "/site-packages/"]
+    return [
+        f"{path.relative_to(site)} shows {place}"
+        for path in pages
+        for place in places
+        if place in path.read_text(encoding="utf-8")
+    ]
+
+
 @contextlib.contextmanager
 def served(site: Path) -> Iterator[str]:
     """Serve the site on this machine; yield its address."""
@@ -176,6 +199,8 @@ def page_problems(driver, address: str) -> list[str]:
     for width, height in WIDTHS.items():
         resize(driver, width, height)
         problems += [f"too wide at {width}: {text}" for text in driver.execute_script(_TOO_WIDE)]
+        if width == _LAPTOP:
+            problems += [f"code cut off: {line}" for line in driver.execute_script(_CUT_OFF)]
     problems += [
         entry["message"] for entry in driver.get_log("browser") if entry["level"] != "INFO"
     ]
@@ -212,6 +237,31 @@ def photograph(driver, root: str, folder: Path) -> None:
                 driver.save_screenshot(str(folder / f"{name}-{width}-{theme}.png"))
 
 
+def formulas_of(pages: dict[Path, Page]) -> list[str]:
+    """Return every formula of the site once, as it stands in the pages."""
+    found = {}
+    for path in pages:
+        formulas = re.findall(r"<math\b.*?</math>", path.read_text(encoding="utf-8"), re.DOTALL)
+        found |= dict.fromkeys(formulas)
+    return list(found)
+
+
+def draw_formulas(formulas: list[str], site: Path, picture: Path) -> None:
+    """Draw all formulae in one picture, with the fonts of the site."""
+    style = (site / "_static" / "site.css").read_text(encoding="utf-8")
+    sheet = picture.with_suffix(".html")
+    cells = "".join(f"<p>{formula}</p>" for formula in formulas)
+    sheet.write_text(
+        f"<meta charset='utf-8'><style>{style} body {{ columns: 2; }}</style>{cells}",
+        encoding="utf-8",
+    )
+    with browser() as driver:
+        driver.get(sheet.resolve().as_uri())
+        resize(driver, *next(iter(WIDTHS.items())))
+        whole = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+    picture.write_bytes(base64.b64decode(whole["data"]))
+
+
 def browser_problems(site: Path, pages: dict[Path, Page], screenshots: Path | None) -> list[str]:
     """Open every page; return what is wrong."""
     with served(site) as root, browser() as driver:
@@ -240,12 +290,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("site", type=Path)
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of some pages")
+    parser.add_argument("--formulas", type=Path, help="file for a picture of every formula")
     arguments = parser.parse_args()
     site = arguments.site.resolve()
     pages = pages_of(site)
     problems, n_links = broken_links(pages, site)
     n_broken = len(problems)
-    problems += gallery_without_figures(pages, site)
+    problems += gallery_without_figures(pages, site) + places_of_the_build(pages, site)
     print(f"{len(pages)} pages, {n_links} internal links and files, {n_broken} broken")
     missing = missing_for_browser()
     if missing:
@@ -254,6 +305,8 @@ def main() -> int:
         found = browser_problems(site, pages, arguments.screenshots)
         print(f"{len(pages)} pages opened in a browser, {len(found)} problems")
         problems += found
+        if arguments.formulas is not None:
+            draw_formulas(formulas_of(pages), site, arguments.formulas)
     print("\n".join(problems))
     return 1 if problems or not pages else 0
 

@@ -3,16 +3,18 @@
 Choosing a bandwidth, on real data
 ==================================
 
-The bandwidth is the one setting that matters. Too narrow, and the curve follows the noise; too
-wide, and it misses what is there. This page chooses it for relations in real data: one in which the
-rules of thumb are too wide, one in which they are too narrow, and one in which they are right.
+The bandwidth is the one setting that matters. Too narrow, and the curve
+follows the noise; too wide, and it misses what is there. This page chooses it
+for relations in real data: one in which the rules of thumb are too wide, one
+in which they are too narrow, and one in which they are right.
 """
 
 # %%
 # Two clusters of flowers
 # -----------------------
-# Sepal width against petal length of 150 irises. There are two clusters with a gap between them:
-# short petals belong to one species, long ones to the other two.
+# Sepal width against petal length of 150 irises. There are two clusters with a
+# gap between them: short petals belong to one species, long ones to the other
+# two.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,28 +31,34 @@ from sknw.plotting import (
 iris = load_iris(as_frame=True).data
 X, y = iris[["petal length (cm)"]], iris["sepal width (cm)"]
 fits = {
-    f"bandwidth {h:g}": NadarayaWatsonRegressor(bandwidth=h).fit(X, y) for h in (0.05, 0.4, 2.0)
+    f"bandwidth {h:g}": NadarayaWatsonRegressor(bandwidth=h).fit(X, y)
+    for h in (0.05, 0.4, 2.0)
 }
-_ = RegressionCurveDisplay.from_estimator(list(fits.values()), X, y, names=list(fits)).plot()
+_ = RegressionCurveDisplay.from_estimator(
+    list(fits.values()), X, y, names=list(fits)
+).plot()
 
 # %%
 # Leave-one-out
 # -------------
-# How would a bandwidth do on new rows? Predict each row from all the others and average the squared
-# errors. One call of ``predict_loo`` gives all those predictions.
+# How would a bandwidth do on new rows? Predict each row from all the others
+# and average the squared errors. One call of ``predict_loo`` gives all those
+# predictions.
 
 
 def leave_one_out_error(model, y):
-    """Mean squared error of the training rows, each predicted from the others."""
+    """Mean squared error of rows, each predicted from the others."""
     return np.mean((model.predict_loo() - y) ** 2)
 
 
 tried = np.geomspace(0.03, 5, 60)
-errors = [leave_one_out_error(NadarayaWatsonRegressor(h).fit(X, y), y) for h in tried]
+errors = [
+    leave_one_out_error(NadarayaWatsonRegressor(h).fit(X, y), y) for h in tried
+]
 
 # %%
-# ``bandwidth="loo"``, the default, finds the minimum of that curve: it scans the whole range, since
-# there may be several minima, and polishes the best.
+# ``bandwidth="loo"``, the default, finds the minimum of that curve: it scans
+# the whole range, since there may be several minima, and polishes the best.
 
 selected = NadarayaWatsonRegressor().fit(X, y)
 BandwidthPathDisplay(
@@ -61,32 +69,39 @@ BandwidthPathDisplay(
     feature_names="petal length (cm)",
     criterion_label="leave-one-out mean squared error (cm²)",
 ).plot()
-print(f"bandwidth {selected.bandwidth_[0]:.3f} cm, leave-one-out error {selected.criterion_:.4f}")
+print(
+    f"bandwidth {selected.bandwidth_[0]:.3f} cm, leave-one-out error "
+    f"{selected.criterion_:.4f}"
+)
 
 # %%
 # Rules of thumb
 # --------------
-# Scott's and Silverman's rules take the spread of x and the number of rows and do not look at y.
-# They were made for one smooth bump. Here the gap between the clusters inflates the spread, and
-# both come out too wide.
+# Scott's and Silverman's rules take the spread of x and the number of rows and
+# do not look at y. They were made for one smooth bump. Here the gap between
+# the clusters inflates the spread, and both come out too wide.
 
 
 def compared(X, y):
-    """Fit by the search and by both rules, print their errors, and return the models."""
+    """Fit by the search and by both rules; print errors, return the models."""
     models = {
-        name: NadarayaWatsonRegressor(name).fit(X, y) for name in ("loo", "scott", "silverman")
+        name: NadarayaWatsonRegressor(name).fit(X, y)
+        for name in ("loo", "scott", "silverman")
     }
     print(f"{'rule':<12}{'bandwidth':>10}{'leave-one-out error':>22}")
     for name, model in models.items():
-        print(f"{name:<12}{model.bandwidth_[0]:>10.3f}{leave_one_out_error(model, y):>22.4f}")
+        print(
+            f"{name:<12}{model.bandwidth_[0]:>10.3f}"
+            f"{leave_one_out_error(model, y):>22.4f}"
+        )
     return models
 
 
 models = compared(X, y)
 
 # %%
-# The window of one bandwidth, and the rows that vote for a flower with petals of 3 cm, in the gap:
-# the few rows at its edges have nearly all the weight.
+# The window of one bandwidth, and the rows that vote for a flower with petals
+# of 3 cm, in the gap: the few rows at its edges have nearly all the weight.
 
 query = X.iloc[:1].assign(**{"petal length (cm)": 3.0})
 _ = NeighborhoodDisplay.from_estimator(selected, X, y, query, top_k=8).plot()
@@ -94,20 +109,28 @@ _ = NeighborhoodDisplay.from_estimator(selected, X, y, query, top_k=8).plot()
 # %%
 # A weak relation
 # ---------------
-# The progression of diabetes over a year against the patient's age, in 442 patients. Age tells
-# little, and where there is little to follow, a wide window is right. Now the rules are too narrow:
-# their curves wave, and bend upwards at the end for the sake of a single patient.
+# The progression of diabetes over a year against the patient's age, in 442
+# patients. Age tells little, and where there is little to follow, a wide
+# window is right. Now the rules are too narrow: their curves wave, and bend
+# upwards at the end for the sake of a single patient.
 
 diabetes = load_diabetes(as_frame=True, scaled=False)
-X, y = diabetes.data[["age"]], diabetes.target.rename("progression of diabetes")
+X, y = (
+    diabetes.data[["age"]],
+    diabetes.target.rename("progression of diabetes"),
+)
 models = compared(X, y)
 _ = RegressionCurveDisplay.from_estimator(
-    [models["loo"], models["scott"]], X, y, names=["leave-one-out", "Scott's rule"]
+    [models["loo"], models["scott"]],
+    X,
+    y,
+    names=["leave-one-out", "Scott's rule"],
 ).plot()
 
 # %%
-# Body mass index tells more, and there all three agree. Whether a rule will do cannot be known
-# before the search has been done, and the search takes a moment only.
+# Body mass index tells more, and there all three agree. Whether a rule will do
+# cannot be known before the search has been done, and the search takes a
+# moment only.
 
 X = diabetes.data[["bmi"]]
 models = compared(X, y)
@@ -115,9 +138,9 @@ models = compared(X, y)
 # %%
 # The kernel hardly matters
 # -------------------------
-# Each kernel finds its own bandwidth, and then the errors are much alike. Bandwidths of different
-# kernels cannot be compared: a compact kernel ends at ``u = 1``, where a Gaussian has hardly begun
-# to fall.
+# Each kernel finds its own bandwidth, and then the errors are much alike.
+# Bandwidths of different kernels cannot be compared: a compact kernel ends at
+# ``u = 1``, where a Gaussian has hardly begun to fall.
 
 print(f"{'kernel':<14}{'bandwidth':>10}{'leave-one-out error':>22}")
 for kernel in ("gaussian", "exponential", "epanechnikov", "tricube"):
@@ -127,9 +150,10 @@ for kernel in ("gaussian", "exponential", "epanechnikov", "tricube"):
 # %%
 # Or by cross-validation
 # ----------------------
-# Any search of scikit-learn works too. It needs a grid, and a fit for each point, fold and repeat.
-# Five folds leave out a fifth of the rows at once, and fewer rows ask for a wider bandwidth; a
-# single round of folds would also depend much on which rows come together.
+# Any search of scikit-learn works too. It needs a grid, and a fit for each
+# point, fold and repeat. Five folds leave out a fifth of the rows at once, and
+# fewer rows ask for a wider bandwidth; a single round of folds would also
+# depend much on which rows come together.
 
 search = GridSearchCV(
     NadarayaWatsonRegressor(),

@@ -2,8 +2,9 @@
 Three attentions and their heat maps
 ====================================
 
-Attention by a fixed bandwidth, by a learned scale, and by a
-neural embedding. Each heat map shows, for every test row, how much it attends to each training row.
+Attention by a fixed bandwidth, by a learned scale, and by a neural embedding.
+Each heat map shows, for every test row, how much it attends to each training
+row.
 """
 
 import argparse
@@ -17,8 +18,12 @@ from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.datasets import make_attention_curve
 from sknw.metrics import MlpMetric
 
-parser = argparse.ArgumentParser(description="Draw the heat maps of three attentions.")
-parser.add_argument("--output", default="neural_attention.png", help="file to write")
+parser = argparse.ArgumentParser(
+    description="Draw the heat maps of three attentions."
+)
+parser.add_argument(
+    "--output", default="neural_attention.png", help="file to write"
+)
 output = parser.parse_args().output
 
 X, y, X_test, y_test = make_attention_curve(random_state=0)
@@ -26,10 +31,16 @@ network = MlpMetric(width=16, hidden=32, n_bins=8)
 attentions = {
     "fixed bandwidth 1": NadarayaWatsonRegressor(1.0),
     "learned scale": ParametricNWRegressor("scalar", bandwidth=1.0),
-    "neural": ParametricNWRegressor(network, early_stopping=True, max_iter=100, random_state=0),
+    "neural": ParametricNWRegressor(
+        network, early_stopping=True, max_iter=100, random_state=0
+    ),
 }
-figure, axes = plt.subplots(2, len(attentions), figsize=(10, 6), layout="constrained")
-for (title, model), (above, below) in zip(attentions.items(), axes.T, strict=True):
+figure, axes = plt.subplots(
+    2, len(attentions), figsize=(10, 6), layout="constrained"
+)
+for (title, model), (above, below) in zip(
+    attentions.items(), axes.T, strict=True
+):
     model.fit(X, y)
     above.plot(X, y, ".", color="gray")
     above.plot(X_test, y_test, "--", color="black", linewidth=1)

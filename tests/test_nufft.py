@@ -41,7 +41,7 @@ def test_refusals_say_why(parameters, d, dtype, message):
 
 def test_without_finufft_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(fourier, "available", lambda: False)
-    with pytest.raises(ValueError, match=r"finufft is not installed \(pip install scikit-nw"):
+    with pytest.raises(ValueError, match=r"finufft is not installed \(pip install finufft"):
         fit(*data(50, 1), 0.3)
 
 

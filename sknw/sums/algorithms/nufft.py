@@ -106,7 +106,7 @@ class Nufft(Algorithm):
             reasons.append(f"runs on the CPU, not on {problem.device}")
         if not fourier.available():
             reasons.append(
-                fourier.broken_because() or "finufft is not installed (pip install scikit-nw[fast])"
+                fourier.broken_because() or "finufft is not installed (pip install finufft)"
             )
         is_new = problem.keys is not None and self.name not in problem.prepared
         if not reasons and is_new and self._grid(problem) is None:

@@ -276,7 +276,7 @@ def compile_ahead() -> dict[str, object]:
     module, report, folder = LOOPS.module(), dict.fromkeys(PRECISIONS, "unavailable"), None
     if not _numba_is_there():
         warnings.warn(
-            "There is nothing to compile: numba is not installed (pip install scikit-nw[fast]). "
+            "There is nothing to compile: numba is not installed (pip install numba). "
             "Kernel sums are done by torch.",
             RuntimeWarning,
             stacklevel=2,
