@@ -44,7 +44,7 @@ from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._progress import Progress, progress_of
 from sknw._state import full_precision_everywhere
-from sknw._tables import refuse_dates
+from sknw._tables import naming_columns, readable, refuse_dates
 from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
 from sknw.bandwidth import check_bandwidth
 from sknw.cells import Cells, OwnCells
@@ -108,6 +108,15 @@ class BaseNadarayaWatson(
         with progress_of(self, X=X, y=y, metadata=metadata) as progress:
             return self._fit(X, y, sample_weight, progress)
 
+    def __sklearn_tags__(self):
+        """Say that X may have categories, and texts in whatever container where these are named."""
+        tags = super().__sklearn_tags__()
+        wanted = self.categorical_features
+        tags.input_tags.categorical = wanted is not None
+        # by their dtype texts are categories in data frames only; an array of them is refused
+        tags.input_tags.string = wanted is not None and not isinstance(wanted, str)
+        return tags
+
     def _fit(self, X, y, sample_weight, progress: Progress):
         """Do what `fit` says."""
         with _unchanged_on_error(self), torch.inference_mode(False), full_precision_everywhere():
@@ -145,24 +154,27 @@ class BaseNadarayaWatson(
                 "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
                 "convert it."
             )
-        X, y = input_array(X), input_array(y)
-        _refuse_dates(X=X, y=y, sample_weight=sample_weight)
+        X, y, sample_weight = _read(X=X, y=y, sample_weight=sample_weight)
         features = Features.of(X, self.categorical_features)
         accept = {"dtype": _FLOATS, "multi_output": True, "y_numeric": True}
         if features is None:
-            X, y = validate_data(self, X, y, **accept)
+            with naming_columns(X):
+                X, y = validate_data(self, X, y, **accept)
             features = Features(X.shape[1])
         else:
             validate_data(self, X, skip_check_array=True)
             features = features if self._takes_codes else features.expanded()
-            numbers, y = check_X_y(
-                features.numeric_part(X), y, ensure_min_features=0, estimator=self, **accept
-            )
+            with naming_columns(X, features.is_categorical):
+                numbers, y = check_X_y(
+                    features.numeric_part(X), y, ensure_min_features=0, estimator=self, **accept
+                )
             X = features.columns(X, numbers)
+        names = getattr(self, "feature_names_in_", None)
+        features = replace(features, names=None if names is None else tuple(names.tolist()))
         if isinstance(sample_weight, Real):
             sample_weight = np.full(len(X), float(sample_weight))
         sample_weight = check_sample_weight(
-            input_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
         if not sample_weight.any():
             raise ValueError("sample_weight must have at least one positive value; got all zeros.")
@@ -223,8 +235,8 @@ class BaseNadarayaWatson(
         score : float
             1 is perfect, 0 is as good as the mean of y; several outputs are averaged.
         """
-        _refuse_dates(y=y, sample_weight=sample_weight)
-        return super().score(X, input_array(y), input_array(sample_weight))
+        y, sample_weight = _read(y=y, sample_weight=sample_weight)
+        return super().score(X, y, sample_weight)
 
     def predict_loo(self):
         """Predict each training row from all the others.
@@ -326,14 +338,15 @@ class BaseNadarayaWatson(
     def _validate_queries(self, X, features: Features | None = None) -> np.ndarray:
         """Return the columns (m, n_columns) of queries, of the features of fit if not of others."""
         check_is_fitted(self)
-        X, features = input_array(X), features or self._observations.features
-        _refuse_dates(X=X)
+        (X,), features = _read(X=X), features or self._observations.features
         if not features.categories:
-            return validate_data(self, X, dtype=_FLOATS, reset=False)
+            with naming_columns(X):
+                return validate_data(self, X, dtype=_FLOATS, reset=False)
         validate_data(self, X, skip_check_array=True, reset=False)
-        numbers = check_array(
-            features.numeric_part(X), dtype=_FLOATS, ensure_min_features=0, estimator=self
-        )
+        with naming_columns(X, features.is_categorical):
+            numbers = check_array(
+                features.numeric_part(X), dtype=_FLOATS, ensure_min_features=0, estimator=self
+            )
         return features.columns(X, numbers)
 
     def _smoother(self, *dtypes: np.dtype) -> Smoother:
@@ -547,10 +560,12 @@ def _with_codes(kernel: Kernel, features: Features) -> Kernel:
     return replace(kernel, codes=Codes.of(features.caps)) if len(features.coded) else kernel
 
 
-def _refuse_dates(**arguments) -> None:
-    for name, values in arguments.items():
-        if not isinstance(values, torch.Tensor):
-            refuse_dates(name, values)
+def _read(**arguments) -> tuple:
+    """Return arguments in containers that the validation knows; refuse dates."""
+    found = tuple(readable(name, input_array(values)) for name, values in arguments.items())
+    for name, values in zip(arguments, found, strict=True):
+        refuse_dates(name, values)
+    return found
 
 
 def _dtype_of_predictions(y: np.ndarray) -> str:

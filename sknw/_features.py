@@ -17,7 +17,7 @@ of its own where fit saw any, and else as an unseen one.
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -203,11 +203,14 @@ class Features:
     has_blocks : bool, default=False
         Whether a category is a block of columns, in the place of its feature, and not a column of
         codes after all numbers.
+    names : tuple of str or None, default=None
+        What the features are called; None: X has no names.
     """
 
     n_features: int
     categories: dict[int, Categories] = field(default_factory=dict)
     has_blocks: bool = False
+    names: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, X: Any, categorical_features: Any) -> "Features | None":
@@ -246,6 +249,41 @@ class Features:
         mask = np.zeros(self.n_features, dtype=bool)
         mask[list(self.categories)] = True
         return mask
+
+    def in_order(self, name: str, values: Any) -> Any:
+        """Return values in the order of the features, by their index if they have one of names.
+
+        Parameters
+        ----------
+        name : str
+            What the argument is called.
+        values : object
+            A pandas series or data frame whose index has names; anything else comes back as it is.
+
+        Raises
+        ------
+        ValueError
+            If a feature has no value, several, or there is a value of none.
+        """
+        index = getattr(values, "index", None)
+        if index is None or callable(index):  # a list has a method of that name
+            return values
+        labels = list(index)
+        if labels == list(range(len(labels))):
+            return values
+        if self.names is None:
+            raise ValueError(
+                f"{name} is by name, {labels}, but X has no column names; pass an array in the "
+                "order of the features, or X as a data frame."
+            )
+        absent = [label for label in self.names if label not in labels]
+        unknown = [label for label in labels if label not in self.names]
+        twice = sorted({label for label in labels if labels.count(label) > 1}, key=str)
+        wrong = {"missing": absent, "unknown": unknown, "given twice": twice}
+        if any(wrong.values()):
+            found = "; ".join(f"{what}: {which}" for what, which in wrong.items() if which)
+            raise ValueError(f"{name} by name must have each feature of X once; got {found}.")
+        return values.loc[list(self.names)]
 
     def expanded(self) -> "Features":
         """Return the features with a block of columns for each category.
@@ -361,12 +399,35 @@ def _kinds(table: Table, wanted: Any) -> dict[int, str]:
     """Return the kind of each categorical feature, by its index."""
     if isinstance(wanted, str):
         kinds = {index: table.kind(index) for index in range(table.n_features)}
-        return {index: kind for index, kind in kinds.items() if kind is not None}
+        kinds = {index: kind for index, kind in kinds.items() if kind is not None}
+        _warn_of_numeric_texts(table, kinds)
+        return kinds
     if isinstance(wanted, dict):
         _check_kinds(wanted)
         indices = _indices(table, list(wanted))
         return dict(zip(indices, wanted.values(), strict=True))
     return {index: table.kind(index) or "unordered" for index in _indices(table, wanted)}
+
+
+def _warn_of_numeric_texts(table: Table, indices: Iterable[int]) -> None:
+    """Warn of texts that all read as numbers: nobody has said that they are categories."""
+    for index in indices:
+        present = table.column(index).present if table.is_text(index) else []
+        if present and all(_is_numeric_text(value) for value in present):
+            warn_user(
+                f"The texts of column {table.label(index)} are numbers, such as {present[0]!r}, "
+                "but are taken for categories. Convert the column if they are numbers "
+                "(pandas.to_numeric); if they are categories, name it in categorical_features or "
+                "give it a categorical dtype.",
+                UserWarning,
+            )
+
+
+def _is_numeric_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _check_kinds(wanted: dict) -> None:
@@ -379,40 +440,40 @@ def _check_kinds(wanted: dict) -> None:
 
 
 def _indices(table: Table, wanted: Any) -> list[int]:
-    """Return the indices that names, indices or a mask stand for."""
-    chosen = np.asarray(wanted)
-    n_features = table.n_features
-    if chosen.shape == (0,):
-        return []
-    if chosen.ndim != 1 or chosen.dtype.kind not in "iubUSO":
+    """Return the indices that names and indices, or a mask, stand for."""
+    chosen = wanted.tolist() if hasattr(wanted, "tolist") else list(wanted)
+    if chosen and all(isinstance(value, bool | np.bool_) for value in chosen):
+        if len(chosen) != table.n_features:
+            raise ValueError(
+                "categorical_features as a mask must have one value per feature, "
+                f"{table.n_features}; got {len(chosen)}."
+            )
+        return np.flatnonzero(chosen).tolist()
+    if any(isinstance(value, bool) or not isinstance(value, Integral | str) for value in chosen):
         raise ValueError(
             "categorical_features must be 'from_dtype', None, a dict, or a list of names, indices "
             f"or booleans; got {wanted!r}."
         )
-    if chosen.dtype.kind == "b":
-        if len(chosen) != n_features:
-            raise ValueError(
-                f"categorical_features as a mask must have one value per feature, {n_features}; "
-                f"got {len(chosen)}."
-            )
-        return np.flatnonzero(chosen).tolist()
-    if chosen.dtype.kind in "iu":
-        if not all(0 <= index < n_features for index in chosen.tolist()):
-            raise ValueError(
-                f"categorical_features as indices must be between 0 and {n_features - 1}; got "
-                f"{wanted!r}."
-            )
-        return chosen.tolist()
-    names = table.names
-    if names is None:
+    names = [value for value in chosen if isinstance(value, str)]
+    _check_names(table, names, wanted)
+    indices = [value for value in chosen if not isinstance(value, str)]
+    if not all(0 <= index < table.n_features for index in indices):
+        raise ValueError(
+            f"categorical_features as indices must be between 0 and {table.n_features - 1}; got "
+            f"{wanted!r}."
+        )
+    return [table.names.index(value) if isinstance(value, str) else int(value) for value in chosen]
+
+
+def _check_names(table: Table, names: list[str], wanted: Any) -> None:
+    if names and table.names is None:
         raise ValueError(
             f"categorical_features names {wanted!r}, but X has no column names; use indices or a "
             "mask, or pass a data frame."
         )
-    absent = [name for name in chosen.tolist() if name not in names]
+    absent = [name for name in names if name not in table.names]
     if absent:
         raise ValueError(
             f"categorical_features names {absent}, which X does not have; its columns are "
-            f"{list(names)}."
+            f"{list(table.names)}."
         )
-    return [names.index(name) for name in chosen.tolist()]

@@ -145,7 +145,8 @@ class Progress:
         line : str or None, default=None
             What to print; None: how far the stage is, now and then.
         fitted : callable or None, default=None
-            Makes the attributes of the estimator as it is now, for callbacks that want them.
+            Makes the attributes of the estimator as it is now, for callbacks that want them. A
+            step without is an "intermediate step" to callbacks, one with is a "step".
 
         Returns
         -------
@@ -162,7 +163,7 @@ class Progress:
                 self.say(line)
         if self._tasks is None:
             return False
-        self._tasks.begin("step", 0)
+        self._tasks.begin("intermediate step" if fitted is None else "step", 0)
         return self._tasks.end(fitted)
 
     def say(self, line: str) -> None:

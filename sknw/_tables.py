@@ -6,7 +6,10 @@ the name of their column.
 """
 
 import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,79 @@ def refuse_dates(name: str, values: Any) -> None:
         raise ValueError(
             f"{name} must hold {wanted}; {label} holds dates or times ({found}). {_WAY_OUT}."
         )
+
+
+def readable(name: str, values: Any) -> Any:
+    """Return what pyarrow holds as pandas, and anything else as it is.
+
+    Raises
+    ------
+    TypeError
+        If there is nothing to read yet, as in a lazy frame of polars.
+    """
+    package = type(values).__module__.split(".")[0]
+    if package == "pyarrow" and hasattr(values, "to_pandas"):
+        return values.to_pandas()
+    if package == "polars" and hasattr(values, "collect"):
+        raise TypeError(
+            f"{name} must hold values; got a polars LazyFrame, which has none yet. Pass what its "
+            "collect() returns."
+        )
+    return values
+
+
+@contextmanager
+def naming_columns(X: Any, categorical: np.ndarray | None = None) -> Iterator[None]:
+    """Let an error of the validation in the block say which columns of X it is about.
+
+    Parameters
+    ----------
+    X : array-like or data frame
+        The table that is validated.
+    categorical : ndarray of bool of shape (n_features,) or None, default=None
+        Columns that need not be numbers.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        hint = _hint(X, categorical)
+        if hint is None:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{error}\n{hint}") from error
+
+
+def _hint(X: Any, categorical: np.ndarray | None) -> str | None:
+    """Return which columns hold something else than numbers, or none; None if they are right."""
+    try:
+        table = Table.of(X)
+    except (TypeError, ValueError):  # no table at all, as the error says
+        return None
+    missing = {}
+    for index in range(table.n_features):
+        if categorical is not None and categorical[index]:
+            continue
+        column = table.column(index)
+        odd = next((v for v in column.present if not _is_number(v)), None)
+        if odd is not None:
+            return (
+                f"Column {table.label(index)} holds {type(odd).__name__} values, such as {odd!r}. "
+                "Turn them into numbers; or, if they are categories, into texts, and name the "
+                f"column in categorical_features (index {index})."
+            )
+        if column.missing.any():
+            missing[table.label(index)] = int(np.count_nonzero(column.missing))
+    if not missing:
+        return None
+    columns = ", ".join(f"{label} ({count} rows)" for label, count in missing.items())
+    return (
+        f"Numbers are missing in {columns}. Fill them in a pipeline, such as "
+        "make_pipeline(SimpleImputer(), NadarayaWatsonRegressor()), or drop the rows."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Number) and not isinstance(value, complex)
 
 
 def _dates(values: Any):
@@ -181,6 +257,10 @@ class Table:
         """Return which kind of category the dtype says; None if it says none."""
         return None
 
+    def is_text(self, index: int) -> bool:
+        """Whether a feature is a category only because it holds texts."""
+        return False
+
     def column(self, index: int) -> Column:
         """Return one feature."""
         return Column.of(self.X[:, index])
@@ -204,18 +284,24 @@ class PandasTable(Table):
 
     def kind(self, index: int) -> str | None:
         """Categorical dtypes are categories, and so are texts."""
-        dtype = self.X.dtypes.iloc[index]
-        if hasattr(dtype, "categories"):
+        dtype = _categorical(self.X.dtypes.iloc[index])
+        if dtype is not None:
             return "ordered" if dtype.ordered else "unordered"
-        if dtype.kind != "O":
-            return None
-        is_text = any(isinstance(value, str) for value in self.column(index).present)
-        return "unordered" if is_text else None
+        return "unordered" if self.is_text(index) else None
+
+    def is_text(self, index: int) -> bool:
+        """Whether a feature is a category only because it holds texts."""
+        dtype = self.X.dtypes.iloc[index]
+        if _categorical(dtype) is not None or dtype.kind not in "OSU":  # U: texts of pyarrow
+            return False
+        return any(isinstance(value, str) for value in self.column(index).present)
 
     def column(self, index: int) -> Column:
         """Return one feature."""
         series = self.X.iloc[:, index]
         known = getattr(series.dtype, "categories", None)
+        if known is None and _categorical(series.dtype) is not None:
+            known = series.array.__arrow_array__().combine_chunks().dictionary.to_pylist()
         return Column.of(series.to_numpy(dtype=object), series.isna().to_numpy(dtype=bool), known)
 
     def dates(self, index: int) -> str | None:
@@ -231,6 +317,14 @@ class PandasTable(Table):
         return self.X.iloc[:, indices]
 
 
+def _categorical(dtype: Any) -> Any:
+    """Return a dtype of pandas, or of pyarrow within it, that knows its categories; else None."""
+    if hasattr(dtype, "categories"):
+        return dtype
+    arrow = getattr(dtype, "pyarrow_dtype", None)
+    return arrow if str(arrow).startswith("dictionary") else None
+
+
 class PolarsTable(Table):
     """A polars data frame; its categoricals and enums are unordered unless the user says so."""
 
@@ -241,8 +335,15 @@ class PolarsTable(Table):
 
     def kind(self, index: int) -> str | None:
         """Categoricals, enums and texts are categories."""
+        is_category = str(self.X.dtypes[index]).startswith(("Categorical", "Enum"))
+        return "unordered" if is_category or self.is_text(index) else None
+
+    def is_text(self, index: int) -> bool:
+        """Whether a feature is a category only because it holds texts."""
         name = str(self.X.dtypes[index])
-        return "unordered" if name.startswith(("Categorical", "Enum", "String")) else None
+        if name == "Object":
+            return any(isinstance(value, str) for value in self.column(index).present)
+        return name.startswith("String")
 
     def column(self, index: int) -> Column:
         """Return one feature."""
@@ -270,7 +371,7 @@ def _as_array(X: Any) -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {array.ndim}D array of shape {array.shape} instead. Reshape "
-            "your data."
+            "your data: X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one row."
         )
     return array
 
@@ -283,4 +384,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or type(value).__name__ == "NAType" or bool(value != value)
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    differs = value != value
+    return isinstance(differs, bool | np.bool_) and bool(differs)  # an array in a cell does not say

@@ -339,7 +339,8 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _user_start(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray | None:
         if self.w_init is None:
             return None
-        return metric.initial(self.w_init, n_columns, n_components)
+        w_init = self._observations.features.in_order("w_init", self.w_init)
+        return metric.initial(w_init, n_columns, n_components)
 
     def _last_weights(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray:
         """Return the last fit's parameters in one vector, if this fit learns as many."""

@@ -147,7 +147,7 @@ class Recorder:
 
     def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None):
         self._keep("end", estimator, context)
-        return context.task_name == "step" and context.task_id + 1 == self.stop_after
+        return context.task_name.endswith("step") and context.task_id + 1 == self.stop_after
 
     def hooks(self, *names):
         return [call for call in self.calls if call[0] in names]
@@ -204,9 +204,9 @@ def test_tasks_are_stages_and_steps():
     assert contexts[0].task_name == "fit"
     counts = Counter(context.task_name for context in contexts)
     assert counts["scan of 400 observations"] == 1
-    assert {context.parent.task_name for context in contexts if context.task_name == "step"} <= {
-        name for name in counts if name.startswith(("start", "descent"))
-    }
+    assert {
+        context.parent.task_name for context in contexts if context.task_name.endswith("step")
+    } <= {name for name in counts if name.startswith(("start", "descent"))}
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -216,7 +216,9 @@ def test_a_callback_may_end_the_steps_of_each_descent(n_steps):
     recorder = Recorder(stop_after=n_steps)
     model = NadarayaWatsonRegressor().set_callbacks(recorder).fit(X, y)
     steps = Counter(
-        id(context.parent) for _, _, context in recorder.hooks("end") if context.task_name == "step"
+        id(context.parent)
+        for _, _, context in recorder.hooks("end")
+        if context.task_name.endswith("step")
     )
     assert max(steps.values()) == n_steps
     assert np.isfinite(model.criterion_)
@@ -246,7 +248,7 @@ def test_meta_estimators_hand_callbacks_on(name, wrap):
     recorder = Propagated()
     lines_of(outer.set_callbacks(recorder), *make_data(60))
     assert_sound(recorder, outer, types="several")
-    own = [context for _, _, context in recorder.calls if context.task_name == "step"]
+    own = [context for _, _, context in recorder.calls if context.task_name.endswith("step")]
     assert own
     assert {context.estimator_name for context in own} == {type(inner).__name__}
 

@@ -41,7 +41,7 @@ def check_bandwidth(bandwidth, features: Features) -> None:
         if bandwidth not in SELECTORS:
             raise ValueError(f"bandwidth must be {_ACCEPTED}; got {bandwidth!r}.")
         return
-    values, n_features = _as_numbers(bandwidth), features.n_features
+    values, n_features = _as_numbers(bandwidth, features), features.n_features
     if values.ndim > 1:
         raise ValueError(
             "bandwidth must be a number or a 1-D array with one value per feature; "
@@ -60,7 +60,8 @@ def check_bandwidth(bandwidth, features: Features) -> None:
         raise ValueError(f"bandwidth must be positive and finite; got {bandwidth}.")
 
 
-def _as_numbers(bandwidth) -> np.ndarray:
+def _as_numbers(bandwidth, features: Features) -> np.ndarray:
+    bandwidth = features.in_order("bandwidth", bandwidth)
     try:
         values = np.asarray(bandwidth)
     except ValueError:  # a ragged list
@@ -83,7 +84,7 @@ def resolve_bandwidth(
         return selector.select(observations, task, random_state)
     if isinstance(bandwidth, Real):
         return Selection(float(bandwidth))
-    return Selection(observations.features.widths(_as_numbers(bandwidth)))
+    return Selection(observations.features.widths(_as_numbers(bandwidth, observations.features)))
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from sknw._arrays import to_numpy
 from sknw._compat import Interval, StrOptions
 from sknw._features import Features
 from sknw._observations import Observations
+from sknw._types import warn_user
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.leave_one_out import LeaveOneOut
 from sknw.local_smoother import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
@@ -30,6 +31,9 @@ class NeighborBandwidth(Selector, BaseEstimator):
         The bandwidth is the distance to this many-th nearest *other* observation (copies of a
         row count once). ``"loo"``: the number that minimises the weighted mean squared
         leave-one-out error, by a scan over all magnitudes and then ever closer around the lowest.
+        Where m observations lie at one place, the distance to the (m − 1)-th neighbour there is
+        zero, so that only numbers from m on are possible: ``search_report_`` has the first as
+        ``smallest_n_neighbors``, and a warning tells if that is the one chosen.
     kind : {"query", "key"}, default="query"
         Whose neighbour: of the query (generalized nearest neighbours), or of each training row
         (adaptive nearest neighbours).
@@ -100,15 +104,24 @@ class NeighborBandwidth(Selector, BaseEstimator):
                 f"{n_others}; got {self.n_neighbors}."
             )
         trial = _Trial(task, self.kind, NeighborDistances(task.rows))
+        smallest = _largest_tie(observations)
         if self.n_neighbors != "loo":
             radii = trial.radii([self.n_neighbors])[:, 0]
-            _check_positive(radii, self.n_neighbors)
+            _check_positive(radii, self.n_neighbors, smallest)
             return Selection(radii, n_neighbors=self.n_neighbors)
         with task.progress.stage("scan of numbers of neighbours"):
-            losses = _scan(trial, n_others)
+            losses = _scan(trial, min(smallest, n_others), n_others)
         best = min(losses, key=lambda rank: (losses[rank], rank))
         radii = trial.radii([best])[:, 0]
-        _check_positive(radii, best)
+        _check_positive(radii, best, smallest)
+        if best == smallest > 1:
+            warn_user(
+                f"Fewer neighbours than the {best} chosen are impossible, though their "
+                f"leave-one-out error might be lower: {smallest} observations lie at one place, "
+                f"where the distance to the {_ordinal(smallest - 1)} other is zero. A bandwidth "
+                "that is the same everywhere (BandwidthSearch) has no such limit.",
+                UserWarning,
+            )
         return Selection(
             radii,
             n_neighbors=best,
@@ -118,6 +131,7 @@ class NeighborBandwidth(Selector, BaseEstimator):
                 "n_rows": len(task),
                 "n_held_out": len(task),
                 "n_evaluations": len(losses),
+                "smallest_n_neighbors": smallest,
                 "algorithm": LocalSmoother.name,
             },
             path={
@@ -162,9 +176,19 @@ class _Trial:
         return found
 
 
-def _scan(trial: _Trial, largest: int) -> dict[int, float]:
+def _largest_tie(observations: Observations) -> int:
+    """Return how many observations lie at the place that has most of them."""
+    return int(np.bincount(observations.cell).max())
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10)
+    return f"{number}{suffix or 'th'}"
+
+
+def _scan(trial: _Trial, smallest: int, largest: int) -> dict[int, float]:
     """Return the losses looked at: all magnitudes first, then ever closer around the lowest."""
-    ranks = np.unique(np.geomspace(1, largest, _N_CANDIDATES).round().astype(int))
+    ranks = np.unique(np.geomspace(smallest, largest, _N_CANDIDATES).round().astype(int))
     losses = trial.losses(ranks.tolist())
     while True:
         best = min(losses, key=lambda rank: (losses[rank], rank))
@@ -178,11 +202,13 @@ def _scan(trial: _Trial, largest: int) -> dict[int, float]:
         losses.update(trial.losses(new))
 
 
-def _check_positive(radii: np.ndarray, n_neighbors: int) -> None:
+def _check_positive(radii: np.ndarray, n_neighbors: int, largest_tie: int) -> None:
     n_zero = int(np.count_nonzero(radii == 0))
-    if n_zero:
-        raise ValueError(
-            f"{n_zero} of {len(radii)} training rows have {n_neighbors} or more others at the same "
-            "place, so the distance to that neighbour, their bandwidth, is zero; use a larger "
-            "n_neighbors, or a bandwidth that is the same everywhere."
-        )
+    if not n_zero:
+        return
+    larger = "" if largest_tie >= len(radii) else f"n_neighbors of at least {largest_tie}, or "
+    raise ValueError(
+        f"{n_zero} of {len(radii)} training rows have {n_neighbors} or more others at the same "
+        f"place (at most {largest_tie} rows lie at one), so the distance to that neighbour, their "
+        f"bandwidth, is zero; use {larger}a bandwidth that is the same everywhere."
+    )

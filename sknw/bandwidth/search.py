@@ -206,8 +206,9 @@ class BandwidthSearch(Selector, BaseEstimator):
         """Return the bounds as widths (n_features, 2), NaN where the data decide."""
         if isinstance(self.bounds, str) and self.bounds == "auto":
             return None
+        bounds = features.in_order("bounds", self.bounds)
         try:
-            bounds = np.asarray(self.bounds, dtype=np.float64)
+            bounds = np.asarray(bounds, dtype=np.float64)
         except (TypeError, ValueError):
             bounds = np.empty(0)
         if bounds.shape not in ((2,), (features.n_features, 2)):
@@ -216,10 +217,12 @@ class BandwidthSearch(Selector, BaseEstimator):
                 f"({features.n_features}, 2); got {self.bounds!r}."
             )
         lowest, highest = bounds[..., 0], bounds[..., 1]
-        if not (np.isfinite(bounds).all() and (lowest > 0).all() and (lowest <= highest).all()):
+        may_be_zero = features.is_categorical if bounds.ndim == 2 else False
+        is_positive = np.where(may_be_zero, lowest >= 0, lowest > 0)
+        if not (np.isfinite(bounds).all() and is_positive.all() and (lowest <= highest).all()):
             raise ValueError(
-                "bounds must be positive and finite, the lowest not above the highest; got "
-                f"{self.bounds!r}."
+                "bounds must be positive and finite (of a categorical feature's λ at least 0), the "
+                f"lowest not above the highest; got {self.bounds!r}."
             )
         if bounds.ndim == 1:
             bounds = np.where(features.is_categorical[:, None], np.nan, bounds)
