@@ -12,13 +12,13 @@ from sknw._types import (
     EmptyNeighborhoodWarning,
     MetricWarning,
     UnseenCategoryWarning,
+    VersionWarning,
 )
+from sknw._version import __version__ as __version__
 from sknw.bandwidth import BandwidthSearch, NeighborBandwidth
 from sknw.nadaraya_watson import NadarayaWatsonRegressor
 from sknw.parametric import ParametricNWRegressor
 from sknw.sums import compile_ahead
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "BandwidthSearch",
@@ -29,6 +29,7 @@ __all__ = [
     "NeighborBandwidth",
     "ParametricNWRegressor",
     "UnseenCategoryWarning",
+    "VersionWarning",
     "compile_ahead",
 ]
 

@@ -6,8 +6,6 @@ which finds the bandwidth or trains the metric.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Real
 from typing import ClassVar
@@ -43,9 +41,10 @@ from sknw._features import Features
 from sknw._observations import Observations
 from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._progress import Progress, progress_of
-from sknw._state import full_precision_everywhere
+from sknw._state import full_precision_everywhere, publish, question, snapshot
 from sknw._tables import naming_columns, readable, refuse_dates
-from sknw._types import EmptyNeighborhoodWarning, warn_if_empty
+from sknw._types import EmptyNeighborhoodWarning, VersionWarning, warn_if_empty, warn_user
+from sknw._version import __version__
 from sknw.bandwidth import check_bandwidth
 from sknw.cells import Cells, OwnCells
 from sknw.kernels import KERNELS, Kernel, as_kernel
@@ -57,6 +56,7 @@ from sknw.sums import ALGORITHMS, check_algorithm
 
 _FLOATS = [np.float64, np.float32]
 _LARGEST_PROPERTY = 2000
+_VERSION_KEY = "_sknw_version"  # in pickles
 _SEED = 0  # random_state=None means deterministic, and never the global generator
 
 
@@ -118,35 +118,42 @@ class BaseNadarayaWatson(
         return tags
 
     def _fit(self, X, y, sample_weight, progress: Progress):
-        """Do what `fit` says."""
-        with _unchanged_on_error(self), torch.inference_mode(False), full_precision_everywhere():
-            device = fit_device(self.device, X)
-            X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
-            check_bandwidth(self.bandwidth, features)
-            self.is_categorical_ = features.is_categorical if features.categories else None
-            kernel = _with_codes(as_kernel(self.kernel), features)
-            check_algorithm(self.algorithm, kernel, X.shape[1], torch_dtype(X.dtype), device)
-            self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
-            y = y.reshape(len(y), -1)
-            self.device_ = device
-            self._observations = Observations.of(X, y, sample_weight, features, self.duplicates)
-            self.n_observations_ = len(self._observations)
-            self.duplicates_ = dict(self._observations.duplicates)
-            task = LeaveOneOut.of(
-                self._observations,
-                self._kernel_of_rows(torch_dtype(X.dtype), device),
-                algorithm=self.algorithm,
-                rtol=self.rtol,
-                empty_neighborhood=self.empty_neighborhood,
-                dtype=torch_dtype(X.dtype),
-                device=device,
-                progress=progress,
-            )
-            self._fit_metric(
-                task, check_random_state(_SEED if self.random_state is None else self.random_state)
-            )
-            self.algorithm_ = self._smoother().choose().name
+        """Fit a copy, then publish what it learned."""
+        model = snapshot(self)
+        before = vars(model).copy()
+        with torch.inference_mode(False), full_precision_everywhere():
+            model._learn(X, y, sample_weight, progress)
+        publish(self, before, vars(model))
         return self
+
+    def _learn(self, X, y, sample_weight, progress: Progress) -> None:
+        """Set all attributes that `fit` promises."""
+        device = fit_device(self.device, X)
+        X, y, sample_weight, features = self._validate_training(X, y, sample_weight)
+        check_bandwidth(self.bandwidth, features)
+        self.is_categorical_ = features.is_categorical if features.categories else None
+        kernel = _with_codes(as_kernel(self.kernel), features)
+        check_algorithm(self.algorithm, kernel, X.shape[1], torch_dtype(X.dtype), device)
+        self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
+        y = y.reshape(len(y), -1)
+        self.device_ = device
+        self._observations = Observations.of(X, y, sample_weight, features, self.duplicates)
+        self.n_observations_ = len(self._observations)
+        self.duplicates_ = dict(self._observations.duplicates)
+        task = LeaveOneOut.of(
+            self._observations,
+            self._kernel_of_rows(torch_dtype(X.dtype), device),
+            algorithm=self.algorithm,
+            rtol=self.rtol,
+            empty_neighborhood=self.empty_neighborhood,
+            dtype=torch_dtype(X.dtype),
+            device=device,
+            progress=progress,
+        )
+        self._fit_metric(
+            task, check_random_state(_SEED if self.random_state is None else self.random_state)
+        )
+        self.algorithm_ = self._smoother().choose().name
 
     def _validate_training(self, X, y, sample_weight):
         if sparse.issparse(y):
@@ -180,6 +187,23 @@ class BaseNadarayaWatson(
             raise ValueError("sample_weight must have at least one positive value; got all zeros.")
         return X, y, sample_weight, features
 
+    def __getstate__(self):
+        """Return the attributes, and the version that they are of."""
+        return {**super().__getstate__(), _VERSION_KEY: __version__}
+
+    def __setstate__(self, state):
+        """Take attributes, with a warning if they are of another version."""
+        state = dict(state)
+        version = state.pop(_VERSION_KEY, "unknown")
+        if version != __version__:
+            warn_user(
+                f"This {type(self).__name__} was saved by sknw {version} and is loaded by "
+                f"{__version__}: it may fail or predict something else. Fit it again, or load it "
+                "with the version that saved it.",
+                VersionWarning,
+            )
+        super().__setstate__(state)
+
     @abstractmethod
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         """Set `bandwidth_` and whatever else the embedding needs."""
@@ -193,6 +217,7 @@ class BaseNadarayaWatson(
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         """Return the embedding of rows (m, n_features) in units of the bandwidth."""
 
+    @question
     def predict(self, X):
         """Predict the locally weighted mean of y at each row.
 
@@ -214,10 +239,11 @@ class BaseNadarayaWatson(
         X = self._validate_queries(X)
         smoother = self._smoother(X.dtype)
         prediction = smoother.predict(self._queries(X, smoother))
-        remember_report(self, prediction.report)
+        remember_report(self._observations, prediction.report)
         warn_if_empty(self.empty_neighborhood, prediction.n_empty, len(X))
         return self._targets(prediction.means)
 
+    @question
     def score(self, X, y, sample_weight=None):
         """Return the coefficient of determination R² of the predictions.
 
@@ -238,6 +264,7 @@ class BaseNadarayaWatson(
         y, sample_weight = _read(y=y, sample_weight=sample_weight)
         return super().score(X, y, sample_weight)
 
+    @question
     def predict_loo(self):
         """Predict each training row from all the others.
 
@@ -253,7 +280,7 @@ class BaseNadarayaWatson(
         check_is_fitted(self)
         observations, smoother = self._observations, self._smoother()
         prediction = smoother.predict(None)
-        remember_report(self, prediction.report)
+        remember_report(self._observations, prediction.report)
         group = to_tensor(observations.group, dtype=torch.int64, device=smoother.keys.device)
         means, n_empty, is_weightless = prediction.means[group], prediction.n_empty, group < 0
         if is_weightless.any():
@@ -263,6 +290,7 @@ class BaseNadarayaWatson(
         warn_if_empty(self.empty_neighborhood, n_empty, len(means))
         return self._targets(means)
 
+    @question
     def attention_weights(self, X=None, *, top_k=None):
         """Return how much each training row counts in each prediction.
 
@@ -297,6 +325,7 @@ class BaseNadarayaWatson(
         return weights
 
     @property
+    @question
     def attention_weights_(self):
         """Leave-one-out attention weights of the training rows, computed on access.
 
@@ -316,6 +345,7 @@ class BaseNadarayaWatson(
             except ValueError as error:
                 raise AttributeError(str(error)) from error
 
+    @question
     def effective_neighbors(self, X):
         """Return how many equally weighted rows each prediction amounts to.
 
@@ -355,11 +385,11 @@ class BaseNadarayaWatson(
         device = predict_device(self.device_)
         eps = max(float(np.finfo(each).eps) for each in (self._observations.X.dtype, *dtypes))
 
-        def state() -> tuple[Observations, tuple]:
-            parameters = (self.kernel, self.algorithm, self.rtol, self.empty_neighborhood)
-            return self._observations, (dtype, device, eps, *parameters, self._embedding_state())
-
-        return prepared_smoother(self, state, lambda: self._new_smoother(dtype, device, eps))
+        parameters = (self.kernel, self.algorithm, self.rtol, self.empty_neighborhood)
+        settings = (dtype, device, eps, *parameters, self._embedding_state())
+        return prepared_smoother(
+            self._observations, settings, lambda: self._new_smoother(dtype, device, eps)
+        )
 
     def _new_smoother(self, dtype: torch.dtype, device: str, eps: float) -> Smoother:
         """Return a smoother whose keys are the cells of the observations."""
@@ -469,14 +499,15 @@ class BaseNadarayaWatson(
         ``share_of_pairs`` (share of all pairs of a query and a training row that were evaluated
         one by one, queries done again included), ``rows_redone`` (queries done again exactly) and
         ``audited_error`` (for an algorithm with absolute error, the error found on exact sums times
-        its safety factor, relative to the total weight of the training rows; else 0). It belongs to
-        this object in this process: copies and pickles start without. AttributeError before the
-        first prediction.
+        its safety factor, relative to the total weight of the training rows; else 0). It is of the
+        latest prediction since the fit in this thread: deep copies and pickles start without.
+        AttributeError before the first.
         """
-        report = latest_report(self)
+        report = latest_report(getattr(self, "_observations", None))
         if report is None:
             raise AttributeError(
-                "sums_report_ is there after a prediction by this object; call predict first."
+                "sums_report_ is there after a prediction by this object in this thread; call "
+                "predict first."
             )
         return report
 
@@ -571,15 +602,3 @@ def _read(**arguments) -> tuple:
 def _dtype_of_predictions(y: np.ndarray) -> str:
     """Return float32 where y is that, else float64."""
     return "float32" if y.dtype == np.float32 else "float64"
-
-
-@contextmanager
-def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
-    """Restore every attribute if the block raises: a failed fit leaves the estimator as it was."""
-    before = vars(estimator).copy()
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

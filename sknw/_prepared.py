@@ -1,45 +1,50 @@
-"""What predictions prepare, kept beside the estimators and not in them.
+"""What predictions prepare, kept beside the training sets and not in the estimators.
 
 A prediction must not change its estimator, and a pickle must stay as small as the training set. So
-the prepared keys and the report of the latest sums live here, for as long as their estimator lives.
-They are used again only while everything that they depend on is the same.
+the prepared keys and the reports of the latest sums live here, for as long as the training set that
+they are of. Keys are used again only while everything that they depend on is the same; a report is
+seen by the thread that asked.
 """
 
+import threading
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakKeyDictionary
 
+from sknw._observations import Observations
 from sknw.smoother import Smoother
 
-_smoothers: WeakKeyDictionary[Any, tuple[Any, tuple, Smoother]] = WeakKeyDictionary()
-_reports: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
+_smoothers: WeakKeyDictionary[Observations, tuple[tuple, Smoother]] = WeakKeyDictionary()
+
+
+class _Reports(threading.local):
+    def __init__(self):
+        self.latest: WeakKeyDictionary[Observations, dict] = WeakKeyDictionary()
+
+
+_reports = _Reports()
 
 
 def prepared_smoother(
-    estimator: Any, state: Callable[[], tuple[Any, tuple]], make: Callable[[], Smoother]
+    observations: Observations, settings: tuple, make: Callable[[], Smoother]
 ) -> Smoother:
-    """Return the estimator's smoother for the same state, or make it.
+    """Return the smoother of these observations for the same settings, or make it.
 
-    `state` returns the observations and all settings that a smoother depends on. What is made while
-    they change, by a fit in another thread, is not kept.
+    `settings` are all else that a smoother depends on.
     """
-    observations, settings = state()
-    kept = _smoothers.get(estimator)
-    if kept is not None and kept[0] is observations and kept[1] == settings:
-        return kept[2]
+    kept = _smoothers.get(observations)
+    if kept is not None and kept[0] == settings:
+        return kept[1]
     smoother = make()
-    observations_after, settings_after = state()
-    if observations_after is observations and settings_after == settings:
-        _smoothers[estimator] = observations, settings, smoother
+    _smoothers[observations] = settings, smoother
     return smoother
 
 
-def remember_report(estimator: Any, report: dict) -> None:
-    """Keep the report of the estimator's latest sums."""
-    _reports[estimator] = dict(report)
+def remember_report(observations: Observations, report: dict) -> None:
+    """Keep the report of the latest sums of a training set."""
+    _reports.latest[observations] = dict(report)
 
 
-def latest_report(estimator: Any) -> dict | None:
-    """Return a copy of the report of the estimator's latest sums; None before the first."""
-    report = _reports.get(estimator)
+def latest_report(observations: Observations | None) -> dict | None:
+    """Return a copy of the report of this thread's latest sums; None before the first."""
+    report = None if observations is None else _reports.latest.get(observations)
     return None if report is None else dict(report)

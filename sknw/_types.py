@@ -20,6 +20,10 @@ class MetricWarning(UserWarning):
     """The learned metric is hardly what was wanted: collapsed, saturated, worse than the mean."""
 
 
+class VersionWarning(UserWarning):
+    """A model was saved by another version of sknw than the one that loads it."""
+
+
 def warn_user(message: str, category: type[Warning]) -> None:
     """Warn at the line of the user's that led here: the first outside sknw and scikit-learn."""
     level, frame = 1, sys._getframe(0)

@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
 from sknw._progress import Progress
+from sknw._state import question
 from sknw.bandwidth import Selection, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.local_smoother import LocalSmoother
@@ -241,6 +242,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             empty_neighborhood=self.empty_neighborhood,
         )
 
+    @question
     def aitchison_aitken(self):
         """Return what Aitchison and Aitken's kernel calls the λ of the unordered features.
 

@@ -19,6 +19,7 @@ from sknw._compat import Interval, StrOptions
 from sknw._features import Features
 from sknw._progress import Progress
 from sknw._random import NoDraws
+from sknw._state import question
 from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
@@ -301,7 +302,10 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return progress.step(
                 loss,
                 line=f"step {step:4d}  leave-one-out loss {loss:.8g}",
-                fitted=lambda: self._learned(copy.deepcopy(metric), module(), n_components),
+                fitted=lambda: {
+                    **vars(self),
+                    **self._learned(copy.deepcopy(metric), module(), n_components),
+                },
             )
 
         return Settings(
@@ -409,6 +413,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self.metric_.n_components_
 
     @property
+    @question
     def components_(self):
         """Matrix (n_components, n_features) of the embedding: ``transform(X) = X @ components_.T``.
 
@@ -432,6 +437,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         widths = features.widths(self.bandwidth_)
         return np.broadcast_to(self.w_ / widths, (features.n_features,))[features.of_column]
 
+    @question
     def transform(self, X):
         """Return the learned embedding of rows, in which the bandwidth is 1.
 

@@ -17,6 +17,7 @@ LAYERS = [
         "_threads",
         "_random",
         "_state",
+        "_version",
         "_arrays",
         "_tables",
         "_features",

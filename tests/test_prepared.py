@@ -102,8 +102,7 @@ def test_it_goes_with_the_estimator():
     X, y = data()
     model = NadarayaWatsonRegressor(0.1).fit(X, y)
     model.predict(X)
-    assert model in _prepared._smoothers
-    smoother = weakref.ref(_prepared._smoothers[model][2])
+    smoother = weakref.ref(_prepared._smoothers[model._observations][1])
     del model
     gc.collect()
     assert smoother() is None
@@ -172,22 +171,3 @@ def test_the_choice_is_made_once_for_like_predictions(monkeypatch):
     model.predict(X)
     monkeypatch.setattr(choice, "_FEWEST_PAIRS", None)  # another choice would fail
     model.predict(X)
-
-
-def test_what_changes_while_it_is_prepared_is_not_kept():
-    class Estimator:
-        observations = "first"
-
-    estimator = Estimator()
-
-    def make():
-        estimator.observations = "second"
-        return "of the first, or of the second"
-
-    def state():
-        return estimator.observations, ()
-
-    _prepared.prepared_smoother(estimator, state, make)
-    assert estimator not in _prepared._smoothers
-    assert _prepared.prepared_smoother(estimator, state, lambda: "of the second")
-    assert estimator in _prepared._smoothers
