@@ -87,7 +87,7 @@ found = {  # bandwidths and the predictions of the first five rows
 print(f"{'':<13}{'bandwidths':>18}{'leave-one-out':>16}   first predictions")
 for name, (bandwidth, means) in found.items():
     widths = f"{bandwidth[0]:>10.6f}{bandwidth[1]:>10.6f}"
-    means = "".join(f"{mean:>10.5f}" for mean in means[:4])
+    means = "".join(f"{mean:>10.5f}" for mean in means[:3])
     print(f"{name:<11}{widths}{loo_error(bandwidth):>16.8f}{means}")
 
 # %%

@@ -18,6 +18,7 @@ what all pairs would have taken.
 # and the last of them lie far apart: for fast methods the remote ones are the
 # difficult ones.
 
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
@@ -116,7 +117,7 @@ for name, entries in (
 try:
     model.attention_weights(X)
 except ValueError as refusal:
-    print(refusal)
+    print(textwrap.fill(str(refusal), 76))
 order = np.argsort(X[:, 0])
 for name, row in (
     ("median", order[n // 2]),

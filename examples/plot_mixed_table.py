@@ -209,7 +209,7 @@ voters = {
     for vote in X["vote"].cat.categories
 }
 # sphinx_gallery_thumbnail_number = 3
-print(pd.crosstab(X["vote"], X["party"]).to_string())
+print(pd.crosstab(X["party"], X["vote"]).to_string())
 
 _, ax = plt.subplots(layout="constrained")
 for (vote, rows), color, marker in zip(
