@@ -176,14 +176,14 @@ class Observations:
         known = self.given_log_weights
         return np.log(self.weights) if known is None else known
 
-    @cached_property
+    @property
     def cell_log_weights(self) -> np.ndarray:
         """Logarithm of the total weight of each cell, relative to the heaviest observation's."""
         if self.given_log_weights is None:
             return np.log(self.cell_weights)
         return np.logaddexp.reduceat(self.log_weights, _heads(self.cell))
 
-    @cached_property
+    @property
     def cell_concentration(self) -> np.ndarray:
         """Sum of the squared shares that observations have of their cell's weight, (n_cells,)."""
         if self.are_distinct:

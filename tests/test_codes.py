@@ -122,7 +122,7 @@ def test_tails_are_relative_to_a_key_with_the_fewest_exact_mismatches(name, scal
     fewest = exact == exact.min(axis=1, keepdims=True)
     u = np.sqrt(parts[..., ~is_exact].sum(axis=2))
     family = "gaussian" if name == "nearest" else name
-    expected = reference.kernel_values(family, u, fewest)
+    expected = np.exp(reference.log_kernel_values(family, u, fewest))
     if name == "nearest":
         expected = (u == np.where(fewest, u, np.inf).min(axis=1, keepdims=True)) & fewest
     expected = reference.normalized(expected.astype(float))
@@ -196,7 +196,7 @@ def expected_weights(kernel, queries, X, bandwidth):
     )
     fewest = exact == exact.min(axis=1, keepdims=True)
     usable = fewest if kernel in reference.INFINITE_SUPPORT else exact == 0
-    return reference.normalized(reference.kernel_values(kernel, u, usable))
+    return reference.normalized(np.exp(reference.log_kernel_values(kernel, u, usable)))
 
 
 BANDWIDTHS = [[0.3, 0.4, 0.7], [0.0, 0.4, 0.7], [0.0, 0.4, 0.0], [1.0, 0.05, 0.5], [0.2, 1e-3, 1.0]]
