@@ -290,6 +290,7 @@ def test_empty_neighbourhoods_follow_the_policy(policy):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:Fewer neighbours")
 def test_places_shared_by_too_many_rows_are_an_error():
     X, y = np.repeat([[0.0], [1.0], [2.0]], 4, axis=0), np.arange(12.0)
     with pytest.raises(
