@@ -35,7 +35,11 @@ def publish(estimator: Any, before: dict, fitted: dict) -> None:
     before, fitted : dict
         The attributes of the snapshot before and after.
     """
-    new = {name: value for name, value in fitted.items() if before.get(name) is not value}
+    new = {
+        name: value
+        for name, value in fitted.items()
+        if name not in before or before[name] is not value
+    }
     kept = {
         name: value
         for name, value in vars(estimator).copy().items()

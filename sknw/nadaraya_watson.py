@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 from sknw._base import BaseNadarayaWatson
 from sknw._progress import Progress
 from sknw._state import question
-from sknw.bandwidth import Selection, resolve_bandwidth
+from sknw.bandwidth import NeighborBandwidth, Selection, resolve_bandwidth
 from sknw.leave_one_out import LeaveOneOut
 from sknw.local_smoother import LocalSmoother
 from sknw.smoother import Smoother
@@ -186,6 +186,13 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        """Say that windows by neighbours are of numbers alone."""
+        tags = super().__sklearn_tags__()
+        if isinstance(self.bandwidth, NeighborBandwidth):
+            tags.input_tags.categorical = tags.input_tags.string = False
+        return tags
 
     def _fit_metric(self, task: LeaveOneOut, random_state: np.random.RandomState) -> None:
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)

@@ -12,6 +12,7 @@ import check_site
 import formulas
 import pytest
 import registry_tables
+import sklearn.utils.validation
 from sklearn.base import BaseEstimator
 from test_layers import LAYERS
 
@@ -298,7 +299,9 @@ def test_formulas_that_cannot_be_drawn_are_refused(latex, complaint):
 def message_literals():
     """All literal text of the package, f-strings joined over their lines, values as ``\\0``."""
     texts = []
-    for path in (ROOT / "sknw").rglob("*.py"):
+    # some messages are scikit-learn's own, with a hint of ours
+    paths = [*(ROOT / "sknw").rglob("*.py"), Path(sklearn.utils.validation.__file__)]
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 texts.append(

@@ -27,7 +27,7 @@ def decided(X, y, duplicates="auto", **fit):
 
 def survival():
     draw = rng()
-    X = pd.DataFrame({"sex": draw.choice(["m", "f"], 900), "class": draw.choice(list("123"), 900)})
+    X = pd.DataFrame({"sex": draw.choice(["m", "f"], 900), "class": draw.choice(list("abc"), 900)})
     return X, (draw.uniform(size=900) < np.where(X["sex"] == "f", 0.7, 0.2)).astype(float)
 
 
@@ -52,7 +52,7 @@ def repeated(n=200):
 
 def lookup_table():
     shop = rng(7).integers(40, size=120)
-    return pd.DataFrame({"shop": shop.astype(str)}), 1.5 * shop + 0.25
+    return pd.DataFrame({"shop": [f"number {at}" for at in shop]}), 1.5 * shop + 0.25
 
 
 COINCIDENCES = {
