@@ -32,8 +32,6 @@ LAYERS = [
         "cells",
         "log_attention",
         "smoother",
-        "attend",
-        "pooling",
         "local_smoother",
         "scale_loss",
         "widths",
