@@ -450,7 +450,8 @@ class BaseNadarayaWatson(
         """Return the kernel for embedded rows like the keys, given with a relative precision."""
         zero = torch.zeros_like(keys[:1])
         if self._is_linear:
-            origin = np.zeros_like(self._observations.centre[None])
+            observations = self._observations
+            origin = (observations.centre - observations.informative_centre)[None]
             zero = self._embedded(self._centred(origin, keys.dtype), keys.dtype, keys.device)
         return self._kernel_at_fit(keys.dtype, keys.device).seeing(zero, eps)
 
@@ -467,7 +468,7 @@ class BaseNadarayaWatson(
 
     def _kernel_of_rows(self, dtype: torch.dtype, device: str) -> Kernel:
         """Return the kernel for centred rows in the units of X."""
-        centre = to_tensor(self._observations.centre[None], dtype=dtype, device=device)
+        centre = to_tensor(self._observations.informative_centre[None], dtype=dtype, device=device)
         kernel = _with_codes(as_kernel(self.kernel), self._observations.features)
         return kernel.seeing(-centre, float(torch.finfo(dtype).eps))
 

@@ -154,6 +154,11 @@ class Observations:
         """Return rows (n, n_columns) as given, less the centre."""
         return rows - self.centre
 
+    @property
+    def informative_centre(self) -> np.ndarray:
+        """The centre, 0 in columns where all rows are equal and no distance comes from."""
+        return np.where(np.ptp(self.X, axis=0) > 0, self.centre, 0).astype(self.centre.dtype)
+
     @cached_property
     def keys(self) -> np.ndarray:
         """The cells less the centre, (n_cells, n_columns)."""

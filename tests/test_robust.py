@@ -230,8 +230,9 @@ def test_top_attention_keeps_the_largest_weights(kernel, sample, data):
 @some(5)
 def test_integer_weights_are_repetition(kernel, sample):
     counts = np.ceil(sample.weights).astype(int)
-    weighted = fit(kernel, sample._replace(weights=counts.astype(float)))
-    repeated = NadarayaWatsonRegressor(sample.bandwidth, kernel=kernel)
+    merged = {"duplicates": "merge"}  # where equal rows are rows, two are two observations
+    weighted = fit(kernel, sample._replace(weights=counts.astype(float)), **merged)
+    repeated = NadarayaWatsonRegressor(sample.bandwidth, kernel=kernel, **merged)
     repeated.fit(np.repeat(sample.X, counts, axis=0), np.repeat(sample.y, counts))
     assert_same_predictions(weighted, repeated, sample)
     kept = np.repeat(weighted.predict_loo(), counts)
