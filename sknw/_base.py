@@ -29,6 +29,7 @@ from sknw._arrays import (
 )
 from sknw._attention import attention_matrix, top_attention
 from sknw._compat import (
+    HAS_CATEGORICAL_TAG,
     CallbackSupportMixin,
     Interval,
     StrOptions,
@@ -112,7 +113,7 @@ class BaseNadarayaWatson(
         """Say that X may have categories, and texts in whatever container where these are named."""
         tags = super().__sklearn_tags__()
         wanted = self.categorical_features
-        tags.input_tags.categorical = wanted is not None
+        tags.input_tags.categorical = HAS_CATEGORICAL_TAG and wanted is not None
         # by their dtype texts are categories in data frames only; an array of them is refused
         tags.input_tags.string = wanted is not None and not isinstance(wanted, str)
         return tags

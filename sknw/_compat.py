@@ -2,8 +2,10 @@
 
 from importlib.util import find_spec
 
+from sklearn import __version__ as _sklearn_version
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import validate_data
 
@@ -18,6 +20,11 @@ except ImportError:  # before 1.9
         """Stands for the mixin that scikit-learn does not have yet."""
 
 
+# Before 1.7.2 one of scikit-learn's own checks cannot be run on an estimator with this tag: it
+# subtracts a mean from integer categories in place.
+HAS_CATEGORICAL_TAG = parse_version(_sklearn_version) >= parse_version("1.7.2")
+
+
 def is_installed(package: str) -> bool:
     """Return whether an optional package is there, without its import."""
     try:
@@ -28,6 +35,7 @@ def is_installed(package: str) -> bool:
 
 __all__ = [
     "HAS_CALLBACKS",
+    "HAS_CATEGORICAL_TAG",
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",

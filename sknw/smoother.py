@@ -378,9 +378,9 @@ class Smoother:
         """Overwrite the means of rows whose weights are faint, and whether they have any."""
         if self.own is not None and exclude is self.own.of_row:  # the rest of the cell is not faint
             faint = faint & (self.own.others[0] <= 0)
-        values = (self.columns[1:] / self.columns[0]).mT
         for rows, attention in self._attention_by_logs(faint, queries, exclude):
-            means[rows] = attention.to(means.dtype) @ values.to(means.dtype)
+            values = (self.columns[1:] / self.columns[0]).mT.to(means.dtype)
+            means[rows] = attention.to(means.dtype) @ values
             empty[rows] = attention.sum(dim=1) == 0
 
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
@@ -420,7 +420,8 @@ class Smoother:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield groups of rows, and their attention weights by logarithms."""
         rows = rows_mask.nonzero().squeeze(1)
-        for group in rows.split(self._rows_per_block(len(self.keys))):
+        size = self._rows_per_block(len(self.keys))
+        for group in rows.split(size) if len(rows) else ():
             left_out = None if exclude is None else exclude[group]
             with full_precision(self.keys):
                 yield (

@@ -7,9 +7,11 @@ from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, Pa
 from sknw.metrics import MlpMetric
 
 # Between them: every kind of kernel (smooth, with a kink, with a jump, one of the user's own),
-# every way to find a bandwidth, every policy that gives finite predictions.
+# every way to find a bandwidth, every policy that gives finite predictions. The checks round X for
+# an estimator that may have categories, so that it has many ties; `None` makes them leave it alone.
 NADARAYA_WATSON = [
     NadarayaWatsonRegressor(),
+    NadarayaWatsonRegressor(categorical_features=None),
     NadarayaWatsonRegressor(bandwidth="scott"),
     NadarayaWatsonRegressor(bandwidth="silverman", kernel="exponential"),
     NadarayaWatsonRegressor(bandwidth=1.0, algorithm="dense", device="cpu"),
@@ -25,6 +27,7 @@ NADARAYA_WATSON = [
 
 PARAMETRIC = [
     ParametricNWRegressor(),
+    ParametricNWRegressor(categorical_features=None),
     ParametricNWRegressor(metric="scalar", bandwidth=1.0, n_starts=1),
     ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5, w_init=1.0),
     ParametricNWRegressor(metric="diagonal", solver="sgd", max_iter=10, learning_rate_init=0.1),
