@@ -12,17 +12,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class OwnDraws(TorchDispatchMode):
-    """A context in which torch draws from generators of this object.
+class _Draws:
+    """What a mode does with the operations that draw.
 
-    Covers dropout, initialisation and every other operation that can be given a generator, however
-    deep inside a module. Fused operations of CUDA that cannot (attention and recurrent layers with
-    dropout) still draw from the global one.
-
-    Parameters
-    ----------
-    seed : int
-        Entering the context again goes on with the same draws; a new object begins anew.
+    Not in the mode itself: torch wraps a mode's own method so that its compiler leaves it out, which
+    imports that compiler, two seconds, when the first operation comes.
     """
 
     def __init__(self, seed: int):
@@ -68,6 +62,20 @@ class OwnDraws(TorchDispatchMode):
         if str(device) not in self._generators:
             self._generators[str(device)] = torch.Generator(device).manual_seed(self._seed)
         return self._generators[str(device)]
+
+
+class OwnDraws(_Draws, TorchDispatchMode):
+    """A context in which torch draws from generators of this object.
+
+    Covers dropout, initialisation and every other operation that can be given a generator, however
+    deep inside a module. Fused operations of CUDA that cannot (attention and recurrent layers with
+    dropout) still draw from the global one.
+
+    Parameters
+    ----------
+    seed : int
+        Entering the context again goes on with the same draws; a new object begins anew.
+    """
 
 
 class NoDraws(OwnDraws):

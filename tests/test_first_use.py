@@ -62,6 +62,18 @@ def test_small_problems_neither_import_numba_nor_compile(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_training_by_lbfgs_and_sgd_does_not_import_the_compiler_of_torch():
+    program = """
+        X = np.random.default_rng(0).uniform(size=(40, 2))
+        for parameters in ({}, {"metric": "full"}, {"solver": "sgd"}):
+            model = sknw.ParametricNWRegressor(max_iter=3, n_starts=1, **parameters)
+            warnings.simplefilter("ignore")
+            model.fit(X, X[:, 0]).predict(X)
+        print("torch._dynamo" in sys.modules)
+    """
+    assert ran(program).stdout.split() == ["False"]
+
+
 @pytest.fixture
 def fresh(monkeypatch):
     """Loops that nobody has compiled or looked for."""
