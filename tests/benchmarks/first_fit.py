@@ -1,12 +1,13 @@
 """What does the first fit cost on a fresh machine? Import, first and second fit + predict.
 
-Each line is a process of its own: with numba and an empty cache, with numba and the loops on disk,
-and with numba hidden. The ratio is the first fit of a fresh machine to that without numba.
+Each line is the median of several processes: with numba and an empty cache, with numba and the
+loops on disk, and with numba hidden. The ratio is the first fit to that without numba.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,21 +41,35 @@ def main():
     print_header("first_fit: seconds of import, first and second fit + predict")
     with tempfile.TemporaryDirectory() as warm:
         if options.warm:
-            command = "import sknw; print(sknw.compile_ahead())"
+            command = "import sknw; print('compiled', sknw.compile_ahead())"
             subprocess.run([sys.executable, "-c", command], env=_with(warm), check=True)
-        rows = [row for size in SIZES for row in rows_of(*size, warm if options.warm else None)]
+        cache = warm if options.warm else None
+        rows = [row for size in SIZES for row in rows_of(*size, cache, options.repeats)]
     columns = ("n", "d", "", "import", "first", "second", "by", "first / without numba")
     print_table(columns, rows)
 
 
-def rows_of(n, d, warm):
+def rows_of(n, d, warm, repeats):
     """Lines of the table for one size."""
-    with tempfile.TemporaryDirectory() as fresh:
-        without = run(n, d, fresh, hidden=True)
-        found = {"without numba": without, "fresh": run(n, d, fresh, hidden=False)}
-    if warm is not None:
-        found["on disk"] = run(n, d, warm, hidden=False)
-    return [(n, d, name, *line, line[1] / without[1]) for name, line in found.items()]
+    found = {"without numba": [], "fresh": []} | ({} if warm is None else {"on disk": []})
+    for _ in range(repeats):
+        found["without numba"].append(_run_afresh(n, d, hidden=True))
+        found["fresh"].append(_run_afresh(n, d, hidden=False))
+        if warm is not None:
+            found["on disk"].append(run(n, d, warm, hidden=False))
+    lines = {name: _medians(runs) for name, runs in found.items()}
+    without = lines["without numba"][1]
+    return [(n, d, name, *line, line[1] / without) for name, line in lines.items()]
+
+
+def _run_afresh(n, d, *, hidden):
+    with tempfile.TemporaryDirectory() as cache:
+        return run(n, d, cache, hidden=hidden)
+
+
+def _medians(runs):
+    *seconds, evaluators = zip(*runs, strict=True)
+    return [*map(statistics.median, seconds), statistics.mode(evaluators)]
 
 
 def run(n, d, cache, *, hidden):
@@ -69,8 +84,9 @@ def _with(cache):
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--warm", action="store_true", help="loops on disk, too: compiles first")
+    parser.add_argument("--repeats", type=int, default=5, help="processes of each line")
     return parser.parse_args()
 
 
