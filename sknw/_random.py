@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class _Draws:
     """What a mode does with the operations that draw.
 
-    Not in the mode itself: torch wraps a mode's own method so that its compiler leaves it out, which
-    imports that compiler, two seconds, when the first operation comes.
+    Not in the mode itself: torch wraps a mode's own method so that its compiler leaves it out, and
+    the wrapper imports that compiler, for two seconds, when the first operation comes.
     """
 
     def __init__(self, seed: int):

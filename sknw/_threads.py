@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property
 from typing import TypeVar
 
@@ -81,19 +81,32 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Let torch's own operations in this thread use one core; `n_threads` stays as it was."""
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch's own operations in this thread use so many cores; `n_threads` stays as it was.
+
+    Within such a block another one changes nothing.
+    """
     if getattr(_own, "n_threads", None) is not None:
         yield
         return
     _own.n_threads = torch.get_num_threads()
-    limit, process = _pools("openmp").limit(limits=1), os.getpid()
+    limit, process = _pools("openmp").limit(limits=n), os.getpid()
     try:
         yield
     finally:
         if os.getpid() == process:  # a fork from within the block keeps the limit
             limit.restore_original_limits()
         _own.n_threads = None
+
+
+def leaving_cores(n: int) -> AbstractContextManager:
+    """Return a context in which torch leaves so many cores to others, but for one.
+
+    Threads of OpenMP wait for each other: where one has to share its core, all are many times
+    slower.
+    """
+    left = max(1, torch.get_num_threads() - n)
+    return torch_threads(left) if left < torch.get_num_threads() else nullcontext()
 
 
 def shared_out(

@@ -17,7 +17,7 @@ from torch import Tensor
 from sknw._arrays import least_weight, to_numpy, to_tensor, weights_tensor
 from sknw._observations import Observations
 from sknw._progress import SILENT, Progress
-from sknw._threads import one_torch_thread
+from sknw._threads import torch_threads
 from sknw.cells import Cells, OwnCells
 from sknw.kernels import Kernel
 from sknw.scale_loss import ScaleLoss
@@ -384,7 +384,7 @@ class LeaveOneOut:
         rows = self.rows
         small = len(rows) <= _ROWS_OF_ONE_THREAD
         if small and has_own_threads(self.kernel, rows.dtype, rows.device, len(rows) ** 2):
-            return one_torch_thread()
+            return torch_threads(1)
         return nullcontext()
 
     @property

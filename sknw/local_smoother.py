@@ -22,6 +22,7 @@ from sknw.smoother import Prediction, refuse_if_raising, value_columns
 from sknw.sums.engine import full_precision
 from sknw.sums.exact import nearest_kernel
 from sknw.sums.tiles.distances import differences_squared, tile_elements
+from sknw.sums.tiles.loops import beside_compilers
 
 NEIGHBOR_KINDS = ("query", "key")
 
@@ -180,7 +181,7 @@ class LocalSmoother:
         for start in range(0, len(queries), size):
             block = slice(start, min(start + size, len(queries)))
             left_out = None if exclude is None else exclude[block]
-            with full_precision(self.keys):
+            with full_precision(self.keys), beside_compilers():
                 squares = self._scaled_squares(
                     queries[block], None if radii is None else radii[block]
                 )

@@ -152,6 +152,28 @@ def test_the_background_fills_the_cache_and_the_loops_take_over(cache):
     assert not list(cache.rglob("*.tmp.*"))
 
 
+def test_torch_leaves_a_core_to_each_compiler():
+    """OpenMP's threads wait for each other: with one too many, sums took fifteen times longer."""
+    program = """
+        class Compiler:
+            is_running = True
+            def stop(self):
+                pass
+        seen = []
+        def kernel(u):
+            seen.append(torch.get_num_threads())
+            return np.exp(-u)
+        import torch
+        torch.set_num_threads(3)
+        loops.LOOPS._compilers["float64"] = compiler = Compiler()
+        for compiler.is_running in (True, False):
+            seen.clear()
+            fit(20, kernel=kernel, bandwidth=1.0).predict([[0.5]])
+            print(*sorted(set(seen)), torch.get_num_threads())
+    """
+    assert ran(program).stdout.split() == ["2", "3", "3", "3"]
+
+
 def test_the_background_ends_with_its_parent(tmp_path):
     program = """
         loops.LOOPS.count("float64", 1e9)

@@ -135,8 +135,8 @@ def test_a_child_does_not_wait_for_locks_of_threads_that_it_has_not():
 
 
 WITHIN = """
-from sknw._threads import one_blas_thread, one_torch_thread
-with one_blas_thread(), one_torch_thread():
+from sknw._threads import one_blas_thread, torch_threads
+with one_blas_thread(), torch_threads(1):
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
-from sknw._threads import n_threads, one_blas_thread, one_torch_thread
+from sknw._threads import n_threads, one_blas_thread, torch_threads
 from sknw.kernels import KERNELS
 from sknw.sums.tiles.evaluators import FUSED
 
@@ -27,9 +27,9 @@ def four_threads():
 
 @pytest.mark.usefixtures("four_threads")
 def test_torch_has_one_thread_and_the_sums_theirs():
-    with one_torch_thread():
+    with torch_threads(1):
         assert (torch.get_num_threads(), n_threads()) == (1, 4)
-        with one_torch_thread():  # a search within a training
+        with torch_threads(1):  # a search within a training
             assert (torch.get_num_threads(), n_threads()) == (1, 4)
         assert (torch.get_num_threads(), n_threads()) == (1, 4)
     assert (torch.get_num_threads(), n_threads()) == (4, 4)
@@ -37,7 +37,7 @@ def test_torch_has_one_thread_and_the_sums_theirs():
 
 @pytest.mark.usefixtures("four_threads")
 def test_an_error_restores_the_number():
-    with pytest.raises(ZeroDivisionError), one_torch_thread():
+    with pytest.raises(ZeroDivisionError), torch_threads(1):
         raise ZeroDivisionError
     assert (torch.get_num_threads(), n_threads()) == (4, 4)
 
@@ -46,7 +46,7 @@ def test_an_error_restores_the_number():
 def test_other_threads_keep_theirs():
     with ThreadPoolExecutor(1) as pool:
         pool.submit(torch.set_num_threads, 3).result()
-        with one_torch_thread():
+        with torch_threads(1):
             assert pool.submit(torch.get_num_threads).result() == 3
             assert pool.submit(n_threads).result() == 3
 
@@ -96,11 +96,11 @@ def test_limits_that_overlap_end_in_any_order():
     with ThreadPoolExecutor(1) as pool, threadpool_limits(limits=2, user_api="blas"):
         before = blas_threads()
         may_leave, end = held_by_another_thread(pool, one_blas_thread)
-        with one_torch_thread():
+        with torch_threads(1):
             may_leave.set()
             end.result()
         assert blas_threads() == before
-        may_leave, end = held_by_another_thread(pool, one_torch_thread, one_blas_thread)
+        may_leave, end = held_by_another_thread(pool, torch_threads, one_blas_thread)
         with one_blas_thread():
             may_leave.set()
             end.result()

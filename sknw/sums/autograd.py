@@ -21,6 +21,7 @@ from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
 from sknw.sums.problem import KernelSums
+from sknw.sums.tiles.loops import beside_compilers
 
 
 def kernel_sums(
@@ -106,7 +107,7 @@ class _KernelSums(torch.autograd.Function):
     def backward(ctx, _log_scale_grad, sums_grad):
         passes = _Backward(ctx, sums_grad.mT)
         queries_grad, keys_grad, columns_grad, scales_grad = None, None, None, None
-        with full_precision(passes.keys):
+        with full_precision(passes.keys), beside_compilers():
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
                 queries_grad, keys_grad = passes.points()
             if ctx.needs_input_grad[2]:

@@ -30,6 +30,7 @@ from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.choice import choose
 from sknw.sums.exact import KeySet, weak_rows
 from sknw.sums.problem import KernelSums, Problem
+from sknw.sums.tiles.loops import beside_compilers
 
 DEFAULT_RTOL = 1e-8
 
@@ -116,7 +117,7 @@ class PreparedSums:
 
     def run(self, queries: Tensor | None, exclude: Tensor | None, squares: bool = False) -> "Run":
         """Return the sums and what their derivatives need; with `squares`, for those by scales."""
-        with full_precision(self.keys):
+        with full_precision(self.keys), beside_compilers():
             plan = self.algorithm.plan(self.state, queries, exclude)
             if squares and self.has_squares(queries):
                 plain, squared = self.algorithm.sums_and_squares(self.state, plan)

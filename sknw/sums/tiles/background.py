@@ -16,12 +16,14 @@ from pathlib import Path
 from types import ModuleType
 
 _PROGRAM = """
-import sys
+import os, sys
+if hasattr(os, "nice"):
+    os.nice({niceness})
 sys.path[:] = {path!r}
 from sknw.sums.tiles.background import compile_for_parent
 compile_for_parent({precision!r})
 """
-_NICENESS = 5
+_NICENESS = 5  # no more: who waits for the loops must not wait for all else that runs
 
 
 class BackgroundCompiler:
@@ -30,7 +32,7 @@ class BackgroundCompiler:
     def __init__(self, precision: str) -> None:
         if getattr(sys, "frozen", False) or not Path(sys.executable).stem.startswith("python"):
             raise OSError(f"{sys.executable!r} is not a Python interpreter")
-        program = _PROGRAM.format(path=sys.path, precision=precision)
+        program = _PROGRAM.format(path=sys.path, precision=precision, niceness=_NICENESS)
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
@@ -77,8 +79,6 @@ def compile_for_parent(precision: str) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
     from sknw.sums.tiles import compiled, disk_cache
 
     threading.Thread(target=_end_with_parent, args=(disk_cache.writing,), daemon=True).start()

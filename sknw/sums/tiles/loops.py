@@ -1,7 +1,7 @@
 """Whether the compiled loops may be used: where compiling them does not cost more than they bring.
 
-numba compiles the loops of one precision in about twenty seconds of a quiet core, once, and keeps
-them on disk. A small problem must not wait for that, nor for the import of numba. So as long as the
+numba compiles the loops of one precision in 20 to 50 seconds of a quiet core, once, and keeps them
+on disk. A small problem must not wait for that, nor for the import of numba. So as long as the
 loops are not ready, torch does the sums, and the seconds that this takes are added up:
 
 - loops that are on disk are loaded for the first problem of some hundred rows;
@@ -19,12 +19,14 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from sknw._compat import is_installed
+from sknw._threads import leaving_cores
 from sknw.sums.tiles.background import BackgroundCompiler, compile_drivers
 
 _WORTH_STARTING = 2.0  # seconds of torch's work, after which the background begins
@@ -164,6 +166,12 @@ class Loops:
         self._ready.add(precision)
         return True
 
+    @property
+    def n_compilers(self) -> int:
+        """Number of processes that compile in the background now."""
+        compilers = list(self._compilers.values())  # another thread may start one
+        return sum(compiler is not None and compiler.is_running for compiler in compilers)
+
     def _start(self, precision: str) -> None:
         try:
             self._compilers[precision] = BackgroundCompiler(precision)
@@ -222,6 +230,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=LOOPS.after_fork)
 
 
+def beside_compilers() -> AbstractContextManager:
+    """Return a context in which torch leaves a core to each process that compiles."""
+    return leaving_cores(LOOPS.n_compilers)
+
+
 @cache
 def _numba_is_there() -> bool:
     return is_installed("numba")
@@ -249,7 +262,7 @@ def compile_ahead() -> dict[str, object]:
 
     Without this call they are compiled when enough work for them has come together, in the
     background, and until then torch does the work. Call it while an image is built, before a
-    continuous-integration job, or before a benchmark. It takes about forty seconds of a quiet
+    continuous-integration job, or before a benchmark. It takes 40 to 100 seconds of a quiet
     core, and a second where the loops are on disk already.
 
     Returns
