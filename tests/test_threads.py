@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_limits_that_overlap_end_in_any_order():
             may_leave.set()
             end.result()
         assert blas_threads() == before
-        may_leave, end = held_by_another_thread(pool, torch_threads, one_blas_thread)
+        may_leave, end = held_by_another_thread(pool, partial(torch_threads, 1), one_blas_thread)
         with one_blas_thread():
             may_leave.set()
             end.result()
