@@ -760,11 +760,7 @@ POOLING = [
     ),
     pooling_case("keys-1d", "^keys" + NOT_FLOATING, keys=KEY[0]),
     pooling_case("two-dtypes", r"one dtype; got .*float64.*float32", queries=QUERY.double()),
-    pooling_case(
-        "half-precision",
-        r"float32|float64",
-        **{name: tensor.half() for name, tensor in TENSORS.items()},
-    ),
+    pooling_case("half-and-full-precision", r"one dtype; got .*float16", queries=QUERY.half()),
     pooling_case(
         "features-differ", "queries have 1 features but keys have 2", queries=QUERY[:, :1]
     ),
@@ -796,6 +792,21 @@ POOLING = [
         queries=QUERY.expand(2, -1, -1),
         weights=torch.ones(3, 4),
     ),
+    pooling_case("weights-per-query", r"^The batch.*\(3,\).*mask\.$", weights=torch.ones(3, 4)),
+    pooling_case("mask-of-floats", r"^mask must be a boolean.*float32", mask=torch.ones(4)),
+    pooling_case("mask-too-short", r"^mask must be .*got shape \(3,\)", mask=torch.ones(3) > 0),
+    pooling_case("mask-turned", r"^mask must be .*\(4, 3\)", mask=torch.ones(4, 3) > 0),
+    pooling_case("mask-numpy", r"^mask must be a boolean.*ndarray", mask=np.ones((3, 4)) > 0),
+    pooling_case(
+        "mask-of-more-members", r"^mask must be .*\(2, 3, 4\)", mask=torch.ones(2, 3, 4) > 0
+    ),
+    pooling_case(
+        "all-masked",
+        NOBODY_IN_REACH.format(n=3, m=3),
+        mask=torch.zeros(3, 4) > 0,
+        empty_neighborhood="raise",
+    ),
+    pooling_case("is_causal-number", r"^is_causal must be True or False; got 1", is_causal=1),
     pooling_case("weights-all-zero", r"^weights must have a positive", weights=torch.zeros(4)),
     pooling_case("weights-negative", r"^weights must be finite and >= 0", weights=-torch.ones(4)),
     pooling_case(

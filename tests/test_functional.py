@@ -218,3 +218,218 @@ def test_a_module_as_kernel_is_evaluated_without_its_graph():
     pooled.sum().backward()
     assert window.rate.grad is None
     assert torch.isfinite(queries.grad).all()
+
+
+def masked_softmax(queries, keys, values, mask):
+    return softmax_pooling(queries, keys, values, mask=~mask)
+
+
+WAYS = ["auto", "dense"]  # plain operations of torch, and sums or blocks
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6), (3, 1, 4, 6), (3, 2, 4, 6), (2, 1, 6)])
+def test_a_mask_is_that_of_softmax_attention(shape, way):
+    queries, keys, values = tensors(3, 2, 4, 2), tensors(2, 6, 2, seed=1), tensors(6, 2, seed=2)
+    mask = tensors(*shape, seed=3) > -0.7
+    mask[..., 0] = True
+    pooled = attention_pooling(queries, keys, values, mask=mask, algorithm=way)
+    expected = masked_softmax(queries, keys, values.expand(3, 2, 6, 2), mask.expand(3, 2, -1, 6))
+    torch.testing.assert_close(pooled, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mask_of_keys_is_the_others_alone_whatever_is_behind_it(way):
+    queries, keys, values = tensors(4, 2), tensors(6, 2, seed=1), tensors(6, 2, seed=2)
+    mask = torch.tensor([True, False, True, True, False, True])
+    weights = torch.rand(6, generator=torch.Generator().manual_seed(0)).double()
+    expected = attention_pooling(queries, keys[mask], values[mask], weights=weights[mask])
+    for odd in (1.0, 1e200, torch.nan, torch.inf):
+        keys[~mask], values[~mask] = odd, -odd
+        for shaped in (mask, mask[None], mask.expand(4, 6)):
+            inputs = [tensor.clone().requires_grad_() for tensor in (queries, keys, values)]
+            pooled = attention_pooling(*inputs, weights=weights, mask=shaped, algorithm=way)
+            torch.testing.assert_close(pooled, expected)
+            grads = torch.autograd.grad(pooled.square().sum(), inputs)
+            assert all(torch.isfinite(grad).all() for grad in grads)
+            assert (grads[1][~mask] == 0).all()
+            assert (grads[2][~mask] == 0).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "biweight"])
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(5, 5), (3, 5), (5, 3)])
+def test_causal_attention_is_the_lower_triangle(n_queries, n_keys, kernel, way):
+    points = tensors(n_queries, 2), tensors(n_keys, 2, seed=1), tensors(n_keys, 2, seed=2)
+    triangle = torch.ones(n_queries, n_keys).tril() > 0  # as scaled_dot_product_attention
+    options = {"kernel": kernel, "bandwidth": 3.0, "algorithm": way}
+    torch.testing.assert_close(
+        attention_pooling(*points, is_causal=True, **options),
+        attention_pooling(*points, mask=triangle, **options),
+    )
+    both = tensors(n_queries, n_keys, seed=3) > -0.5
+    torch.testing.assert_close(
+        attention_pooling(*points, is_causal=True, mask=both, **options),
+        attention_pooling(*points, mask=triangle & both, **options),
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "tricube"])
+def test_a_query_that_may_attend_to_nothing_follows_the_policy(kernel, way):
+    queries, keys, values = tensors(3, 2), tensors(4, 2, seed=1), tensors(4, 1, seed=2)
+    values[3] = torch.nan  # a key that nobody sees
+    mask = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]) > 0
+    options = {"kernel": kernel, "bandwidth": 9.0, "algorithm": way}
+    for policy, expected in (
+        ("nearest", torch.nan),
+        ("nan", torch.nan),
+        ("mean", values[:3].mean().item()),
+    ):
+        inputs = [tensor.clone().requires_grad_() for tensor in (queries, keys, values)]
+        pooled = attention_pooling(*inputs, mask=mask, empty_neighborhood=policy, **options)
+        assert pooled[1].item() == pytest.approx(expected, nan_ok=True)
+        alone = attention_pooling(queries[[0, 2]], keys, values, mask=mask[[0, 2]], **options)
+        torch.testing.assert_close(pooled[[0, 2]], alone)
+        grads = torch.autograd.grad(pooled[[0, 2]].sum(), inputs)
+        assert all(torch.isfinite(grad).all() for grad in grads)
+    with pytest.raises(ValueError, match="1 of 3 queries"):
+        attention_pooling(queries, keys, values, mask=mask, empty_neighborhood="raise", **options)
+    for everything in (mask[1], mask[1].expand(3, 4)):
+        pooled = attention_pooling(queries, keys, values, mask=everything, **options)
+        assert torch.isnan(pooled).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_no_queries_give_no_rows_with_a_gradient(batch, way):
+    queries = torch.zeros(*batch, 0, 2).requires_grad_()
+    keys, values = torch.rand(5, 2), torch.rand(5, 3).requires_grad_()
+    for options in ({}, {"kernel": "biweight"}, {"mask": torch.zeros(0, 5) > 0}):
+        pooled = attention_pooling(queries, keys, values, algorithm=way, **options)
+        assert pooled.shape == (*batch, 0, 3)
+        found = torch.autograd.grad(pooled.sum(), (queries, values))
+        assert found[0].shape == queries.shape
+        assert (found[1] == 0).all()
+
+
+@pytest.mark.parametrize("way", ["auto", "dense", "blocks", "nufft"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "biweight"])
+def test_the_gradient_by_a_weight_of_zero_tells_what_the_key_would_change(
+    kernel, leave_one_out, way
+):
+    if way == "nufft" and kernel != "gaussian":
+        pytest.skip("nufft is for the Gaussian")
+    n = 300
+    keys = torch.rand(n, 2, generator=torch.Generator().manual_seed(0)).double() * 6
+    values, grad = tensors(n, 2, seed=1), tensors(n, 2, seed=2)
+    weights = torch.rand(n, generator=torch.Generator().manual_seed(3)).double() + 0.1
+    weights[(keys[:, 0] > 2) & (keys[:, 0] < 3)] = 0  # a hole: nearer keys have no weight
+    queries = keys.clone() if leave_one_out else keys.roll(1, 0) + 0.1
+    queries[:3] += 40  # rows whose plain weights underflow
+    keys = queries.clone() if leave_one_out else keys
+    weights.requires_grad_()
+
+    def by_hand():
+        sq = ((queries[:, None] - keys) ** 2).sum(-1) / 0.3**2
+        if leave_one_out:
+            sq = sq + torch.diag(torch.full((n,), torch.inf, dtype=sq.dtype))
+        if kernel == "biweight":
+            strengths = (1 - sq).clamp_min(0) ** 2
+            nobody = (strengths @ weights.detach() <= 0)[:, None]
+        else:
+            logs = -sq / 2 if kernel == "gaussian" else -sq.sqrt()
+            top = logs.masked_fill(weights == 0, -torch.inf).amax(dim=1, keepdim=True)
+            strengths, nobody = (logs - top).clamp_max(700).exp(), torch.zeros(n, 1) > 0
+        strengths = strengths * weights
+        mass = strengths.sum(dim=1, keepdim=True)
+        means = strengths @ values / torch.where(nobody, 1.0, mass)
+        return torch.where(nobody, 0.0, means), nobody
+
+    expected, nobody = by_hand()
+    pooled = attention_pooling(
+        queries, keys, values, weights=weights, kernel=kernel, bandwidth=0.3,
+        leave_one_out=leave_one_out, algorithm=way, empty_neighborhood="nan",
+    )  # fmt: skip
+    found, expected = (
+        torch.autograd.grad((torch.where(nobody, 0.0, result) * grad).sum(), weights)[0]
+        for result in (pooled, expected)
+    )
+    assert (expected[weights == 0] != 0).any()
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_on_in_single_precision(dtype):
+    inputs = [tensors(50, 2, seed=seed).to(dtype) for seed in range(3)]
+    for way in WAYS:
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        pooled = attention_pooling(*leaves, algorithm=way)
+        assert pooled.dtype == dtype
+        single = [tensor.float().requires_grad_() for tensor in inputs]
+        expected = attention_pooling(*single, algorithm="dense")
+        torch.testing.assert_close(pooled, expected.to(dtype))
+        found = torch.autograd.grad(pooled.sum(), leaves)
+        for grad, of_single in zip(found, torch.autograd.grad(expected.sum(), single), strict=True):
+            torch.testing.assert_close(grad, of_single.to(dtype))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_under_autocast_dtypes_mix_and_values_keep_theirs(way):
+    layer = torch.nn.Linear(2, 2)
+    keys, values = tensors(9, 2).float(), tensors(9, 1, seed=1).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embedded = layer(keys)
+        assert embedded.dtype == torch.bfloat16
+        pooled = attention_pooling(embedded, keys, values, algorithm=way)
+        assert pooled.dtype == torch.float32
+        pooled.sum().backward()
+    expected = attention_pooling(embedded.detach().float(), keys, values)
+    torch.testing.assert_close(pooled, expected)
+    assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "biweight"])
+@pytest.mark.parametrize("bandwidth", [1.0, 0.8, torch.tensor([0.5, 0.9]).double()])
+def test_many_small_batches_are_what_the_sums_give(kernel, bandwidth):
+    queries, keys, values = tensors(40, 2, 2), tensors(40, 6, 2, seed=1), tensors(40, 6, 1, seed=2)
+    queries[3] += 1e3
+    queries[4] = 1e100
+    weights = tensors(40, 6, seed=3).clamp_min(0) + (torch.arange(6) == 0)
+    for options in ({}, {"weights": weights}):
+        leaves = [tensor.clone().requires_grad_() for tensor in (queries, keys, values)]
+        pooled, expected = (
+            attention_pooling(*leaves, kernel=kernel, bandwidth=bandwidth, algorithm=way, **options)
+            for way in WAYS
+        )
+        torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-9)
+        found, wanted = (
+            torch.autograd.grad(result[:4].square().sum(), leaves) for result in (pooled, expected)
+        )
+        for grad, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(grad, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": tensors(6).abs(), "mask": tensors(5, 6) > 0},
+        {"kernel": "biweight", "bandwidth": 2.0},
+    ],
+    ids=str,
+)
+def test_one_graph_holds_it(options):
+    queries, keys, values = tensors(5, 2), tensors(6, 2, seed=1), tensors(6, 1, seed=2)
+
+    def function(queries, keys, values):
+        return attention_pooling(queries, keys, values, **options).nan_to_num().square().sum()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    results = []
+    for way in (compiled, function):
+        leaves = [tensor.clone().requires_grad_() for tensor in (queries, keys, values)]
+        value = way(*leaves)
+        results.append((value, *torch.autograd.grad(value, leaves)))
+    torch.testing.assert_close(*results)

@@ -32,6 +32,8 @@ LAYERS = [
         "cells",
         "log_attention",
         "smoother",
+        "attend",
+        "pooling",
         "local_smoother",
         "scale_loss",
         "widths",

@@ -41,13 +41,31 @@ def _callable_profile(function: Callable, sq: Tensor) -> Tensor:
 
 
 def _callable_slope(function: Callable, sq: Tensor) -> Tensor:
-    with torch.inference_mode(False), torch.enable_grad():
-        distance = sq.sqrt().requires_grad_()
-        weights = function(distance.clone())  # which it may overwrite
-        if not weights.requires_grad:  # a step: flat wherever it has a slope
-            return torch.zeros_like(sq)
-        (slope,) = torch.autograd.grad(weights.sum(), distance)
-    return slope * half_inverse_root(sq)
+    with torch.inference_mode(False):
+        slope = _derivative(function, sq.sqrt())
+    at_zero = _slope_at_zero(function, sq)
+    return torch.where(sq > 0, slope * half_inverse_root(sq), at_zero)
+
+
+def _derivative(function: Callable, distance: Tensor) -> Tensor:
+    """Return the derivative at each distance; 0 for a step, flat wherever it has a slope."""
+    # the function may overwrite its argument
+    return torch.func.grad(lambda distance: function(distance.clone()).sum())(distance)
+
+
+def _slope_at_zero(function: Callable, like: Tensor) -> Tensor:
+    """Return ``dK/ds`` at 0, half of the second derivative in the distance; 0 at a cusp.
+
+    Pairs of equal points do not pull, so only second derivatives of the sums see it.
+    """
+    with torch.inference_mode(False):
+        zero = like.new_zeros(1)
+        try:
+            slope = _derivative(function, zero)
+            curvature = _derivative(partial(_derivative, function), zero)
+        except RuntimeError:  # a function that torch cannot differentiate twice
+            return zero
+        return torch.where((slope == 0) & curvature.isfinite(), curvature / 2, 0.0)
 
 
 def _check_callable(function: Callable) -> None:

@@ -1,0 +1,60 @@
+"""Kernel weights that torch can differentiate to any order.
+
+The profiles of the records are written for speed: the weight is all that is asked of them, and some
+have an infinite slope in the squared distance at distance 0, which torch's chain rule would turn
+into NaN. Here the derivative of a weight is the record's own slope, and the derivatives of the
+slope are torch's, taken at positive distances only.
+"""
+
+import torch
+from torch import Tensor
+
+from sknw.kernels.record import Kernel
+
+
+def differentiable_weights(kernel: Kernel, sq: Tensor) -> Tensor:
+    """Return the weights at squared distances of any shape."""
+    if torch.compiler.is_compiling():  # it traces no node with a forward mode, and first order only
+        sq = sq.clamp_max(torch.finfo(sq.dtype).max)
+        fixed = sq.detach()
+        return kernel.profile(fixed.clone()) + _slope(kernel, fixed) * (sq - fixed)
+    return _Profile.apply(sq, kernel)
+
+
+def differentiable_log_weights(kernel: Kernel, sq: Tensor) -> Tensor:
+    """Return ``log K`` at squared distances of any shape, for kernels that have a tail."""
+    if kernel.slope_factor is not None:
+        return kernel.slope_factor * sq
+    apart = sq > 0
+    log_weights = kernel.log_profile(torch.where(apart, sq, 1.0))
+    return torch.where(apart, log_weights, 0.0)  # K(0) = 1; a cusp there has the mean slope, 0
+
+
+class _Profile(torch.autograd.Function):
+    @staticmethod
+    def forward(sq: Tensor, kernel: Kernel) -> Tensor:
+        return kernel.profile(sq.clone())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        sq, ctx.kernel = inputs
+        ctx.save_for_backward(sq)
+        ctx.save_for_forward(sq)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        return grad * _slope(ctx.kernel, ctx.saved_tensors[0]), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _) -> Tensor:
+        return tangent * _slope(ctx.kernel, ctx.saved_tensors[0])
+
+    @staticmethod
+    def vmap(info, in_dims, sq: Tensor, kernel: Kernel) -> tuple:
+        return _Profile.apply(sq, kernel), in_dims[0]
+
+
+def _slope(kernel: Kernel, sq: Tensor) -> Tensor:
+    apart = sq > 0
+    slope = kernel.slope(torch.where(apart, sq, 1.0))
+    return torch.where(apart, slope, kernel.slope(sq.new_zeros(1)))
