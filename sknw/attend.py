@@ -49,8 +49,15 @@ class Attention:
     leave_one_out: bool = False
     is_causal: bool = False
 
-    def allowed(self, keys: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor | None:
+    @property
+    def depends_on_places(self) -> bool:
+        """Whether the place of a query among all queries matters."""
+        return self.leave_one_out or self.is_causal
+
+    def allowed(self, keys: Tensor, rows: Tensor | None, mask: Tensor | None) -> Tensor | None:
         """Return who may attend to whom (b or 1, m, n); None: everybody to everything."""
+        if not self.depends_on_places:
+            return mask
         places = torch.arange(keys.shape[1], device=keys.device)
         if self.leave_one_out:
             others = rows[..., None] != places
@@ -68,7 +75,7 @@ def attend(
     values: Tensor,
     weights: Tensor | None,
     zero: Tensor | None,
-    rows: Tensor,
+    rows: Tensor | None,
     mask: Tensor | None,
     *,
     bandwidth: float | Tensor = 1.0,
@@ -85,8 +92,8 @@ def attend(
         Weights of the keys; None: all equal.
     zero : Tensor of shape (b, d) or None
         Where the zero of the coordinates as given lies; only kernels with an edge look at it.
-    rows : Tensor of shape (b, m)
-        Place of each query among all queries.
+    rows : Tensor of shape (b, m) or None
+        Place of each query among all queries; None where no place matters.
     mask : Tensor of shape (b, m, n) or None
         Which keys a query may attend to; None: all.
     bandwidth : float or Tensor of shape () or (d,), default=1.0
@@ -234,7 +241,7 @@ def _fallback(
     values: Tensor,
     weights: Tensor,
     usable: Tensor,
-    rows: Tensor,
+    rows: Tensor | None,
     empty: Tensor,
 ) -> Tensor:
     """Return what rows without a key in reach get, (b, m, k)."""

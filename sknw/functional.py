@@ -88,7 +88,9 @@ def attention_pooling(
     >>> keys = torch.tensor([[0.0], [1.0], [2.0]])
     >>> attention_pooling(keys[:1], keys, 10 * keys, bandwidth=0.5)
     tensor([[1.1976]])
-    >>> attention_pooling(keys, keys, 10 * keys, mask=torch.tensor([True, True, False]))
+    >>> attention_pooling(
+    ...     keys, keys, 10 * keys, mask=torch.tensor([True, True, False])
+    ... )
     tensor([[3.7754],
             [6.2246],
             [8.1757]])
@@ -179,12 +181,16 @@ def _sanitised(
 
 def _flat(tensor: Tensor, batch: torch.Size) -> Tensor:
     """Broadcast to the batch shape and flatten it to one dimension."""
+    if tensor.shape[:-2] == batch and len(batch) == 1:
+        return tensor
     rows, columns = tensor.shape[-2:]
     return tensor.expand(*batch, rows, columns).reshape(batch.numel(), rows, columns)
 
 
 def _batch_shape(queries: Tensor, keys: Tensor, values: Tensor) -> torch.Size:
     shapes = [tensor.shape[:-2] for tensor in (queries, keys, values)]
+    if shapes[0] == shapes[1] == shapes[2]:
+        return shapes[0]
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sknw.attend import Attention, attend
 from sknw.smoother import smooth
+from sknw.sums.autograd import is_hidden
 from sknw.sums.engine import full_precision
 from sknw.sums.tiles.distances import blocks
 
@@ -62,7 +63,9 @@ def pool(
         Largest error, relative to the range of the values.
     """
     n_batch, n_queries, n_features = queries.shape
-    rows = torch.arange(n_queries, device=queries.device).expand(n_batch, -1)
+    rows = None
+    if attention.depends_on_places:
+        rows = torch.arange(n_queries, device=queries.device).expand(n_batch, -1)
     n_elements = n_batch * n_queries * keys.shape[1] * n_features
     is_small = n_elements <= _BLOCK_ELEMENTS and keys.shape[1] <= _MOST_KEYS_AT_ONCE
     at_once = n_elements == 0 or (algorithm == "auto" and is_small)
@@ -168,16 +171,12 @@ class _Node(torch.autograd.Function):
 
 
 def _refuse_hidden(tensors: tuple[Tensor | None, ...]) -> None:
-    """Refuse torch's older batches, which know no rule for nodes and have no storage to look at."""
-    try:
-        for tensor in tensors:
-            if tensor is not None:
-                tensor.untyped_storage()
-    except NotImplementedError:
+    """Refuse torch's older batches, which know no rule for nodes."""
+    if is_hidden(*(tensor for tensor in tensors if tensor is not None)):
         raise RuntimeError(
             "attention_pooling of so many pairs has no batch of gradients by is_grads_batched=True "
             "or vectorize=True; use torch.func.vmap, torch.func.jacrev or torch.func.hessian."
-        ) from None
+        )
 
 
 def _folded(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:

@@ -418,7 +418,7 @@ def test_many_small_batches_are_what_the_sums_give(kernel, bandwidth):
         {"weights": tensors(6).abs(), "mask": tensors(5, 6) > 0},
         {"kernel": "biweight", "bandwidth": 2.0},
     ],
-    ids=str,
+    ids=["weights and mask", "biweight"],
 )
 def test_one_graph_holds_it(options):
     queries, keys, values = tensors(5, 2), tensors(6, 2, seed=1), tensors(6, 1, seed=2)

@@ -85,7 +85,7 @@ def test_first_and_second_derivatives_by_every_input(kernel, way, monkeypatch):
         {"leave_one_out": True, "kernel": "biweight", "bandwidth": 3.0},
         {"kernel": "exponential", "mask": tensors(5) > -0.5},
     ],
-    ids=str,
+    ids=["leave-one-out", "causal", "mask", "biweight", "mask of keys"],
 )
 def test_second_derivatives_with_masks_over_one_set_in_a_batch(options, way, monkeypatch):
     in_small_blocks(monkeypatch) if way == "dense" else None

@@ -151,12 +151,53 @@ def test_gradcheck_through_exclude_and_weights():
     assert torch.autograd.gradcheck(function, (queries, keys, columns))
 
 
-def test_second_derivatives_are_refused():
+SIX = columns_of(6, 2, seed=2)
+
+
+def sums_of(keys):
+    return kernel_sums(KERNELS["gaussian"], None, keys, SIX).sums
+
+
+def gradient_with_graph(loss):
     keys = points(6, 2, seed=1).requires_grad_()
-    sums = kernel_sums(KERNELS["gaussian"], None, keys, columns_of(6, 2, seed=2)).sums
-    (gradient,) = torch.autograd.grad(sums.square().sum(), keys, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    (gradient,) = torch.autograd.grad(loss(sums_of(keys)), keys, create_graph=True)
+    return keys, gradient
+
+
+def by_grads_batched():
+    keys = points(6, 2, seed=1).requires_grad_()
+    sums = sums_of(keys)
+    torch.autograd.grad(sums, keys, torch.ones(3, *sums.shape).double(), is_grads_batched=True)
+
+
+def by_dual_numbers():
+    keys = points(6, 2, seed=1)
+    with torch.autograd.forward_ad.dual_level():
+        sums_of(torch.autograd.forward_ad.make_dual(keys, torch.ones_like(keys)))
+
+
+NOT_TO_BE_HAD = {
+    "second": lambda: gradient_with_graph(lambda sums: sums.square().sum())[1].sum().backward(),
+    "second of a linear loss": lambda: gradient_with_graph(torch.sum)[1].sum().backward(),
+    "hessian": lambda: torch.autograd.functional.hessian(
+        lambda keys: sums_of(keys).sum(), points(6, 2, seed=1)
+    ),
+    "forward mode": by_dual_numbers,
+    "batch of gradients": by_grads_batched,
+    "func.grad": lambda: torch.func.grad(lambda z: sums_of(z).sum())(points(6, 2, seed=1)),
+    "func.jvp": lambda: torch.func.jvp(sums_of, *2 * [(points(6, 2, seed=1),)]),
+    "func.jacrev": lambda: torch.func.jacrev(sums_of)(points(6, 2, seed=1)),
+    "func.vmap": lambda: torch.func.vmap(sums_of)(points(6, 2, seed=1)[None]),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("route", NOT_TO_BE_HAD)
+def test_what_kernel_sums_have_no_derivative_for_is_refused(route):
+    with pytest.raises(
+        RuntimeError, match=r"^Kernel sums have first derivatives in reverse.*Use sknw"
+    ):
+        NOT_TO_BE_HAD[route]()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,11 +11,16 @@ The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij 
 Algorithms know these as `pull`, `scatter` and `stretch`. Rows that were done again
 (`sknw.sums.exact`) do theirs in their own unit: a row's log-scale is a constant that cancels from
 every ratio, so it is not differentiated.
+
+There are first derivatives in reverse mode only. Whoever asks for others gets an error by every
+route; `sknw.pooling` has them all.
 """
+
+from typing import NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.forward_ad import unpack_dual
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
@@ -56,8 +61,17 @@ def kernel_sums(
         Name in `ALGORITHMS`, or ``"auto"``.
     rtol : float, default=1e-8
         Largest error of a ratio of sums, relative to the range of the values.
+
+    Raises
+    ------
+    RuntimeError
+        If more is asked for than first derivatives in reverse mode.
     """
     inputs = [tensor for tensor in (queries, keys, columns, scales) if tensor is not None]
+    if is_hidden(*inputs):
+        _refuse("a transform of torch.func")
+    if any(unpack_dual(tensor).tangent is not None for tensor in inputs):
+        _refuse("forward mode")
     if scales is not None:
         kernel, factors = kernel.scaled_by(scales.detach())
         keys, factors = keys.detach(), factors.to(keys.dtype)
@@ -83,6 +97,23 @@ def kernel_sums(
     return KernelSums(log_scale, sums, report)
 
 
+def is_hidden(*tensors: Tensor) -> bool:
+    """Whether torch.func, or torch's older batches of gradients, hide the numbers of any tensor."""
+    try:
+        for tensor in tensors:
+            tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return True
+    return False
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RuntimeError(
+        f"Kernel sums have first derivatives in reverse mode only; asked for was {what}. Use "
+        "sknw.functional.attention_pooling, which has all."
+    )
+
+
 _MOST_KEPT = 2**25  # numbers kept from the forward pass for the gradient by the scales
 
 
@@ -103,8 +134,16 @@ class _KernelSums(torch.autograd.Function):
         return result.log_scale, result.sums.contiguous()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, _log_scale_grad, sums_grad):
+        if is_hidden(sums_grad):
+            _refuse("a batch of gradients")
+        with torch.no_grad():
+            grads = _KernelSums._gradients(ctx, sums_grad)
+        *inputs, _exclude = ctx.saved_tensors
+        return *_FirstOrder.apply(*grads, *inputs, sums_grad), None, None, None, None
+
+    @staticmethod
+    def _gradients(ctx, sums_grad: Tensor) -> tuple[Tensor | None, ...]:
         passes = _Backward(ctx, sums_grad.mT)
         queries_grad, keys_grad, columns_grad, scales_grad = None, None, None, None
         with full_precision(passes.keys), beside_compilers():
@@ -114,7 +153,23 @@ class _KernelSums(torch.autograd.Function):
                 columns_grad = passes.columns()
             if ctx.needs_input_grad[3]:
                 scales_grad = passes.scales()
-        return queries_grad, keys_grad, columns_grad, scales_grad, None, None, None, None
+        return queries_grad, keys_grad, columns_grad, scales_grad
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Four gradients as they are; their own, by the tensors after them, are refused.
+
+    torch's `once_differentiable` looks at the gradient of the sums alone, so a loss linear in the
+    sums would silently have a second derivative of zero.
+    """
+
+    @staticmethod
+    def forward(ctx, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:4]
+
+    @staticmethod
+    def backward(ctx, *_grads) -> NoReturn:
+        _refuse("a second derivative")
 
 
 class _Backward:
