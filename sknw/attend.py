@@ -23,6 +23,7 @@ from sknw.sums.tiles.distances import edge_allowance
 
 # Logarithm of the largest weight relative to the nearest key's: keys of weight zero may be nearer.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
+_FEWEST_ROWS_FOR_A_LAYOUT = 4
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def attend(
         strengths = _edged_weights(kernel.seeing(zero, attention.eps), queries, keys)
         strengths = strengths if allowed is None else strengths.masked_fill(~allowed, 0.0)
     else:
-        exponents = _exponents(kernel, _Points(queries, keys, bandwidth), usable)
+        exponents = _exponents(kernel, _Points.of(queries, keys, bandwidth), usable)
         if weights is not None:  # a key of weight zero may be nearer than those that count
             exponents = exponents.clamp_max(_LARGEST_LOG[exponents.dtype])
         if usable is None:  # the mass is never 0
@@ -141,17 +142,35 @@ def holds_somewhere(condition: Tensor, *, if_hidden: bool) -> bool:
         return if_hidden
 
 
+def leave_graph(reason: str) -> None:
+    """Leave a graph that torch.compile traces; with fullgraph=True, its error gives the reason."""
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(msg=reason)
+
+
 def _both(first: Tensor | None, second: Tensor) -> Tensor:
     return second if first is None else first & second
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Queries (b, m, d) and keys (b, n, d), with the bandwidth as their unit."""
+    """Queries (d, b, m) and keys (d, b, n), features first, with the bandwidth as their unit."""
 
     queries: Tensor
     keys: Tensor
     bandwidth: float | Tensor = 1.0
+
+    @classmethod
+    def of(cls, queries: Tensor, keys: Tensor, bandwidth: float | Tensor = 1.0) -> "_Points":
+        """Return points given as (b, m, d) and (b, n, d).
+
+        Sums over the features add whole matrices of pairs where those are worth another layout.
+        """
+        is_worth_it = queries.shape[1] >= _FEWEST_ROWS_FOR_A_LAYOUT
+        queries, keys = queries.movedim(-1, 0), keys.movedim(-1, 0)
+        if is_worth_it:
+            queries, keys = queries.contiguous(), keys.contiguous()
+        return cls(queries, keys, bandwidth)
 
     def detach(self) -> "_Points":
         width = self.bandwidth
@@ -160,38 +179,46 @@ class _Points:
 
     def squared_distances(self) -> Tensor:
         """Return the squared distances of all pairs, (b, m, n)."""
-        steps = self.queries[:, :, None] - self.keys[:, None]
+        steps = self.queries[..., None] - self.keys[:, :, None]
         return self._in_bandwidths(steps, steps)
 
     def squared_distances_to(self, anchors: Tensor) -> Tensor:
-        """Return those of each query to its anchor (b, m, d), (b, m, 1)."""
-        steps = self.queries - anchors
-        return self._in_bandwidths(steps, steps)[..., None]
+        """Return those of each query to its anchor (d, b, m), (b, m, 1)."""
+        steps = (self.queries - anchors)[..., None]
+        return self._in_bandwidths(steps, steps)
 
     def excesses(self, anchors: Tensor) -> Tensor:
-        """Return the squared distances less those of each query's anchor (b, m, d)."""
-        keys, anchors = self.keys[:, None], anchors[:, :, None]
-        return self._in_bandwidths(keys - anchors, keys + anchors - 2 * self.queries[:, :, None])
+        """Return the squared distances less those of each query's anchor (d, b, m), (b, m, n)."""
+        keys, anchors = self.keys[:, :, None], anchors[..., None]
+        return self._in_bandwidths(keys - anchors, keys + anchors - 2 * self.queries[..., None])
 
-    def _in_bandwidths(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return the inner products of steps (..., d) in bandwidths."""
-        width = self.bandwidth
-        if isinstance(width, Tensor) and width.ndim:
-            return (left / width * (right / width)).sum(dim=-1)
-        product = (left.square() if left is right else left * right).sum(dim=-1)
-        return product / width**2 if isinstance(width, Tensor) or width != 1.0 else product
+    def rounding(self, anchors: Tensor) -> Tensor:
+        """Return what rounding of the points may add to each excess, (b, m, n)."""
+        queries, keys, anchors = self.queries[..., None], self.keys[:, :, None], anchors[..., None]
+        sizes = keys.abs() + anchors.abs()
+        steps = (keys - anchors).abs() * (sizes + queries.abs()) + (queries - anchors).abs() * sizes
+        return 2 * torch.finfo(keys.dtype).eps * steps.sum(dim=0)
 
     def nearest_keys(self, usable: Tensor | None) -> Tensor:
-        """Return each query's nearest usable key (b, m, d): by distances, then by excesses."""
+        """Return each query's nearest usable key (d, b, m): by distances, then by excesses."""
 
         def smallest(measure: Tensor) -> tuple[Tensor, Tensor]:
             measure = measure if usable is None else measure.masked_fill(~usable, torch.inf)
-            value, place = measure.min(dim=-1, keepdim=True)
-            return value, torch.take_along_dim(self.keys, place, dim=1)
+            value, place = measure.min(dim=-1)
+            return value, torch.take_along_dim(self.keys, place[None], dim=-1)
 
         _, anchors = smallest(self.squared_distances())
         excess, nearer = smallest(self.excesses(anchors))
         return torch.where(excess < 0, nearer, anchors)
+
+    def _in_bandwidths(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the inner products of steps (d, b, m, n) in bandwidths."""
+        width = self.bandwidth
+        if isinstance(width, Tensor) and width.ndim:
+            width = width[:, None, None, None]
+            return (left / width * (right / width)).sum(dim=0)
+        product = (left.square() if left is right else left * right).sum(dim=0)
+        return product / width**2 if isinstance(width, Tensor) or width != 1.0 else product
 
 
 def _exponents(kernel: Kernel, points: _Points, usable: Tensor | None) -> Tensor:
@@ -226,7 +253,7 @@ def _exponents_far_away(kernel: Kernel, points: _Points, usable: Tensor | None) 
 
 def _edged_weights(kernel: Kernel, queries: Tensor, keys: Tensor) -> Tensor:
     """Return the weights (b, m, n); pairs at the edge up to rounding are at distance 1."""
-    sq = _Points(queries, keys).squared_distances()
+    sq = _Points.of(queries, keys).squared_distances()
     with torch.no_grad():
         of_queries, of_keys = edge_allowance(kernel, queries), edge_allowance(kernel, keys)
         at_edge = (sq - 1).abs() <= of_queries[..., None] + of_keys[..., None, :]
@@ -256,9 +283,9 @@ def _fallback(
         others = everyone.allowed(keys, rows, torch.ones_like(usable))
         shares = torch.where(alone, others, usable) * weights[:, None]
     else:
-        points = _Points(queries, keys).detach()
+        points = _Points.of(queries, keys).detach()
         anchors = points.nearest_keys(usable)
-        nearest = points.excesses(anchors) <= _rounding(points, anchors)
+        nearest = points.excesses(anchors) <= points.rounding(anchors)
         shares = (nearest & usable) * weights[:, None]
     total = shares.sum(dim=-1, keepdim=True)
     means = shares @ values / torch.where(total > 0, total, 1.0)
@@ -266,18 +293,10 @@ def _fallback(
 
 
 def _refuse(empty: Tensor) -> None:
+    leave_graph("empty_neighborhood='raise' has to look at values; use 'nan'")
     try:
         refuse_if_raising("raise", int(empty.sum()), empty.numel())
     except RuntimeError:  # see `holds_somewhere`
         raise RuntimeError(
-            "empty_neighborhood='raise' has to look at values, which torch.vmap and torch.compile "
-            "hide; use 'nan' there."
+            "empty_neighborhood='raise' has to look at values, which torch.vmap hides; use 'nan'."
         ) from None
-
-
-def _rounding(points: _Points, anchors: Tensor) -> Tensor:
-    """Return what rounding of the points may add to each excess, (b, m, n)."""
-    queries, keys, anchors = points.queries[:, :, None], points.keys[:, None], anchors[:, :, None]
-    sizes = keys.abs() + anchors.abs()
-    steps = (keys - anchors).abs() * (sizes + queries.abs()) + (queries - anchors).abs() * sizes
-    return 2 * torch.finfo(keys.dtype).eps * steps.sum(dim=-1)

@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sknw.attend import Attention, attend
+from sknw.attend import Attention, attend, leave_graph
 from sknw.smoother import smooth
 from sknw.sums.autograd import is_hidden
 from sknw.sums.engine import full_precision
@@ -82,14 +82,19 @@ def pool(
             return attend(attention, queries, keys, values, weights, zero, rows, mask)
         weights = torch.ones_like(keys[..., 0]) if weights is None else weights
         tensors = queries, keys, values, weights, zero, rows, mask
+        if torch.compiler.is_compiling():
+            leave_graph(
+                "attention_pooling of so many pairs keeps no graph of them, since its memory is "
+                "linear; leave out fullgraph=True"
+            )
+            return torch.compiler.disable(_pool_many_pairs)(attention, algorithm, rtol, tensors)
         return _pool_many_pairs(attention, algorithm, rtol, tensors)
 
 
-@torch.compiler.disable
 def _pool_many_pairs(
     attention: Attention, algorithm: str, rtol: float, tensors: tuple[Tensor | None, ...]
 ) -> Tensor:
-    """Pool in linear memory. A compiled graph is left for that: it would hold all pairs at once."""
+    """Pool in linear memory."""
     by_sums = tensors[-1] is None and not attention.is_causal
     pooling = PooledBySums(attention, algorithm, rtol, _which_need_gradients(tensors))
     return _Node.apply(pooling if by_sums else pooling.in_blocks(), *tensors)[0]

@@ -412,24 +412,55 @@ def test_many_small_batches_are_what_the_sums_give(kernel, bandwidth):
             torch.testing.assert_close(grad, other, rtol=1e-6, atol=1e-8)
 
 
+def pooling_loss(**options):
+    return lambda *points: attention_pooling(*points, **options).nan_to_num().square().sum()
+
+
+def in_one_graph(function, **how):
+    return torch.compile(function, backend="aot_eager", **how)
+
+
+def with_gradients(function):
+    leaves = [tensors(6, 2), tensors(6, 2, seed=1), tensors(6, 1, seed=2)]
+    leaves = [tensor.requires_grad_() for tensor in leaves]
+    value = function(*leaves)
+    return value, *torch.autograd.grad(value, leaves)
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"weights": tensors(6).abs(), "mask": tensors(5, 6) > 0},
-        {"kernel": "biweight", "bandwidth": 2.0},
+        {"weights": tensors(6).abs(), "mask": tensors(6, 6) > 0},
+        {"leave_one_out": True, "bandwidth": torch.tensor([0.5, 2.0]).double()},
+        {"kernel": "biweight", "bandwidth": 2.0, "is_causal": True},
+        {"kernel": lambda u: torch.exp(-u)},
     ],
-    ids=["weights and mask", "biweight"],
+    ids=["weights and mask", "leave-one-out", "causal biweight", "callable"],
 )
-def test_one_graph_holds_it(options):
-    queries, keys, values = tensors(5, 2), tensors(6, 2, seed=1), tensors(6, 1, seed=2)
+def test_one_compiled_graph_holds_it(options):
+    torch._dynamo.reset()
+    function = pooling_loss(**options)
+    compiled = in_one_graph(function, fullgraph=True)
+    torch.testing.assert_close(with_gradients(compiled), with_gradients(function))
 
-    def function(queries, keys, values):
-        return attention_pooling(queries, keys, values, **options).nan_to_num().square().sum()
 
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    results = []
-    for way in (compiled, function):
-        leaves = [tensor.clone().requires_grad_() for tensor in (queries, keys, values)]
-        value = way(*leaves)
-        results.append((value, *torch.autograd.grad(value, leaves)))
-    torch.testing.assert_close(*results)
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's tracer looks at it
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"algorithm": "dense"}, "memory is linear; leave out fullgraph=True"),
+        ({"is_causal": True, "algorithm": "dense"}, "memory is linear; leave out fullgraph=True"),
+        (
+            {"kernel": "tophat", "bandwidth": 9.0, "empty_neighborhood": "raise"},
+            "'raise' has to look at values; use 'nan'",
+        ),
+    ],
+    ids=["sums", "blocks", "raise"],
+)
+def test_what_one_compiled_graph_cannot_hold_leaves_it_or_is_refused(options, reason):
+    torch._dynamo.reset()
+    function = pooling_loss(**options)
+    torch.testing.assert_close(with_gradients(in_one_graph(function)), with_gradients(function))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
+        with_gradients(in_one_graph(function, fullgraph=True))

@@ -40,6 +40,13 @@ def test_a_plain_import_loads_neither_matplotlib_nor_numba():
     )
 
 
+def test_attention_pooling_does_not_load_torchs_compiler():
+    in_a_new_process(
+        "import sys, sknw.functional\n"
+        "assert 'torch._dynamo' not in sys.modules, 'its import takes seconds'"
+    )
+
+
 def test_dir_shows_what_is_public():
     shown = dir(sknw)
     assert shown == sorted([*sknw.__all__, *SUBMODULES, "__version__"])

@@ -23,7 +23,8 @@ def as_kernel(kernel: str | Callable[[Tensor], Tensor] | Kernel) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     if callable(kernel):
-        _check_callable(kernel)
+        if not torch.compiler.is_compiling():
+            _check_callable(kernel)
         return Kernel(
             getattr(kernel, "__name__", type(kernel).__name__),
             partial(_callable_profile, kernel),
