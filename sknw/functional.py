@@ -254,16 +254,20 @@ def _check(queries, keys, values, leave_one_out, empty_neighborhood) -> None:
 
 
 def _check_points(name: str, tensor: Tensor) -> None:
-    expected = f"{name} must be a float32 or float64 tensor of shape (..., rows, columns)"
+    expected = (
+        f"{name} must be a float32 or float64 tensor (or a float16 or bfloat16 one) of shape "
+        "(..., rows, columns)"
+    )
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{expected}; got {type(tensor).__name__}.")
     if tensor.ndim < 2 or tensor.dtype not in _DTYPES:
+        raise ValueError(f"{expected}; got {tensor.dtype} of shape {tuple(tensor.shape)}.")
+    n_rows, n_columns = tensor.shape[-2:]
+    if n_columns == 0 or (n_rows == 0 and name != "queries"):
         raise ValueError(
-            f"{expected}; got {tensor.dtype} of shape {tuple(tensor.shape)}. Half precision works "
-            "too."
+            f"{name} must have at least one {'row and one ' if name != 'queries' else ''}column; "
+            f"got shape {tuple(tensor.shape)}."
         )
-    if 0 in (tensor.shape[-1:] if name == "queries" else tensor.shape[-2:]):
-        raise ValueError(f"{expected}, none of them 0; got shape {tuple(tensor.shape)}.")
 
 
 def _check_weights(weights: Tensor, n_keys: int, dtype: torch.dtype) -> None:

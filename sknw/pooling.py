@@ -1,6 +1,6 @@
 """Attention pooling as one node of torch's graph, with derivatives of any order and in any mode.
 
-An `Operation` maps a batch of tensors to tensors and knows its two derivatives, which are
+An `_Operation` maps a batch of tensors to tensors and knows its two derivatives, which are
 operations again: `pullback` (reverse mode) and `pushforward` (forward mode). `_Node` makes torch
 nodes of operations, so whatever torch asks for, a gradient of a gradient or a batch of them, is one
 more operation.
@@ -118,7 +118,7 @@ def _which_need_gradients(tensors: tuple[Tensor | None, ...]) -> tuple[int, ...]
     )
 
 
-class Operation(ABC):
+class _Operation(ABC):
     """What tensors of one batch (b, ...) become, with its derivatives."""
 
     @abstractmethod
@@ -126,11 +126,11 @@ class Operation(ABC):
         """Return the results, without a graph."""
 
     @abstractmethod
-    def pullback(self, needed: tuple[int, ...]) -> "Operation":
+    def pullback(self, needed: tuple[int, ...]) -> "_Operation":
         """Return what maps inputs and gradients of results to gradients of the needed inputs."""
 
     @abstractmethod
-    def pushforward(self, moving: tuple[int, ...]) -> "Operation":
+    def pushforward(self, moving: tuple[int, ...]) -> "_Operation":
         """Return what maps inputs and tangents of moving inputs to tangents of results."""
 
 
@@ -138,7 +138,7 @@ class _Node(torch.autograd.Function):
     """An operation in torch's graph."""
 
     @staticmethod
-    def forward(operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(operation: _Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         _refuse_hidden(tensors)
         with full_precision(tensors[0]):
             return operation.run(tensors)
@@ -167,7 +167,7 @@ class _Node(torch.autograd.Function):
         return _Node.apply(ctx.operation.pushforward(moving), *ctx.saved_tensors, *moved)
 
     @staticmethod
-    def vmap(info, in_dims, operation: Operation, *tensors: Tensor | None) -> tuple:
+    def vmap(info, in_dims, operation: _Operation, *tensors: Tensor | None) -> tuple:
         """Members of the batch do not know each other, so a mapped dimension is more of them."""
         size = info.batch_size
         folded = [_folded(*pair, size) for pair in zip(tensors, in_dims[1:], strict=True)]
@@ -192,7 +192,7 @@ def _folded(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Blockwise(Operation):
+class Blockwise(_Operation):
     """A function of blocks of rows.
 
     Parameters
@@ -289,7 +289,7 @@ class _Graph:
 
 
 @dataclass(eq=False)
-class PooledBySums(Operation):
+class PooledBySums(_Operation):
     """Pooling by kernel sums.
 
     Parameters
@@ -350,7 +350,7 @@ def _attend(attention: Attention, *tensors: Tensor | None) -> tuple[Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class _SumsPullback(Operation):
+class _SumsPullback(_Operation):
     """The gradient of `pooling` with respect to the needed inputs."""
 
     pooling: PooledBySums

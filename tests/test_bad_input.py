@@ -747,7 +747,10 @@ def pooling_case(id, message, error=ValueError, **arguments):
     return Case(id, arguments, error, message)
 
 
-NOT_FLOATING = r" must be a float32 or float64 tensor of shape \(..., rows, columns\); got "
+NOT_FLOATING = (
+    r" must be a float32 or float64 tensor \(or a float16 or bfloat16 one\) of shape "
+    r"\(..., rows, columns\); got "
+)
 ONE_WEIGHT_PER_KEY = r"^weights must be .*4.*"
 
 POOLING = [
@@ -767,13 +770,13 @@ POOLING = [
     pooling_case("too-few-values", r"got 3 values and 4 keys\.$", values=VALUE[:3]),
     pooling_case(
         "no-keys",
-        r"^keys must be .*none of them 0; got shape \(0, ",
+        r"^keys must have at least one row and one column; got shape \(0, ",
         keys=KEY[:0],
         values=VALUE[:0],
     ),
     pooling_case(
         "no-features",
-        r"^queries must be .*none of them 0; got shape",
+        r"^queries must have at least one column; got shape",
         queries=QUERY[:, :0],
         keys=KEY[:, :0],
     ),

@@ -128,7 +128,7 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
         (
             ([[1.0]], K, V),
             {},
-            r"queries must be a float32 or float64 tensor of shape .*; got list",
+            r"queries must be a float32 or float64 tensor .* of shape .*; got list",
         ),
         (
             (Q[0], K, V),
@@ -139,7 +139,7 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 1, seed=2)
         ((Q.float(), K, V), {}, "must have one dtype"),
         ((Q[:, :1], K, V), {}, "queries have 1 features but keys have 2"),
         ((Q, K, V[:3]), {}, "got 3 values and 5 keys"),
-        ((Q, K[:0], V[:0]), {}, "none of them 0"),
+        ((Q, K[:0], V[:0]), {}, r"keys must have at least one row and one column; got .*\(0, 2\)"),
         ((Q, K, V), {"bandwidth": 0.0}, "bandwidth must be positive and finite; got 0.0"),
         ((Q, K, V), {"bandwidth": torch.ones(3)}, "bandwidth must be a number or have 2 values"),
         (
@@ -302,7 +302,7 @@ def test_a_query_that_may_attend_to_nothing_follows_the_policy(kernel, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("batch", [(), (2,), (0,), (2, 0)])
 def test_no_queries_give_no_rows_with_a_gradient(batch, way):
     queries = torch.zeros(*batch, 0, 2).requires_grad_()
     keys, values = torch.rand(5, 2), torch.rand(5, 3).requires_grad_()
@@ -312,6 +312,22 @@ def test_no_queries_give_no_rows_with_a_gradient(batch, way):
         found = torch.autograd.grad(pooled.sum(), (queries, values))
         assert found[0].shape == queries.shape
         assert (found[1] == 0).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch", [(0,), (3, 0)])
+def test_a_batch_of_nobody_gives_nothing_with_a_gradient(batch, way):
+    queries, keys, values = (torch.rand(*batch, n, 2).requires_grad_() for n in (4, 5, 5))
+    for options in (
+        {},
+        {"kernel": "tricube"},
+        {"is_causal": True, "weights": torch.ones(5)},
+        {"mask": torch.ones(4, 5) > 0, "empty_neighborhood": "raise"},
+    ):
+        pooled = attention_pooling(queries, keys, values, algorithm=way, **options)
+        assert pooled.shape == (*batch, 4, 2)
+        found = torch.autograd.grad(pooled.sum(), (queries, keys, values))
+        assert [grad.shape for grad in found] == [queries.shape, keys.shape, values.shape]
 
 
 @pytest.mark.parametrize("way", ["auto", "dense", "blocks", "nufft"])
