@@ -33,6 +33,7 @@ LAYERS = [
         "log_attention",
         "smoother",
         "attend",
+        "_operations",
         "pooling",
         "local_smoother",
         "scale_loss",

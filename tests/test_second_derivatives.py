@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from sknw import pooling
+from sknw import _operations
 from sknw.functional import attention_pooling
 
 # torch's own forward mode loads decompositions by torch.jit.script when first used
@@ -52,7 +52,7 @@ def cusp(u):
 
 
 def in_small_blocks(monkeypatch):
-    monkeypatch.setattr(pooling, "_BLOCK_ELEMENTS", 24)
+    monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", 24)
 
 
 KERNELS = ["gaussian", "exponential", "cosine", "linear", "biweight", "triweight", "tricube"]
@@ -240,7 +240,7 @@ def test_blocks_of_rows_and_of_members_change_nothing(order, monkeypatch):
 
     expected = derivative()
     for elements in (1, 150, 1300, 2500):
-        monkeypatch.setattr(pooling, "_BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", elements)
         torch.testing.assert_close(derivative(), expected)
 
 
