@@ -19,7 +19,7 @@ from sknw._observations import Observations
 from sknw._progress import SILENT, Progress
 from sknw._threads import torch_threads
 from sknw.cells import Cells, OwnCells
-from sknw.kernels import Kernel
+from sknw.kernels import KERNELS, Kernel
 from sknw.scale_loss import ScaleLoss
 from sknw.smoother import smooth, smooth_with_own, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
@@ -164,6 +164,12 @@ class LeaveOneOut:
     def within(self, lower: np.ndarray, upper: np.ndarray) -> "LeaveOneOut":
         """Return the problem with widths between bounds (n_features,) of the features."""
         return replace(self, bounds=(lower, upper))
+
+    def with_gaussian(self) -> "LeaveOneOut":
+        """Return the problem of a Gaussian, between bounds that smooth as much."""
+        kernel = replace(KERNELS["gaussian"], codes=self.kernel.codes)
+        bounds = self.bounds and tuple(bound / self.kernel.search_scale for bound in self.bounds)
+        return replace(self, kernel=kernel, bounds=bounds)
 
     def of_features(self, of_parameters: np.ndarray) -> np.ndarray:
         """Return each feature's own of what parameters have."""

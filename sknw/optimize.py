@@ -188,12 +188,15 @@ class Descent:
         A step that gains less, relatively, is the last.
     polish_evaluations : int, default=0
         Evaluations that a search without gradients may add to the best minimum.
+    line_steps : int, default=20
+        Largest number of evaluations of one line search. At a kink none of them helps.
     """
 
     bounds: Sequence[tuple[float, float]]
     max_iter: int
     tol: float
     polish_evaluations: int = 0
+    line_steps: int = 20
 
 
 def descend(
@@ -354,6 +357,7 @@ def _lbfgs(
     options = {
         "maxiter": max_iter,
         "maxfun": 20 * max_iter,
+        "maxls": descent.line_steps,
         "ftol": descent.tol,
         "gtol": 1e-10,
         "maxcor": int(np.clip(len(start), 10, _MOST_CORRECTIONS)),

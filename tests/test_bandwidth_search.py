@@ -111,6 +111,43 @@ def test_more_starts_look_at_more_and_are_never_worse():
     assert many.search_report_["n_evaluations"] > one.search_report_["n_evaluations"]
 
 
+@pytest.mark.parametrize("kernel", ["epanechnikov", "tophat", "tricube"])
+def test_many_features_with_a_kernel_that_has_an_edge(kernel):
+    # the criterion with all features is the one with the first two where the others are out
+    X, y = curve(150, 18, seed=9, noise=0.2)
+    y = y + X[:, 1]
+    model = NadarayaWatsonRegressor(kernel=kernel).fit(X, y)
+    of_two = NadarayaWatsonRegressor(kernel=kernel).fit(X[:, :2], y)
+    assert model.criterion_ <= of_two.criterion_ * 1.01
+    at_bandwidth = reference.loo_loss(kernel, X, y, model.bandwidth_)
+    assert model.criterion_ == pytest.approx(at_bandwidth, rel=1e-9)
+    assert model.search_report_["n_evaluations"] < 20 * X.shape[1]
+
+
+def test_bounds_are_kept_with_many_features_and_a_kernel_that_has_an_edge():
+    X, y = curve(100, 18, seed=9)
+    bounds = [(1.5, 2.5)] * 2 + [(3.0, 30.0)] * 16
+    model = NadarayaWatsonRegressor(BandwidthSearch(bounds=bounds), kernel="epanechnikov").fit(X, y)
+    low, high = np.transpose(bounds)
+    assert ((model.bandwidth_ >= low) & (model.bandwidth_ <= high)).all()
+    scan = [
+        reference.loo_loss("epanechnikov", X, y, np.clip(h, low, high))
+        for h in np.geomspace(1.5, 30, 30)
+    ]
+    assert model.criterion_ <= min(scan) * (1 + 1e-9)
+
+
+def test_many_categories_with_a_kernel_that_has_an_edge():
+    rng = np.random.default_rng(2)
+    numbers, _ = curve(120, 15, seed=3)
+    X = np.column_stack([rng.integers(0, 3, (120, 2)), numbers])
+    y = 2.0 * X[:, 0] + np.sin(2 * X[:, 2]) + 0.1 * rng.normal(size=120)
+    model = NadarayaWatsonRegressor(kernel="epanechnikov", categorical_features=[0, 1])
+    model.fit(X, y)
+    assert model.criterion_ == pytest.approx(np.mean((model.predict_loo() - y) ** 2), rel=1e-9)
+    assert model.criterion_ < 0.2 * y.var()
+
+
 def test_few_steps_end_with_a_warning():
     X, y = curve(60, 3)
     with pytest.warns(UserWarning, match="stopped after 1 steps"):

@@ -8,6 +8,12 @@ without it. Where there is a single bandwidth to find, the scan alone tells its 
 each is refined. On larger data a random subsample rehearses; its bandwidths, rescaled by
 ``(n_s/n)^(1/(d+4))``, start the descents on all rows, and only the latter count.
 
+The criterion of a kernel with an edge has kinks and flat stretches, where descents stop early. A
+search without gradients goes on from there. With more than 15 bandwidths it would have too many
+directions to try, and common multiples of all spreads leave most rows without neighbours: there the
+Gaussian's bandwidths are found first, the descent starts from their best common multiple, and where
+it stops single bandwidths are moved by ever shorter strides, each followed by another descent.
+
 Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
 random, an unbiased sample of the criterion; their neighbours are always all the others. A single
 bandwidth with a fast transform needs no sample.
@@ -41,6 +47,9 @@ _MINIMA, _ROWS_TO_SCAN = 3, 2000  # of a single bandwidth
 _LARGE, _PART = 20_000, 4000
 _FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
 _TOL_OF_LARGE, _RTOL_OF_LARGE = 1e-7, 1e-6
+_MOST_POLISHED = 15  # bandwidths of a kernel with an edge
+_OF_GAUSSIAN = np.geomspace(0.1, 10.0, 25)  # multiples of the Gaussian's bandwidths
+_STRIDES_OF_EDGE, _LINE_STEPS = (1.6, 1.25, 1.1, 1.04, 1.015), 5
 _MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
@@ -168,6 +177,8 @@ def _shrinkage(part: LeaveOneOut, task: LeaveOneOut) -> float:
 def _search(
     task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
 ) -> Minimum:
+    if _starts_from_gaussian(task):
+        return _search_from_gaussian(task, plan, objective, random_state)
     size = _ROWS_TO_SCAN if task.n_parameters == 1 else REHEARSAL_SIZE
     small = task.subsample(size, random_state)
     rehearsal = plan.objective(small) if len(small) < len(task) else None
@@ -182,6 +193,30 @@ def _search(
         carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
     )
     return _explored(task, objective, best, descent)
+
+
+def _starts_from_gaussian(task: LeaveOneOut) -> bool:
+    return task.n_parameters > _MOST_POLISHED and not task.kernel.has_smooth_loss
+
+
+def _search_from_gaussian(
+    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
+) -> Minimum:
+    """Return the minimum near a multiple of the Gaussian's bandwidths."""
+    smooth, widths = task.with_gaussian(), task.widths
+    with task.progress.stage("Gaussian bandwidths", None):
+        found = _search(smooth, plan, plan.objective(smooth), random_state)
+    found_widths = smooth.widths.values(found.x)
+    is_out = found_widths >= smooth.widths.upper
+    with task.progress.stage(f"multiples of them for {task.kernel.name!r}"):
+        multiples = task.kernel.search_scale * found_widths * _OF_GAUSSIAN[:, None]
+        points = [widths.coordinates(np.where(is_out, widths.upper, at)) for at in multiples]
+        start = scan_minima(objective, points)[0]
+    descent = Descent(widths.bounds, plan.max_iter, plan.tol, line_steps=_LINE_STEPS)
+    best = descend(objective, [start], descent)
+    for stride in _STRIDES_OF_EDGE:
+        best = _lower_minimum(task, objective, best, descent, stride) or best
+    return best
 
 
 def _starts(
@@ -217,20 +252,36 @@ def _drawn_starts(
 
 def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
     """Look around a minimum and descend again, as long as something lower lies close by."""
+    stride = _STRIDE if len(task) <= _ROWS_TO_EXPLORE else None
     for _ in range(_EXPLORATIONS):
-        with task.progress.stage("look around"):
-            lower = _lower_neighbor(objective, task, best)
+        lower = _lower_minimum(task, objective, best, descent, stride)
         if lower is None:
             break
-        again = descend(objective, [lower.x], descent)
-        best = again if again.objective <= lower.objective else lower
+        best = lower
     return best
 
 
-def _lower_neighbor(objective: Objective, task: LeaveOneOut, best: Minimum) -> Minimum | None:
-    """Return what moves of single widths lead to, if it is lower (or wider and no higher)."""
+def _lower_minimum(
+    task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent, stride: float | None
+) -> Minimum | None:
+    """Return where a descent ends from what lies close by, if something there is lower."""
+    with task.progress.stage("look around"):
+        lower = _lower_neighbor(objective, task, best, stride)
+    if lower is None:
+        return None
+    again = descend(objective, [lower.x], descent)
+    return again if again.objective <= lower.objective else lower
+
+
+def _lower_neighbor(
+    objective: Objective, task: LeaveOneOut, best: Minimum, stride: float | None
+) -> Minimum | None:
+    """Return what moves of single widths lead to, if it is lower (or wider and no higher).
+
+    Widths are moved out of the way or by a stride; None: only out of the way.
+    """
     widths = task.widths.values(best.x)
-    strides = (_STRIDE, 1 / _STRIDE) if len(task) <= _ROWS_TO_EXPLORE else ()
+    strides = () if stride is None else (stride, 1 / stride)
     moves = list(_moves(widths, task.widths, strides))
     if not moves:
         return None
