@@ -10,6 +10,7 @@ from sknw.attend import Attention, holds_somewhere
 from sknw.kernels import as_kernel
 from sknw.pooling import mean_of_used, pool
 from sknw.smoother import EMPTY_NEIGHBORHOODS
+from sknw.sums.algorithms.choice import named_algorithm
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.float64, *_HALF_PRECISION)
@@ -98,6 +99,8 @@ def attention_pooling(
     _check(queries, keys, values, leave_one_out, empty_neighborhood)
     if not isinstance(is_causal, bool):
         raise ValueError(f"is_causal must be True or False; got {is_causal!r}.")
+    if algorithm != "auto":
+        named_algorithm(algorithm)
     if not isinstance(rtol, Real) or not 0 < rtol < 1:
         raise ValueError(f"rtol must be a number between 0 and 1; got {rtol!r}.")
     batch = _batch_shape(queries, keys, values)

@@ -221,8 +221,8 @@ class _Fallback:
         for group, shifted in self.key_set.shifted_groups(
             nearest, queries, exclude, rows, tiles=differentiable
         ):
-            sums = shifted.sums(nearest, self.columns)
-            result[group] = (sums[1:] / sums[0]).mT.to(result.dtype)  # no key at all: 0/0, NaN
+            sums = shifted.sums(nearest, self.columns).mT
+            result[group] = _quotients(sums).to(result.dtype)
         return result[rows]
 
     def _overall(self, exclude: Tensor | None, rows: Tensor) -> Tensor:
@@ -233,7 +233,13 @@ class _Fallback:
             left_out = exclude[rows]
             own = columns[:, left_out.clamp_min(0)].mT
             total = total - torch.where(left_out[:, None] >= 0, own, 0.0)
-        return total[:, 1:] / total[:, :1]
+        return _quotients(total)
+
+
+def _quotients(sums: Tensor) -> Tensor:
+    """Return the means (m, k) of sums (m, 1 + k); NaN, which has no gradient, without any key."""
+    mass = sums[:, :1]
+    return torch.where(mass > 0, sums[:, 1:] / torch.where(mass > 0, mass, 1.0), torch.nan)
 
 
 def refuse_if_raising(policy: str, n_empty: int, n_queries: int) -> None:

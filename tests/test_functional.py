@@ -480,3 +480,44 @@ def test_what_one_compiled_graph_cannot_hold_leaves_it_or_is_refused(options, re
     torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
         with_gradients(in_one_graph(function, fullgraph=True))
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mean", "nan"])
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "epanechnikov"])
+@pytest.mark.parametrize("n", [6, 600])
+def test_a_member_of_padding_alone_gets_nan_and_no_gradient(n, kernel, policy):
+    x = torch.linspace(-1, 1, 2 * n).reshape(2, n, 1)
+    y = (2 * x).requires_grad_()
+    mask = torch.ones(2, 1, n, dtype=torch.bool)
+    mask[1] = False
+    for algorithm in ("auto", "dense", "blocks"):
+        pooled = attention_pooling(
+            x, x, y, mask=mask, kernel=kernel, empty_neighborhood=policy, algorithm=algorithm
+        )
+        assert pooled[0].isfinite().all()
+        assert pooled[1].isnan().all()
+        (slope,) = torch.autograd.grad(pooled.nan_to_num().sum(), y)
+        assert slope[0].sum().item() == pytest.approx(n, rel=1e-3)
+        assert (slope[1] == 0).all()
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mean"])
+@pytest.mark.parametrize("algorithm", ["auto", "dense"])
+def test_a_row_that_is_its_only_key_has_no_gradient(algorithm, policy):
+    x = torch.tensor([[0.0], [1.0], [3.0]])
+    y, weights = x.clone().requires_grad_(), torch.tensor([1.0, 0, 0], requires_grad=True)
+    pooled = attention_pooling(
+        x, x, y, weights=weights, leave_one_out=True, algorithm=algorithm, empty_neighborhood=policy
+    )
+    assert pooled.isnan().flatten().tolist() == [True, False, False]
+    slopes = torch.autograd.grad(pooled.nan_to_num().sum(), (y, weights))
+    assert slopes[0].flatten().tolist() == [2.0, 0.0, 0.0]
+    assert slopes[1].isfinite().all()
+
+
+def test_an_unknown_algorithm_is_refused_also_where_none_is_chosen():
+    x = torch.zeros(3, 1)
+    with pytest.raises(ValueError, match="algorithm must be 'auto' or one of"):
+        attention_pooling(x, x, x, algorithm="best", is_causal=True)
+    with pytest.raises(ValueError, match="algorithm must be 'auto' or one of"):
+        attention_pooling(x[:0], x, x, algorithm="best")

@@ -22,6 +22,10 @@ Q, K, V = tensors(4, 2), tensors(5, 2, seed=1), tensors(5, 2, seed=2)
 W = torch.tensor([0.5, 2.0, 0.0, 1.0, 0.3], dtype=DOUBLE)
 
 
+def cauchy(u):
+    return 1 / (1 + u * u)
+
+
 def plain(queries, keys=K, values=V, weights=None, bandwidth=1.0):
     steps = (queries[..., :, None, :] - keys[..., None, :, :]) / bandwidth
     strengths = torch.exp(-0.5 * steps.square().sum(-1))
@@ -265,3 +269,19 @@ def test_derivatives_of_far_queries_are_those_of_shifted_softmax(kernel, distanc
             )(q)
         )(queries)
         torch.testing.assert_close(found, hessian(loss_of(shifted))(queries), atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["auto", "dense"])
+@pytest.mark.parametrize("kernel", ["gaussian", "exponential", "epanechnikov", "tricube", cauchy])
+def test_forward_mode_within_forward_mode_is_right_or_refused(kernel, way):
+    def loss(bandwidth):
+        return attention_pooling(
+            0.3 * Q, 0.3 * K, V, bandwidth=bandwidth, kernel=kernel, algorithm=way
+        ).sum()
+
+    bandwidth = torch.tensor(1.7, dtype=DOUBLE)
+    if way == "auto" and kernel not in ("gaussian", "exponential"):
+        with pytest.raises(RuntimeError, match="forward mode within forward mode"):
+            jacfwd(jacfwd(loss))(bandwidth)
+        return
+    torch.testing.assert_close(jacfwd(jacfwd(loss))(bandwidth), hessian(loss)(bandwidth))

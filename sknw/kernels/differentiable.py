@@ -18,7 +18,24 @@ def differentiable_weights(kernel: Kernel, sq: Tensor) -> Tensor:
         sq = sq.clamp_max(torch.finfo(sq.dtype).max)
         fixed = sq.detach()
         return kernel.profile(fixed.clone()) + _slope(kernel, fixed) * (sq - fixed)
+    if _n_forward_modes(sq) > 1:
+        raise RuntimeError(
+            f"Attention with kernel {kernel.name!r} has no forward mode within forward mode, such "
+            "as jacfwd of jacfwd; use torch.func.hessian, or jacfwd of torch.func.grad."
+        )
     return _Profile.apply(sq, kernel)
+
+
+def _n_forward_modes(tensor: Tensor) -> int:
+    """Return how many forward modes of torch.func the tensor is in."""
+    functorch = torch._C._functorch
+    levels = functorch.get_interpreter_stack() or []
+    forward = {level.level() for level in levels if level.key() == functorch.TransformType.Jvp}
+    n = 0
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        n += functorch.maybe_get_level(tensor) in forward
+        tensor = functorch.get_unwrapped(tensor)
+    return n
 
 
 def differentiable_log_weights(kernel: Kernel, sq: Tensor) -> Tensor:

@@ -195,7 +195,8 @@ class KeySet:
         """
         n_pairs = len(rows) * len(self.keys)
         evaluator = evaluator_for(kernel, self.keys.dtype, self.keys.device, n_pairs)
-        if len(rows) and evaluator is FUSED and kernel.tail is not None and not tiles:
+        by_loops = len(rows) and evaluator is FUSED and kernel.tail is not None and not tiles
+        if by_loops and self.usable.any():
             yield rows, CompiledRows.of(kernel, self, queries[rows], _of(exclude, rows))
             return
         size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)

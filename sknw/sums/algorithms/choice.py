@@ -29,7 +29,7 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
     rtol = problem.rtol * (_GRADIENT_CARE if problem.needs_grad else 1.0)
     if automatic and problem.n_pairs < _FEWEST_PAIRS:
         return Dense(rtol)
-    candidates = list(ALGORITHMS.values()) if automatic else [_named(algorithm)]
+    candidates = list(ALGORITHMS.values()) if automatic else [named_algorithm(algorithm)]
     able, refusals = [], []
     for candidate in (candidate(rtol) for candidate in candidates):
         reasons = candidate.unsupported_reasons(problem)
@@ -45,7 +45,14 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
     return min(able, key=lambda candidate: candidate.seconds(problem))
 
 
-def _named(algorithm: str) -> type[Algorithm]:
+def named_algorithm(algorithm: str) -> type[Algorithm]:
+    """Return the algorithm of a name other than ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(
             f"algorithm must be 'auto' or one of {list(ALGORITHMS)}; got {algorithm!r}."

@@ -14,8 +14,6 @@ FUSED, TORCH = Fused(), TorchTiles()
 EVALUATORS: dict[str, Evaluator] = {evaluator.name: evaluator for evaluator in (FUSED, TORCH)}
 # Fewer pairs than this are not worth a call of compiled code, nor those of one problem its loading.
 _FEWEST_FUSED_PAIRS = 2**17
-# The loops are called for each problem of a batch, which takes as long as torch takes for these.
-_FEWEST_FUSED_PAIRS_OF_A_PROBLEM = 2**13
 _TORCH_SECONDS_PER_PAIR = 1e-8  # of one core, about, with the gradients that follow most sums
 
 
@@ -52,8 +50,6 @@ def _chosen(kernel, dtype, device, n_pairs, n_problems, ask) -> Evaluator:
 
 def _worth_the_loops(precision: str, n_pairs: float, n_problems: int, ask) -> bool:
     """Whether the pairs are many: for a call of loops that are ready, in all problems together."""
-    if n_pairs < _FEWEST_FUSED_PAIRS_OF_A_PROBLEM:
-        return False
     total = n_pairs * n_problems
     many = (total if LOOPS.are_ready(precision) else n_pairs) >= _FEWEST_FUSED_PAIRS
     return many and ask(precision, _torch_seconds(total))
