@@ -13,6 +13,7 @@ import warnings
 from contextlib import redirect_stdout
 
 import numpy as np
+from _report import print_header
 
 from sknw import NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 
@@ -44,6 +45,7 @@ def main():
     parser.add_argument("--d", type=int, default=26)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["search", "diagonal"])
     asked = parser.parse_args()
+    print_header("silence: the longest time between two lines of fit(verbose=1)")
     rng = np.random.default_rng(0)
     X = rng.normal(size=(asked.n, asked.d))
     y = np.sin(2 * X[:, 0]) + X[:, 1] + 0.1 * rng.normal(size=asked.n)
