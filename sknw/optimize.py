@@ -110,6 +110,17 @@ class Objective:
         """The parameters at which the loss was computed, and the losses, in their order."""
         return [np.frombuffer(x) for x in self._seen], list(self._seen.values())
 
+    def no_higher(self, found: Minimum) -> Minimum:
+        """Return the lowest parameters of all evaluated so far, if they are lower than a minimum.
+
+        A line search that stops at a kink forgets where it has been. Without a penalty only.
+        """
+        x, loss = min(self._seen.items(), key=lambda seen: seen[1])
+        value = _finite(float(np.log(loss + _FLOOR)))
+        if value >= found.objective:
+            return found
+        return replace(found, x=np.frombuffer(x), objective=value, curve=[*found.curve[:-1], loss])
+
     def _total(self, x: np.ndarray, requires_grad: bool) -> tuple[Tensor, Tensor]:
         parameters = to_tensor(x, dtype=torch.float64, device=self.device).clone()
         parameters.requires_grad_(requires_grad)

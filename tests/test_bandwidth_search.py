@@ -122,6 +122,8 @@ def test_many_features_with_a_kernel_that_has_an_edge(kernel):
     at_bandwidth = reference.loo_loss(kernel, X, y, model.bandwidth_)
     assert model.criterion_ == pytest.approx(at_bandwidth, rel=1e-9)
     assert model.search_report_["n_evaluations"] < 20 * X.shape[1]
+    lowest = np.nanmin(model.search_path_["criterion"])
+    assert model.criterion_ == pytest.approx(lowest, rel=1e-9)
 
 
 def test_bounds_are_kept_with_many_features_and_a_kernel_that_has_an_edge():

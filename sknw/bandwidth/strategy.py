@@ -216,7 +216,7 @@ def _search_from_gaussian(
     best = descend(objective, [start], descent)
     for stride in _STRIDES_OF_EDGE:
         best = _lower_minimum(task, objective, best, descent, stride) or best
-    return best
+    return objective.no_higher(best)
 
 
 def _starts(
