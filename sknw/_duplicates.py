@@ -24,6 +24,9 @@ from sknw._features import Features
 
 DUPLICATES = ("auto", "keep", "merge")
 _EXPECTED = 0.01  # coincidences of the whole table, from which on they may be chance
+# Cells per observation up to which to share sums pays: cells have different weights, and sums with
+# weights read a tenth more (float32, one feature) than those without.
+_WORTH_SHARING = 0.9
 _MANY = 10  # rows of a group that no resampling makes of one row
 
 
@@ -38,7 +41,8 @@ class Groups:
     observation : ndarray of shape (n_rows,)
         The observation that each row belongs to.
     cell : ndarray of shape (n_observations,)
-        The cell that each observation belongs to, never falling.
+        The cell that each observation belongs to, never falling. Where hardly any observations
+        have the same X, each is a cell of its own.
     first : ndarray of shape (n_observations,)
         A row of each observation.
     decided : dict of str to int
@@ -76,7 +80,11 @@ class Groups:
             "keep": int(np.count_nonzero((size > 1) & ~merged)),
             "merge": int(np.count_nonzero(merged)),
         }
-        return cls(observation, cell[first], first, decided)
+        cell = cell[first]
+        n_cells = np.count_nonzero(np.diff(cell)) + 1
+        if n_cells > _WORTH_SHARING * len(cell):
+            cell = np.arange(len(cell))
+        return cls(observation, cell, first, decided)
 
 
 def _expected(

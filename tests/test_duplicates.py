@@ -310,6 +310,22 @@ def test_a_million_rows_in_twenty_cells_have_four_hundred_pairs():
     np.testing.assert_allclose(model.predict(np.arange(20.0)[:, None]), cell_means, atol=0.01)
 
 
+@pytest.mark.parametrize(("n_tied", "n_keys"), [(6, 100), (40, 80)])
+def test_sums_are_shared_where_many_rows_are_tied_and_equal_the_reference_in_any_case(
+    n_tied, n_keys
+):
+    X, y, weights = rng().normal(size=(100, 2)), rng(1).normal(size=100), rng(2).uniform(1, 2, 100)
+    X[1:n_tied:2] = X[0:n_tied:2]
+    model = NadarayaWatsonRegressor(0.4, algorithm="dense").fit(X, y, weights)
+    np.testing.assert_allclose(
+        model.predict_loo(), reference.predict_loo("gaussian", X, y, 0.4, weights), rtol=1e-12
+    )
+    queries = rng(3).normal(size=(20, 2))
+    expected = reference.predict("gaussian", queries, X, y, 0.4, weights)
+    np.testing.assert_allclose(model.predict(queries), expected, rtol=1e-12)
+    assert model.sums_report_["n_keys"] == n_keys
+
+
 def test_a_hundred_thousand_rows_in_cells_are_searched_on_all_of_them():
     n = 100_000
     X, y = rng().integers(50, size=(n, 1)).astype(float), rng(1).integers(2, size=n).astype(float)
