@@ -7,18 +7,18 @@ The public submodules are attributes that are imported when they are first asked
 import importlib
 from types import ModuleType
 
-from sknw._types import (
+from sknw._version import __version__ as __version__
+from sknw.bandwidth import BandwidthSearch, NeighborBandwidth
+from sknw.nadaraya_watson import NadarayaWatsonRegressor
+from sknw.parametric import ParametricNWRegressor
+from sknw.sums import compile_ahead
+from sknw.support.warnings import (
     DeviceWarning,
     EmptyNeighborhoodWarning,
     MetricWarning,
     UnseenCategoryWarning,
     VersionWarning,
 )
-from sknw._version import __version__ as __version__
-from sknw.bandwidth import BandwidthSearch, NeighborBandwidth
-from sknw.nadaraya_watson import NadarayaWatsonRegressor
-from sknw.parametric import ParametricNWRegressor
-from sknw.sums import compile_ahead
 
 __all__ = [
     "BandwidthSearch",

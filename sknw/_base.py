@@ -17,7 +17,10 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
-from sknw._arrays import (
+from sknw._prepared import latest_report, prepared_smoother, remember_report
+from sknw._version import __version__
+from sknw.bandwidth import check_bandwidth
+from sknw.data.arrays import (
     accumulator_dtype,
     fit_device,
     input_array,
@@ -27,8 +30,19 @@ from sknw._arrays import (
     torch_dtype,
     weights_tensor,
 )
-from sknw._attention import attention_matrix, top_attention
-from sknw._compat import (
+from sknw.data.duplicates import DUPLICATES
+from sknw.data.features import Features
+from sknw.data.observations import Observations
+from sknw.data.tables import naming_columns, readable, refuse_dates
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.kernels import KERNELS, Kernel, as_kernel
+from sknw.kernels.codes import Codes
+from sknw.metrics import pulled_in, representable_bandwidth
+from sknw.smoothing.attention import attention_matrix, top_attention
+from sknw.smoothing.cells import Cells, OwnCells
+from sknw.smoothing.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
+from sknw.sums import ALGORITHMS, check_algorithm
+from sknw.support.compat import (
     HAS_CATEGORICAL_TAG,
     CallbackSupportMixin,
     Interval,
@@ -37,23 +51,9 @@ from sknw._compat import (
     fit_context,
     validate_data,
 )
-from sknw._duplicates import DUPLICATES
-from sknw._features import Features
-from sknw._observations import Observations
-from sknw._prepared import latest_report, prepared_smoother, remember_report
-from sknw._progress import Progress, progress_of
-from sknw._state import full_precision_everywhere, publish, question, snapshot
-from sknw._tables import naming_columns, readable, refuse_dates
-from sknw._types import EmptyNeighborhoodWarning, VersionWarning, warn_if_empty, warn_user
-from sknw._version import __version__
-from sknw.bandwidth import check_bandwidth
-from sknw.cells import Cells, OwnCells
-from sknw.kernels import KERNELS, Kernel, as_kernel
-from sknw.kernels.codes import Codes
-from sknw.leave_one_out import LeaveOneOut
-from sknw.metrics import pulled_in, representable_bandwidth
-from sknw.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
-from sknw.sums import ALGORITHMS, check_algorithm
+from sknw.support.progress import Progress, progress_of
+from sknw.support.state import full_precision_everywhere, publish, question, snapshot
+from sknw.support.warnings import EmptyNeighborhoodWarning, VersionWarning, warn_if_empty, warn_user
 
 _FLOATS = [np.float64, np.float32]
 _LARGEST_PROPERTY = 2000

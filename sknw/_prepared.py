@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from sknw._observations import Observations
-from sknw.smoother import Smoother
+from sknw.data.observations import Observations
+from sknw.smoothing.smoother import Smoother
 
 _smoothers: WeakKeyDictionary[Observations, tuple[tuple, Smoother]] = WeakKeyDictionary()
 

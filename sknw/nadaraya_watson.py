@@ -5,12 +5,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
-from sknw._progress import Progress
-from sknw._state import question
 from sknw.bandwidth import NeighborBandwidth, Selection, resolve_bandwidth
-from sknw.leave_one_out import LeaveOneOut
-from sknw.local_smoother import LocalSmoother
-from sknw.smoother import Smoother
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.neighbors import LocalSmoother
+from sknw.smoothing.smoother import Smoother
+from sknw.support.progress import Progress
+from sknw.support.state import question
 
 _OF_A_SEARCH = (
     "criterion_", "search_report_", "search_path_", "irrelevant_features_",

@@ -13,17 +13,17 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clon
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from sknw._arrays import predict_device, to_numpy, torch_dtype
 from sknw._base import BaseNadarayaWatson
-from sknw._compat import Interval, StrOptions
-from sknw._features import Features
-from sknw._progress import Progress
-from sknw._random import NoDraws
-from sknw._state import question
-from sknw._types import MetricWarning, warn_user
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
-from sknw.leave_one_out import LeaveOneOut
+from sknw.data.arrays import predict_device, to_numpy, torch_dtype
+from sknw.data.features import Features
+from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric, learned
+from sknw.support.compat import Interval, StrOptions
+from sknw.support.progress import Progress
+from sknw.support.random import NoDraws
+from sknw.support.state import question
+from sknw.support.warnings import MetricWarning, warn_user
 from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, in_blocks, train
 
 

@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; its threads
 def compiled_loops():
     """Let the compiled loops do what they do on a machine that is no longer fresh."""
     import sknw
-    from sknw.sums.tiles.loops import LOOPS
+    from sknw.sums.evaluators.compiled.readiness import LOOPS
 
     if LOOPS.installed:
         sknw.compile_ahead()

@@ -8,14 +8,14 @@ from numbers import Real
 
 import numpy as np
 
-from sknw._features import Features
-from sknw._observations import Observations
 from sknw.bandwidth.criteria import CRITERIA, Criterion
 from sknw.bandwidth.neighbors import NeighborBandwidth
 from sknw.bandwidth.rules import Scott, Silverman
 from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
-from sknw.leave_one_out import LeaveOneOut
+from sknw.data.features import Features
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
 
 SELECTORS: dict[str, Selector] = {
     **{criterion: BandwidthSearch(criterion) for criterion in CRITERIA},

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut
 
 
 class Criterion(ABC):

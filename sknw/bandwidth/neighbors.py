@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from sknw._arrays import to_numpy
-from sknw._compat import Interval, StrOptions
-from sknw._features import Features
-from sknw._observations import Observations
-from sknw._types import warn_user
 from sknw.bandwidth.selector import Selection, Selector
-from sknw.leave_one_out import LeaveOneOut
-from sknw.local_smoother import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
+from sknw.data.arrays import to_numpy
+from sknw.data.features import Features
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.neighbors import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
+from sknw.support.compat import Interval, StrOptions
+from sknw.support.warnings import warn_user
 
 _N_CANDIDATES = 20  # numbers of neighbours looked at in one pass
 

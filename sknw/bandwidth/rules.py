@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from sknw._observations import Observations
 from sknw.bandwidth.selector import Selection, Selector
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.kernels import Kernel
-from sknw.leave_one_out import LeaveOneOut
 
 
 def _scott_factor(size: float, n_features: int) -> float:

@@ -10,16 +10,16 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
-from sknw._compat import Interval, StrOptions
-from sknw._features import Features
-from sknw._observations import Observations
-from sknw._types import warn_user
 from sknw.bandwidth.criteria import CRITERIA
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.bandwidth.strategy import Found, Plan, search
-from sknw.leave_one_out import LeaveOneOut
-from sknw.optimize import Minimum
+from sknw.data.features import Features
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.minimize import Minimum
+from sknw.support.compat import Interval, StrOptions
+from sknw.support.warnings import warn_user
 
 
 class BandwidthSearch(Selector, BaseEstimator):

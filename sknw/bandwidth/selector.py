@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sknw._features import Features
-from sknw._observations import Observations
-from sknw.leave_one_out import LeaveOneOut
+from sknw.data.features import Features
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
 
 
 @dataclass(frozen=True)

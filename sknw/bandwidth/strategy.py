@@ -3,9 +3,9 @@
 A criterion of bandwidths has local minima where they are narrow and plateaus where they are wide.
 The search therefore scans the whole range with one common multiple of every feature's spread, and
 then each feature's own. From the best of both, bounded quasi-Newton descents start (in the
-coordinates of `sknw.widths`), and last every feature is asked whether the criterion is lower
-without it. Where there is a single bandwidth to find, the scan alone tells its minima apart, and
-each is refined. On larger data a random subsample rehearses; its bandwidths, rescaled by
+coordinates of `sknw.fitting.parametrization`), and last every feature is asked whether the
+criterion is lower without it. Where there is a single bandwidth to find, the scan alone tells its
+minima apart, and each is refined. On larger data a random subsample rehearses; its bandwidths, rescaled by
 ``(n_s/n)^(1/(d+4))``, start the descents on all rows, and only the latter count.
 
 The criterion of a kernel with an edge has kinks and flat stretches, where descents stop early. A
@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
 from sknw.bandwidth.criteria import Criterion
-from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
-from sknw.optimize import (
+from sknw.data.arrays import to_tensor
+from sknw.fitting.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
+from sknw.fitting.minimize import (
     Descent,
     Minimum,
     Objective,
@@ -38,7 +38,7 @@ from sknw.optimize import (
     line_search,
     scan_minima,
 )
-from sknw.widths import Widths
+from sknw.fitting.parametrization import Widths
 
 _EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
 _DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads

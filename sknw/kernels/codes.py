@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw.data.arrays import to_numpy, to_tensor
 
 # The cost of an exact match, by bytes of a float. Powers of two, so that sums of whole multiples
 # are exact; larger than what the squares of any two keys may differ by.

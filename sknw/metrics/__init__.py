@@ -4,10 +4,10 @@
 `simpler` one; training goes up from the simplest, so that none ends above a simpler one.
 """
 
-from sknw.metrics._base import Metric, fill, learned, pulled_in, representable_bandwidth
-from sknw.metrics.full import FullMetric
-from sknw.metrics.mlp import MlpMetric
+from sknw.metrics.matrix import FullMetric
+from sknw.metrics.metric import Metric, fill, learned, pulled_in, representable_bandwidth
 from sknw.metrics.module import ModuleMetric
+from sknw.metrics.network import MlpMetric
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
 
 METRICS: dict[str, type[Metric]] = {

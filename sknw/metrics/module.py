@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sknw._arrays import to_numpy
-from sknw._random import OwnDraws
-from sknw.metrics._base import Metric
+from sknw.data.arrays import to_numpy
+from sknw.metrics.metric import Metric
+from sknw.support.random import OwnDraws
 
 _PREFIX = "module."  # of the names of the user's module in ours
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
-from sknw.metrics._base import Metric, numeric
+from sknw.data.arrays import to_numpy, to_tensor
+from sknw.metrics.metric import Metric, numeric
 
 
 class Scales(torch.nn.Module):

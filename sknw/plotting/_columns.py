@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sknw._tables import Table
+from sknw.data.tables import Table
 from sknw.plotting._shared import (
     categorical_mask,
     default_names,

@@ -14,10 +14,10 @@ from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.choice import ALGORITHMS
 from sknw.sums.autograd import kernel_sums
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
+from sknw.sums.evaluators.compiled.readiness import compile_ahead
+from sknw.sums.evaluators.registry import has_own_threads
+from sknw.sums.geometry.interactions import Layout
 from sknw.sums.problem import KernelSums, Problem
-from sknw.sums.tiles.evaluators import has_own_threads
-from sknw.sums.tiles.loops import compile_ahead
-from sknw.sums.tiles.pairs import Layout
 
 __all__ = [
     "ALGORITHMS",

@@ -9,11 +9,11 @@ The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij 
     dL/dlog c = 2 Σ_ij K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)²    for scales c of the features
 
 Algorithms know these as `pull`, `scatter` and `stretch`. Rows that were done again
-(`sknw.sums.exact`) do theirs in their own unit: a row's log-scale is a constant that cancels from
+(`sknw.sums.tails`) do theirs in their own unit: a row's log-scale is a constant that cancels from
 every ratio, so it is not differentiated.
 
 There are first derivatives in reverse mode only. Whoever asks for others gets an error by every
-route; `sknw.pooling` has them all.
+route; `sknw.smoothing.pooling.node` has them all.
 """
 
 from typing import NoReturn
@@ -25,8 +25,8 @@ from torch.autograd.forward_ad import unpack_dual
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
+from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.problem import KernelSums
-from sknw.sums.tiles.loops import beside_compilers
 
 
 def kernel_sums(

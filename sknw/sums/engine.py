@@ -28,9 +28,9 @@ from torch import Tensor
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.choice import choose
-from sknw.sums.exact import KeySet, weak_rows
+from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.problem import KernelSums, Problem
-from sknw.sums.tiles.loops import beside_compilers
+from sknw.sums.tails import KeySet, weak_rows
 
 DEFAULT_RTOL = 1e-8
 

@@ -20,8 +20,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
-from sknw._random import OwnDraws
+from sknw.data.arrays import to_numpy, to_tensor
+from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem

@@ -1,7 +1,8 @@
 """Where a solver walks: coordinates in which equal steps matter alike.
 
-Scales are walked as logarithms of the widths 1/|w|, within bounds (`sknw.widths`). Weights that may
-change their sign are walked as they are, each in units of its own magnitude.
+Scales are walked as logarithms of the widths 1/|w|, within bounds (see
+`sknw.fitting.parametrization`). Weights that may change their sign are walked as they are, each in
+units of its own magnitude.
 """
 
 from abc import ABC, abstractmethod
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from sknw._arrays import to_tensor
-from sknw.widths import Widths
+from sknw.data.arrays import to_tensor
+from sknw.fitting.parametrization import Widths
 
 
 class Coordinates(ABC):

@@ -8,7 +8,7 @@ of the expected gradient outerproduct"). A metric of low rank starts from the le
 import torch
 from torch import Tensor
 
-from sknw.smoother import smooth
+from sknw.smoothing.smoother import smooth
 from sknw.training.problem import TrainingProblem
 
 _MOST_ROWS = 2000

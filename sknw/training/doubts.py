@@ -7,9 +7,9 @@ the predictions beat the mean of y.
 import numpy as np
 import torch
 
-from sknw._arrays import to_numpy
-from sknw.leave_one_out import LeaveOneOut
-from sknw.smoother import Smoother
+from sknw.data.arrays import to_numpy
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.smoother import Smoother
 from sknw.training.validation import Embedding
 
 _FEWEST_ROWS = 20  # fewer tell nothing

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sknw.optimize import Descent, Minimum, Walk, descend, go_on, race
+from sknw.fitting.minimize import Descent, Minimum, Walk, descend, go_on, race
 from sknw.training.coordinates import Coordinates
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.watch import Watch

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy
+from sknw.data.arrays import to_numpy
 
 
 def random_leaves(points: Tensor, size: int, drawn: np.random.RandomState) -> list[np.ndarray]:

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor
-from sknw._random import OwnDraws
-from sknw.leave_one_out import LeaveOneOut
+from sknw.data.arrays import to_numpy, to_tensor
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.minimize import Objective
+from sknw.fitting.parametrization import Widths
 from sknw.metrics import Metric, fill, learned
-from sknw.optimize import Objective
 from sknw.sums.engine import full_precision
+from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
 from sknw.training.validation import Embedding, Validation
-from sknw.widths import Widths
 
 
 @dataclass(frozen=True, eq=False)

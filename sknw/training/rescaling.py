@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
-from sknw.leave_one_out import LeaveOneOut
+from sknw.data.arrays import to_tensor
+from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.training.problem import TrainingProblem
 from sknw.training.validation import Embedding, in_blocks
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sknw._arrays import to_numpy, to_tensor
+from sknw.data.arrays import to_numpy, to_tensor
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.watch import Watch
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._random import OwnDraws
-from sknw.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
+from sknw.fitting.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
 from sknw.metrics import Metric, fill, learned
+from sknw.support.random import OwnDraws
 from sknw.training.directions import important_directions
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.rescaling import rescaled

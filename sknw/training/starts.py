@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sknw.optimize import coordinate_scan, scan_minima
+from sknw.fitting.minimize import coordinate_scan, scan_minima
 from sknw.training.problem import TrainingProblem
 
 _RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts

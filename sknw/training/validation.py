@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_tensor
-from sknw._random import OwnDraws
-from sknw.leave_one_out import LeaveOneOut
-from sknw.smoother import smooth
+from sknw.data.arrays import to_tensor
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.smoother import smooth
 from sknw.sums.engine import full_precision
+from sknw.support.random import OwnDraws
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from _workload import leave_one_out_bandwidth, normal_data, print_peers
 from sklearn.neighbors import RadiusNeighborsRegressor
 
 from sknw import NadarayaWatsonRegressor
-from sknw.sums.tiles.fused import disabled
+from sknw.sums.evaluators.compiled.driver import disabled
 
 EVALUATORS = {"fused": nullcontext, "torch": disabled}
 SAMPLE = 200

@@ -13,9 +13,9 @@ from _report import print_header, print_table, timed
 from _workload import normal_data, print_peers, scott_bandwidth
 
 from sknw import NadarayaWatsonRegressor
-from sknw._types import EmptyNeighborhoodWarning
 from sknw.kernels import KERNELS
 from sknw.sums import ALGORITHMS
+from sknw.support.warnings import EmptyNeighborhoodWarning
 
 PAIRS_PER_CELL = 1e10  # rounds are fewer where one takes long
 

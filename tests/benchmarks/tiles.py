@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sknw import NadarayaWatsonRegressor
-from sknw._observations import Observations
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.minimize import Objective
 from sknw.kernels import KERNELS
-from sknw.leave_one_out import LeaveOneOut
-from sknw.optimize import Objective
-from sknw.sums.tiles.fused import disabled
+from sknw.sums.evaluators.compiled.driver import disabled
 
 BANDWIDTH = 0.5
 PROBES = 200

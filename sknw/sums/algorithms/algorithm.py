@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithms.moments import pull_by_moments, swapped_sums
+from sknw.sums.algorithms.moments import contract, swapped_exclude, with_moments
 from sknw.sums.problem import Problem
 
 
@@ -92,7 +92,16 @@ class Algorithm(ABC):
         gradient G (b, k, m) of the sums and `kernel`, whose profile is the slope K'. Where the
         queries are the keys, the first is None and the second the gradient by both ways.
         """
-        return pull_by_moments(self, state, plan, kernel, grad)
+        keys, queries = state.keys, plan.queries
+        points_from = keys if queries is None else queries
+        wide = self.prepare(kernel, keys, with_moments(state.columns, keys), like=state)
+        forward = self.sums(wide, self.plan(wide, queries, plan.exclude))
+        queries_grad = contract(points_from, grad, forward)
+        swapped = self._over_queries(state, plan, kernel, with_moments(grad, points_from))
+        keys_grad = contract(keys, state.columns, swapped)
+        if queries is None:
+            return None, queries_grad + keys_grad
+        return queries_grad, keys_grad
 
     def stretch(self, state: Any, plan: Any, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²`` feature by feature, (b, d).
@@ -108,7 +117,17 @@ class Algorithm(ABC):
 
     def scatter(self, state: Any, plan: Any, grad: Tensor) -> Tensor:
         """Return ``Σ_i K_ij G_i``, the gradient with respect to the columns (b, k, n)."""
-        return swapped_sums(self, state, plan, state.kernel, grad)
+        return self._over_queries(state, plan, state.kernel, grad)
+
+    def _over_queries(self, state: Any, plan: Any, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return, for every key, the sums (b, k, n) over the queries of columns (b, k, m)."""
+        keys, queries = state.keys, plan.queries
+        points_from = keys if queries is None else queries
+        swapped = self.prepare(kernel, points_from, columns.contiguous(), like=state)
+        if queries is None:
+            return self.sums(swapped, self.plan(swapped, None, None))
+        exclude = swapped_exclude(plan.exclude, keys.shape[1])
+        return self.sums(swapped, self.plan(swapped, keys, exclude))
 
     def report(self, state: Any, plan: Any) -> dict:
         """Return what a user may want to know: the entries of `sknw.sums.engine` that it knows."""

@@ -14,10 +14,10 @@ from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_runs
 from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.algorithms.reach import share_in_reach
+from sknw.sums.evaluators.evaluator import Evaluator
+from sknw.sums.evaluators.registry import evaluator_for, has_squares
+from sknw.sums.geometry.interactions import Layout, Meeting, meeting_of, meeting_within
 from sknw.sums.problem import Problem
-from sknw.sums.tiles.evaluator import Evaluator
-from sknw.sums.tiles.evaluators import evaluator_for, has_squares
-from sknw.sums.tiles.pairs import Layout, Meeting, meeting_of, meeting_within
 
 # Points of a block: small boxes drop more pairs, but more boxes are to be compared. Sums over keys
 # are fastest where blocks are whole vectors of a core, several at a time.

@@ -6,9 +6,9 @@ only where algorithms are far apart.
 
 import torch
 
-from sknw._threads import n_threads
+from sknw.sums.evaluators.registry import likely_evaluator
 from sknw.sums.problem import Problem
-from sknw.sums.tiles.evaluators import likely_evaluator
+from sknw.support.threads import n_threads
 
 # Nanoseconds of one core for a pair: at all, for each feature, for each value column.
 _PAIR = {

@@ -9,9 +9,9 @@ from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.costs import seconds_of_pairs
 from sknw.sums.algorithms.moments import both_ways, swapped_exclude
+from sknw.sums.evaluators.evaluator import Evaluator
+from sknw.sums.evaluators.registry import evaluator_for, has_squares
 from sknw.sums.problem import Problem
-from sknw.sums.tiles.evaluator import Evaluator
-from sknw.sums.tiles.evaluators import evaluator_for, has_squares
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from sknw._compat import is_installed
-from sknw._threads import shared_out
+from sknw.support.compat import is_installed
+from sknw.support.threads import shared_out
 
 # Part of the tolerance that a periodic image, or all keys too far to count, may weigh.
 _NEGLIGIBLE = 0.5

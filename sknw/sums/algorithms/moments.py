@@ -9,44 +9,8 @@ With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij = |q_i − z_j|²`` and ``G = dL/dS``,
 that is, sums of the extra columns ``v ⊗ z``, and sums with the roles of queries and keys swapped.
 """
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
-
-from sknw.kernels import Kernel
-
-if TYPE_CHECKING:
-    from sknw.sums.algorithms.algorithm import Algorithm
-
-
-def pull_by_moments(
-    algorithm: "Algorithm", state: Any, plan: Any, kernel: Kernel, grad: Tensor
-) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients with respect to queries and keys: see `Algorithm.pull`."""
-    keys, queries = state.keys, plan.queries
-    points_from = keys if queries is None else queries
-    wide = algorithm.prepare(kernel, keys, _with_moments(state.columns, keys), like=state)
-    forward = algorithm.sums(wide, algorithm.plan(wide, queries, plan.exclude))
-    queries_grad = _contract(points_from, grad, forward)
-    swapped = swapped_sums(algorithm, state, plan, kernel, _with_moments(grad, points_from))
-    keys_grad = _contract(keys, state.columns, swapped)
-    if queries is None:
-        return None, queries_grad + keys_grad
-    return queries_grad, keys_grad
-
-
-def swapped_sums(
-    algorithm: "Algorithm", state: Any, plan: Any, kernel: Kernel, columns: Tensor
-) -> Tensor:
-    """Return, for every key, the sums (b, k, n) over the queries of columns (b, k, m)."""
-    keys, queries = state.keys, plan.queries
-    points_from = keys if queries is None else queries
-    swapped = algorithm.prepare(kernel, points_from, columns.contiguous(), like=state)
-    if queries is None:
-        return algorithm.sums(swapped, algorithm.plan(swapped, None, None))
-    exclude = swapped_exclude(plan.exclude, keys.shape[1])
-    return algorithm.sums(swapped, algorithm.plan(swapped, keys, exclude))
 
 
 def swapped_exclude(exclude: Tensor | None, n_keys: int) -> Tensor | None:
@@ -64,13 +28,13 @@ def both_ways(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([grad, values], dim=1), torch.cat([values, grad], dim=1)
 
 
-def _with_moments(columns: Tensor, points: Tensor) -> Tensor:
+def with_moments(columns: Tensor, points: Tensor) -> Tensor:
     """Append the columns ``v ⊗ z``: (b, k, n) and (b, n, d) to (b, k (1 + d), n)."""
     moments = columns[:, :, None, :] * points.mT[:, None]  # (b, k, d, n)
     return torch.cat([columns, moments.flatten(1, 2)], dim=1)
 
 
-def _contract(points: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
+def contract(points: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
     """Return ``2 Σ_c weights_c (points Σ K' column_c − Σ K' column_c ⊗ others)``.
 
     From points (b, n, d), weights (b, k, n) and sums (b, k (1 + d), n), to (b, n, d).

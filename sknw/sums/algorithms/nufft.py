@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy, to_tensor, working_memory_bytes
-from sknw._threads import n_threads
+from sknw.data.arrays import to_numpy, to_tensor, working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.sums.algorithms import fourier
 from sknw.sums.algorithms.algorithm import Algorithm
@@ -25,8 +24,9 @@ from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.fourier import FourierSums, Grid
 from sknw.sums.algorithms.reach import share_in_reach, share_of_doubt
+from sknw.sums.geometry.interactions import NO_SHARE
 from sknw.sums.problem import Problem
-from sknw.sums.tiles.pairs import NO_SHARE
+from sknw.support.threads import n_threads
 
 _MOST_FEATURES = 3
 _PROBES = 64

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sknw._arrays import to_numpy
+from sknw.data.arrays import to_numpy
 from sknw.kernels import Kernel
 from sknw.kernels.codes import numeric_part
 from sknw.sums.problem import Problem

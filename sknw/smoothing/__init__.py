@@ -1,0 +1,1 @@
+"""From kernel sums to estimates: ratios, attention weights, empty neighbourhoods, pooling."""

@@ -1,0 +1,1 @@
+"""Attention pooling of tensors, as nodes of torch's graph."""

@@ -1,0 +1,1 @@
+"""Evaluators: who computes the weights between blocks of queries and keys."""

@@ -1,0 +1,200 @@
+"""Tiles by torch: any kernel, any device, whole batches at a time.
+
+Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is several times faster
+than its transpose. Leave-one-out of a whole set over itself visits each unordered pair once.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sknw.data.arrays import accumulator_dtype
+from sknw.kernels import Kernel
+from sknw.sums.evaluators.evaluator import Evaluator
+from sknw.sums.geometry.distances import (
+    Points,
+    add_mismatches,
+    blocks,
+    edges_by_differences,
+    exclude_keys,
+    may_use_product,
+    settle_edges,
+    squared_distances,
+    tile_elements,
+)
+from sknw.sums.geometry.interactions import Pairs
+
+_KEYS_PER_TILE = 2048
+_SQUARE_TILE = 512
+
+
+class TorchTiles(Evaluator):
+    """Weights of one tile at a time, then matrix products."""
+
+    name = "torch"
+
+    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whatever torch can hold."""
+        return True
+
+    def points(self, rows: Tensor, n_codes: int = 0) -> Points:
+        """Lift the points for distances by matrix product."""
+        return Points.of(rows, n_codes)
+
+    def sums(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
+        """Return ``Σ_j K_ij v_j``, shape (b, k, m)."""
+        n_queries = len(keys if queries is None else queries)
+        total = _zeros(columns, (*columns.shape[:2], n_queries))
+
+        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+            total[batch, :, i] += columns[batch, :, j] @ weights.mT  # (k, n_t) @ (n_t, m_t)
+
+        _visit(kernel, queries, keys, exclude, pairs, add)
+        return total
+
+    def pull(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
+        """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
+        points = keys if queries is None else queries
+        total, of_codes = _zeros(left, points.rows.shape), _zeros(left, points.codes.shape)
+
+        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+            strengths = weights * (left[batch, :, i].mT @ right[batch, :, j])
+            rows, others = points.rows[batch, i], keys.rows[batch, j]
+            strength = strengths.sum(dim=-1, keepdim=True)
+            if squared:  # (q − z)² = q² − 2qz + z²
+                total[batch, i] += strength * rows.square() - 2 * rows * (strengths @ others)
+                total[batch, i] += strengths @ others.square()
+                for f, steps, cost in _mismatches(kernel, points, keys, batch, i, j):
+                    of_codes[batch, i, f] += (strengths * steps * cost).sum(dim=-1)
+            else:
+                total[batch, i] += strength * rows - strengths @ others
+
+        _visit(kernel, queries, keys, exclude, pairs, add)
+        return torch.cat([total, of_codes], dim=-1)
+
+
+def _mismatches(
+    kernel: Kernel, queries: Points, keys: Points, batch: slice, i: slice, j: slice
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield what `Codes.mismatches` does for one tile."""
+    if kernel.codes is not None:
+        codes = kernel.of_members(batch).codes
+        yield from codes.mismatches(queries.codes[batch, i], keys.codes[batch, j])
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros(shape, dtype=accumulator_dtype(like.device), device=like.device)
+
+
+def _visit(
+    kernel: Kernel,
+    queries: Points | None,
+    keys: Points,
+    exclude: Tensor | None,
+    pairs: Pairs | None,
+    add: Callable[[slice, slice, slice, Tensor], None],
+) -> None:
+    """Call ``add(batch, i, j, weights)`` with the weights (b, m_t, n_t) of every tile."""
+    whole_set_over_itself = queries is None and pairs is None
+    if queries is None and not whole_set_over_itself:
+        exclude = torch.arange(len(keys), device=keys.rows.device)
+    queries = keys if queries is None else queries
+    shape = _square_shape(keys) if whole_set_over_itself else _cross_shape(queries, keys)
+    at_once = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // (shape[0] * shape[1]))
+    for batch in blocks(len(keys.rows), at_once):
+        points = queries.of_batch(batch), keys.of_batch(batch)
+        part = Tile(kernel.of_members(batch), *points, shape)
+        if whole_set_over_itself:
+            part.visit_square(batch, add)
+        elif pairs is None:
+            part.visit(batch, _all_tiles(len(queries), len(keys), shape), exclude, add)
+        else:
+            part.visit(batch, _tiles_of(pairs, shape), exclude, add)
+
+
+def _cross_shape(queries: Points, keys: Points) -> tuple[int, int]:
+    elements = tile_elements(keys.rows.device, keys.rows.dtype)
+    n_keys = max(1, min(len(keys), _KEYS_PER_TILE, elements))
+    return max(1, min(len(queries), elements // n_keys)), n_keys
+
+
+def _square_shape(keys: Points) -> tuple[int, int]:
+    side = int(tile_elements(keys.rows.device, keys.rows.dtype) ** 0.5)
+    if keys.rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
+        side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(keys) // 4)))
+    side = max(1, min(side, len(keys)))
+    return side, side
+
+
+def _all_tiles(n_queries: int, n_keys: int, shape: tuple[int, int]) -> Iterator[tuple]:
+    for i in blocks(n_queries, shape[0]):
+        for j in blocks(n_keys, shape[1]):
+            yield i, j
+
+
+def _tiles_of(pairs: Pairs, shape: tuple[int, int]) -> Iterator[tuple]:
+    for rows, keys in pairs.tiles:
+        for i in blocks(rows.stop - rows.start, shape[0]):
+            for j in blocks(keys.stop - keys.start, shape[1]):
+                yield _within(rows, i), _within(keys, j)
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    return slice(outer.start + inner.start, outer.start + inner.stop)
+
+
+class Tile:
+    """The weights between blocks of one batch of queries and keys."""
+
+    def __init__(self, kernel: Kernel, queries: Points, keys: Points, shape: tuple[int, int]):
+        self.kernel, self.queries, self.keys, self.shape = kernel, queries, keys, shape
+        self.largest_norm = float(queries.norms.max()), float(keys.norms.max())
+        self.may_use_product = may_use_product(kernel, keys, *self.largest_norm)
+        if kernel.has_edge:
+            self.query_edges = kernel.edge_allowance(kernel.sizes(queries.rows), queries.rows.dtype)
+            self.key_edges = self.query_edges
+            if queries is not keys:
+                self.key_edges = kernel.edge_allowance(kernel.sizes(keys.rows), keys.rows.dtype)
+
+    def weights(self, i: slice, j: slice) -> Tensor:
+        """Return the weights (b, m_t, n_t); the next tile takes their memory."""
+        product = self.may_use_product or may_use_product(
+            self.kernel,
+            self.keys,
+            float(self.queries.norms[:, i].max()),
+            float(self.keys.norms[:, j].max()),
+        )
+        sq = squared_distances(self.queries, self.keys, i, j, product=product)
+        codes = self.queries.codes[:, i], self.keys.codes[:, j]
+        if not self.kernel.has_edge:
+            return self.kernel.profile(add_mismatches(self.kernel.codes, *codes, sq))
+        edges, costs = (self.query_edges[:, i], self.key_edges[:, j]), None
+        if self.kernel.codes is not None:
+            costs = add_mismatches(self.kernel.codes, *codes, torch.zeros_like(sq))
+            sq = sq.add_(costs)
+        if product:
+            rows = self.queries.rows[:, i], self.keys.rows[:, j]
+            sq = edges_by_differences(sq, *rows, *edges, costs)
+        else:
+            sq = settle_edges(sq, *edges)
+        return self.kernel.profile(sq)
+
+    def visit(self, batch: slice, tiles: Iterator[tuple], exclude: Tensor | None, add) -> None:
+        """Visit tiles of queries and keys."""
+        for i, j in tiles:
+            weights = self.weights(i, j)
+            exclude_keys(weights, None if exclude is None else exclude[i], j, 0.0)
+            add(batch, i, j, weights)
+
+    def visit_square(self, batch: slice, add) -> None:
+        """Visit the tiles of a set over itself, without the diagonal, each pair once."""
+        tiles = list(blocks(len(self.keys), self.shape[0]))
+        for a, i in enumerate(tiles):
+            for j in tiles[a:]:
+                weights = self.weights(i, j)
+                if i == j:
+                    weights.diagonal(dim1=-2, dim2=-1).zero_()
+                else:
+                    add(batch, j, i, weights.mT)
+                add(batch, i, j, weights)

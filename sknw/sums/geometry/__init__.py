@@ -1,0 +1,1 @@
+"""Where points stand: blocks of them, which blocks meet, squared distances."""

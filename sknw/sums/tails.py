@@ -1,0 +1,557 @@
+"""Rows done again: exact sums relative to the nearest key, where plain sums are not good enough.
+
+A kernel that never reaches zero gives every query some neighbour, however far. Each weight is taken
+relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
+accuracy in the tails.
+
+The excess of a key's squared distance over the nearest key's is ``(z_j − a)(z_j + a − 2q)`` with a
+the nearest key. The difference of two squared distances would lose the keys' differences to
+rounding when the query is far; this form is exactly zero for keys alike, and as accurate at any
+distance as the points are.
+
+Mismatches of categories that have to match exactly come first: the nearest key is one with the
+fewest, and only such keys have weight, each by its other distance. So the squared distance of a
+nearest key counts without them, and they cancel from excesses before anything else is added.
+
+Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
+and keys, only blocks that matter meet: what is left out is less than rounding of the sums, so the
+rows of every algorithm are exact, whatever its tolerance.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sknw.data.arrays import accumulator_dtype, to_tensor
+from sknw.kernels import Kernel
+from sknw.kernels.codes import Codes, numeric_part
+from sknw.sums.algorithms.moments import swapped_exclude
+from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
+from sknw.sums.evaluators.registry import FUSED, evaluator_for
+from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
+from sknw.sums.geometry.interactions import NO_SHARE, Layout, Meeting, Pairs, meeting_of
+
+_KEYS_PER_TILE = 2048
+_WORTH_A_LAYOUT = 5e7  # pairs
+_MANY_ROWS, _WORTH_IT_FOR_MANY = 64, 5e6  # rows, and pairs from which a layout pays for them
+_KEY_BLOCK, _ROW_BLOCK = 256, 16
+# Logarithm of the largest weight, and of one that does not underflow beside a gradient.
+_LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
+_DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
+# Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
+_MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
+
+
+def weak_rows(kernel: Kernel, mass: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return which rows of a plain mass need to be done again; None where no row can."""
+    return mass < _MASS_FLOOR[dtype] if kernel.tail is not None else None
+
+
+def _nearest_tail(excess: Tensor, nearest: Tensor) -> Tensor:
+    return (excess <= 0).to(excess.dtype)
+
+
+def nearest_kernel(kernel: Kernel) -> Kernel:
+    """Return the limit of a vanishing bandwidth: all weight on the nearest key, ties shared."""
+    return replace(
+        kernel,
+        name="nearest",
+        support=torch.inf,
+        tail=_nearest_tail,
+        log_profile=torch.zeros_like,
+        formula=("nearest", "profile"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftedRows(ABC):
+    """Queries against keys, with each row's nearest key as its unit of weight.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (m, d)
+        Rows in bandwidth units.
+    key_set : KeySet
+        The keys, (n, d).
+    exclude : Tensor of shape (m,) or None
+        Key that a row leaves out, or -1.
+    """
+
+    queries: Tensor
+    key_set: "KeySet"
+    exclude: Tensor | None
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that the sums evaluate."""
+        return len(self.queries) * len(self.key_set.keys)
+
+    @abstractmethod
+    def log_scale(self, kernel: Kernel) -> Tensor:
+        """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
+
+    @abstractmethod
+    def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return the rows' shifted sums (k, m) of columns (k, n)."""
+
+    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        total = self.scatter_to_usable(kernel, grad)
+        unusable = (~self.key_set.usable).nonzero().squeeze(1)
+        if len(unusable):
+            log_scale = self.log_scale(kernel)[:, None]
+            for keys in unusable.split(_KEYS_PER_TILE):
+                for rows in blocks(len(self.queries), _KEYS_PER_TILE):
+                    weights = self._plain_weights(kernel, rows, keys, log_scale[rows])
+                    total[:, keys] += grad[:, rows] @ weights.to(grad.dtype)
+        return total
+
+    def _plain_weights(self, kernel: Kernel, rows: slice, keys: Tensor, unit: Tensor) -> Tensor:
+        """Return weights (m_t, n_t) of keys that set no unit: they may be nearer than those."""
+        sq = pair_distances(kernel.codes, self.queries[rows], self.key_set.keys[keys])
+        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
+        if self.exclude is not None:
+            weights.masked_fill_(self.exclude[rows, None] == keys, 0.0)
+        return weights
+
+    @abstractmethod
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return the same for the keys that have weight; 0 for the others."""
+
+    @abstractmethod
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+
+    @abstractmethod
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,); of codes the costs of mismatches."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeySet:
+    """Keys that rows may be done against again.
+
+    Parameters
+    ----------
+    keys : Tensor of shape (n, d)
+        Keys in bandwidth units, centred near the origin.
+    weights : Tensor of shape (n,)
+        A key of weight zero must not set the scale.
+    codes : Codes or None, default=None
+        Which of the keys' columns are codes of categories, at the costs of this set.
+    """
+
+    keys: Tensor
+    weights: Tensor
+    codes: Codes | None = None
+
+    @property
+    def n_codes(self) -> int:
+        """Number of the keys' last columns that are codes."""
+        return 0 if self.codes is None else len(self.codes)
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """Which keys count, (n,)."""
+        return self.weights > 0
+
+    @cached_property
+    def as_they_stand(self) -> "CompiledKeys":
+        """The keys that count, for few rows."""
+        order = self.usable.nonzero().squeeze(1)
+        everything = len(order) == len(self.keys)
+        points = self.keys if everything else self.keys[order]
+        return CompiledKeys(order, FUSED.points(points[None], self.n_codes), everything, None)
+
+    @cached_property
+    def in_blocks(self) -> "CompiledKeys":
+        """The keys that count in compact blocks, for many rows."""
+        usable = self.usable.nonzero().squeeze(1)
+        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048), self.n_codes)
+        points = FUSED.points(layout.points[None], self.n_codes)
+        return CompiledKeys(usable[layout.order], points, False, layout)
+
+    @cached_property
+    def weights_in_blocks(self) -> Tensor:
+        """Weights of the keys that count, in the order of their blocks."""
+        return self.weights[self.in_blocks.order]
+
+    def shifted_groups(
+        self,
+        kernel: Kernel,
+        queries: Tensor,
+        exclude: Tensor | None,
+        rows: Tensor,
+        *,
+        tiles: bool = False,
+    ) -> Iterator[tuple[Tensor, ShiftedRows]]:
+        """Cut the rows (indices into the queries) into groups of one form and bounded memory.
+
+        With `tiles`, all groups are `TorchRows`, whose tiles may be looked at and differentiated.
+        """
+        n_pairs = len(rows) * len(self.keys)
+        evaluator = evaluator_for(kernel, self.keys.dtype, self.keys.device, n_pairs)
+        by_loops = len(rows) and evaluator is FUSED and kernel.tail is not None and not tiles
+        if by_loops and self.usable.any():
+            yield rows, CompiledRows.of(kernel, self, queries[rows], _of(exclude, rows))
+            return
+        size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
+        for group in rows.split(size) if len(rows) else ():
+            yield group, TorchRows.of(self, queries[group], _of(exclude, group))
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledKeys:
+    """Keys that count, as the compiled loops take them.
+
+    Parameters
+    ----------
+    order : Tensor of shape (n_usable,)
+        Their places among all keys.
+    points : FusedPoints
+        The keys in that order.
+    is_identity : bool
+        Whether these are all keys as they stand.
+    layout : Layout or None
+        Their compact blocks.
+    """
+
+    order: Tensor
+    points: FusedPoints
+    is_identity: bool
+    layout: Layout | None
+    _latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def gathered(self, columns: Tensor) -> Tensor:
+        """Return columns (k, n) of all keys in this order, (1, k, n_usable).
+
+        Those of the latest tensor are kept: predictions ask for the same ones again and again.
+        """
+        if self.is_identity:
+            return columns[None]
+        for known, gathered in self._latest:
+            if known is columns:
+                return gathered
+        gathered = columns[None, :, self.order]
+        if not columns.requires_grad:
+            self._latest[:] = [(columns, gathered)]
+        return gathered
+
+
+def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if exclude is None else exclude[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRows(ShiftedRows):
+    """Any kernel with a tail, tile by tile; every key meets every row.
+
+    Parameters
+    ----------
+    queries, key_set, exclude
+        As in `ShiftedRows`.
+    nearest : Tensor of shape (m, 1)
+        The smallest squared distance of each row, without mismatches of categories that have to
+        match exactly; infinity without any key.
+    anchors : Tensor of shape (m, d)
+        The key at that distance.
+    """
+
+    nearest: Tensor
+    anchors: Tensor
+
+    @classmethod
+    def of(cls, key_set: KeySet, queries: Tensor, exclude: Tensor | None) -> "TorchRows":
+        """Find each row's nearest key, by rounded distances and then by the excess over that."""
+        rows = cls(queries, key_set, exclude, queries.new_empty(0), torch.zeros_like(queries))
+        rough, anchors = rows._smallest(rows._distances)
+        rows = replace(rows, anchors=anchors)
+        excess, nearer = rows._smallest(rows._excesses)
+        anchors = torch.where(excess < 0, nearer, anchors)
+        rows = replace(rows, anchors=anchors)
+        codes = None if key_set.codes is None else key_set.codes.without_exact
+        nearest = rows._distances_of_anchors(codes)
+        nearest = torch.where(rough == torch.inf, torch.inf, nearest)
+        return replace(rows, nearest=nearest)
+
+    def _distances_of_anchors(self, codes: Codes | None) -> Tensor:
+        """Squared distances (m, 1) of the anchors, at these costs."""
+        queries, anchors = self.queries, self.anchors
+        steps = numeric_part(codes, queries) - numeric_part(codes, anchors)
+        total = steps.square().sum(dim=1, keepdim=True)
+        if codes is not None:
+            for _, steps, cost in codes.mismatches(queries[:, None], anchors[:, None]):
+                total += (steps * cost)[:, 0]
+        return total
+
+    def _smallest(self, measure: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the smallest measure of each row (m, 1), and its key (m, d)."""
+        smallest = self.queries.new_full((len(self.queries), 1), torch.inf)
+        keys = torch.zeros_like(self.queries)
+        for block in self._key_blocks():
+            found, index = self._usable(measure(block), block).min(dim=1, keepdim=True)
+            lower = found < smallest
+            smallest = torch.where(lower, found, smallest)
+            keys = torch.where(lower, self.key_set.keys[block][index.squeeze(1)], keys)
+        return smallest, keys
+
+    def _key_blocks(self) -> Iterator[slice]:
+        return blocks(len(self.key_set.keys), _KEYS_PER_TILE)
+
+    def _distances(self, block: slice) -> Tensor:
+        """Squared distances (m, n_t)."""
+        return pair_distances(self.key_set.codes, self.queries, self.key_set.keys[block])
+
+    def _excesses(self, block: slice) -> Tensor:
+        """Squared distances less those of the anchors, (m, n_t)."""
+        keys, anchors, codes = self.key_set.keys[block], self.anchors, self.key_set.codes
+        rest = anchors - 2 * self.queries
+        total = self.queries.new_zeros((len(self.queries), len(keys)))
+        if codes is not None:
+            of_anchors = codes.mismatches(self.queries[:, None], anchors[:, None])
+            of_keys = codes.mismatches(self.queries, keys)
+            for (_, steps, cost), (_, own, _) in zip(of_keys, of_anchors, strict=True):
+                total += (steps - own[:, 0]) * cost
+        for f in range(keys.shape[1] - self.key_set.n_codes):
+            column = keys[:, f]
+            total.addcmul_(column - anchors[:, f, None], column + rest[:, f, None])
+        return total
+
+    def _usable(self, measure: Tensor, block: slice) -> Tensor:
+        """Set a measure to infinity, in place, where a key is out."""
+        measure.masked_fill_(~self.key_set.usable[block], torch.inf)
+        exclude_keys(measure, self.exclude, block, torch.inf)
+        return measure
+
+    def tiles(self, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
+        """Yield key blocks and the rows' weights on them, relative to the nearest key's."""
+        is_limit = kernel.tail is _nearest_tail
+        for block, excess, out in self._excess_blocks():
+            excess = excess - self._rounding(block) if is_limit else excess.clamp_min_(0)
+            yield block, kernel.tail(excess, self.nearest).masked_fill_(out, 0.0)
+
+    def log_tiles(self, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
+        """Yield key blocks and the logarithms of the rows' weights relative to the nearest key's.
+
+        They go on where the weights themselves underflow.
+        """
+        nearest = torch.where(self.nearest == torch.inf, 0.0, self.nearest)
+        at_nearest = kernel.log_profile(nearest.clone())
+        for block, excess, out in self._excess_blocks():
+            excess.clamp_min_(0)
+            deep = kernel.log_profile(nearest + excess) - at_nearest
+            near = kernel.tail(excess, nearest)
+            logs = torch.where(near > _MASS_FLOOR[near.dtype], near.log(), deep)
+            yield block, logs.masked_fill_(out, -torch.inf)
+
+    def _excess_blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield key blocks, the excesses (m, n_t) there, and which pairs are out (excess 0)."""
+        for block in self._key_blocks():
+            excess = self._usable(self._excesses(block), block)
+            out = (excess == torch.inf) | (self.nearest == torch.inf)
+            yield block, torch.where(out, 0.0, excess), out
+
+    def _rounding(self, block: slice) -> Tensor:
+        """Return what rounding of the points may add to each excess, (m, n_t)."""
+        keys, total = self.key_set.keys[block], 0.0
+        for f in range(keys.shape[1] - self.key_set.n_codes):
+            column = keys[:, f]
+            query, anchor = self.queries[:, f, None], self.anchors[:, f, None]
+            sizes = column.abs() + anchor.abs()
+            total = total + (column - anchor).abs() * (sizes + query.abs())
+            total = total + (query - anchor).abs() * sizes
+        return 2 * torch.finfo(keys.dtype).eps * total
+
+    def log_scale(self, kernel: Kernel) -> Tensor:
+        """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
+        squared = self._distances_of_anchors(self.key_set.codes)
+        squared = torch.where(self.nearest == torch.inf, torch.inf, squared)
+        return _log_weight(kernel, squared.squeeze(1))
+
+    def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return the rows' shifted sums (k, m) of columns (k, n)."""
+        dtype = accumulator_dtype(columns.device)
+        total = torch.zeros((len(columns), len(self.queries)), dtype=dtype, device=columns.device)
+        for block, weights in self.tiles(kernel):
+            total += columns[:, block].to(dtype) @ weights.to(dtype).mT
+        return total
+
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
+        for block, weights in self.tiles(kernel):
+            total[:, block] = grad @ weights.to(grad.dtype)
+        return total
+
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+        queries, keys = self.queries, self.key_set.keys
+        of_rows, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+        for block, weights in self.tiles(kernel):
+            strengths = weights * (grad.mT @ columns[:, block])
+            of_rows += strengths.sum(dim=1, keepdim=True) * queries - strengths @ keys[block]
+            of_keys[block] = strengths.sum(dim=0)[:, None] * keys[block] - strengths.mT @ queries
+        n_numbers = queries.shape[1] - self.key_set.n_codes
+        of_rows[:, n_numbers:], of_keys[:, n_numbers:] = 0.0, 0.0
+        return of_rows, of_keys
+
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+        of_rows, of_keys = self.pull(kernel, grad, columns)
+        total = (of_rows * self.queries).sum(dim=0) + (of_keys * self.key_set.keys).sum(dim=0)
+        codes = self.key_set.codes
+        for block, weights in () if codes is None else self.tiles(kernel):
+            strengths = weights * (grad.mT @ columns[:, block])
+            for f, steps, cost in codes.mismatches(self.queries, self.key_set.keys[block]):
+                total[f - len(codes)] += (strengths * steps * cost).sum()
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledRows(ShiftedRows):
+    """Kernels whose tail the compiled loops know; many keys in blocks, of which few matter.
+
+    Sums over the rows cannot take each row's unit out of the loop. They use plain weights, with the
+    units in the gradient, but for the rows whose weights underflow.
+
+    Parameters
+    ----------
+    queries, key_set, exclude
+        As in `ShiftedRows`.
+    layout : Layout
+        The rows, sorted.
+    keys : CompiledKeys
+        The keys that count.
+    meeting : Meeting or None
+        Which of them meet which keys; None: all.
+    exactly : bool
+        Whether the nearest key has to be just that, ties included.
+    """
+
+    layout: Layout
+    keys: CompiledKeys
+    meeting: Meeting | None
+    exactly: bool
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
+    ) -> "CompiledRows":
+        """Sort the rows and find the keys that matter to them."""
+        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048), key_set.n_codes)
+        exactly = kernel.tail is _nearest_tail
+        worth = _WORTH_IT_FOR_MANY if len(queries) >= _MANY_ROWS else _WORTH_A_LAYOUT
+        if len(queries) * len(key_set.keys) < worth:
+            return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
+        keys = key_set.in_blocks
+        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
+        return cls(queries, key_set, exclude, layout, keys, met, exactly)
+
+    @cached_property
+    def _rows(self) -> FusedPoints:
+        return FUSED.points(self.layout.points[None], self.key_set.n_codes)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that the sums evaluate."""
+        return super().n_pairs if self._pairs is None else self._pairs.evaluated
+
+    @property
+    def _pairs(self) -> Pairs | None:
+        return None if self.meeting is None else self.meeting.pairs
+
+    @cached_property
+    def _exclude(self) -> Tensor | None:
+        """The sorted key that each sorted row leaves out, or -1."""
+        if self.exclude is None:
+            return None
+        keys = self.keys
+        places = self.exclude.new_full((len(self.key_set.keys),), -1)
+        places[keys.order] = torch.arange(len(keys))
+        exclude = self.exclude[self.layout.order]
+        return torch.where(exclude >= 0, places[exclude.clamp_min(0)], -1)
+
+    @cached_property
+    def _shift(self) -> Shift:
+        """Each sorted row's nearest key."""
+        return FUSED.nearest(
+            self._rows, self.keys.points, self._exclude, self._pairs,
+            codes=self.key_set.codes, exactly=self.exactly,
+        )  # fmt: skip
+
+    def log_scale(self, kernel: Kernel) -> Tensor:
+        """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
+        squared = to_tensor(self._shift.squared, dtype=self.queries.dtype, device="cpu")
+        return _log_weight(kernel, squared)[self.layout.places]
+
+    def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
+        """Return the rows' shifted sums (k, m) of columns (k, n)."""
+        columns = self.keys.gathered(columns)
+        sums = FUSED.sums(
+            kernel, self._rows, self.keys.points, columns, self._exclude, self._pairs, self._shift
+        )
+        return self.layout.unsorted(sums[0])
+
+    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
+        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
+        deep, plain_grad = self._in_plain_units(kernel, grad)
+        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
+        total[:, self.keys.order] = FUSED.sums(
+            kernel, self.keys.points, self._rows, plain_grad, *self._turned()
+        )[0].to(grad.dtype)
+        if len(deep):
+            total += self._by_torch(deep).scatter_to_usable(kernel, grad[:, deep])
+        return total
+
+    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
+        deep, plain_grad = self._in_plain_units(kernel, grad)
+        columns_in_use = self.keys.gathered(columns)
+        of_rows = FUSED.pull(
+            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order], columns_in_use,
+            self._exclude, self._pairs, shift=self._shift,
+        )  # fmt: skip
+        of_rows = self.layout.unsorted(of_rows[0].mT).mT
+        of_keys = of_rows.new_zeros(self.key_set.keys.shape)
+        of_keys[self.keys.order] = FUSED.pull(
+            kernel, self.keys.points, self._rows, columns_in_use, plain_grad, *self._turned()
+        )[0]
+        if len(deep):
+            of_keys += self._by_torch(deep).pull(kernel, grad[:, deep], columns)[1]
+        return of_rows, of_keys
+
+    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
+        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
+        return FUSED.pull(
+            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order],
+            self.keys.gathered(columns), self._exclude, self._pairs,
+            squared=True, shift=self._shift,
+        )[0].sum(dim=0)  # fmt: skip
+
+    def _in_plain_units(self, kernel: Kernel, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows (indices) too deep for that, and the others' sorted gradient."""
+        log_scale = self.log_scale(kernel)
+        is_deep = log_scale < _DEEPEST_PLAIN[self.queries.dtype]
+        plain = grad.double() * torch.where(is_deep, 0.0, torch.exp(-log_scale.double()))
+        return is_deep.nonzero().squeeze(1), plain[None, :, self.layout.order]
+
+    def _by_torch(self, rows: Tensor) -> TorchRows:
+        exclude = _of(self.exclude, rows)
+        return TorchRows.of(self.key_set, self.queries[rows], exclude)
+
+    def _turned(self) -> tuple[Tensor | None, Pairs | None]:
+        """Return what keys leave out and which rows they meet, for sums over the rows."""
+        pairs = None if self.meeting is None else self.meeting.turned
+        return swapped_exclude(self._exclude, len(self.keys)), pairs
+
+
+def _log_weight(kernel: Kernel, squared_distance: Tensor) -> Tensor:
+    log_weight = kernel.log_profile(squared_distance.clone())
+    return torch.where(squared_distance == torch.inf, 0.0, log_weight)

@@ -1,0 +1,117 @@
+"""Bandwidths of many rows: rows to predict are drawn, neighbours never."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+from sknw import NadarayaWatsonRegressor
+from sknw.bandwidth import strategy
+from sknw.data.observations import Observations
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.minimize import Objective, line_search
+from sknw.kernels import KERNELS
+
+
+def data(n, d, seed=0):
+    generator = np.random.default_rng(seed)
+    X = generator.normal(size=(n, d))
+    return X, np.sin(2 * X[:, 0]) + 0.3 * generator.normal(size=n)
+
+
+@pytest.fixture
+def small_is_large(monkeypatch):
+    """Treat 900 rows as too many for a full criterion."""
+    for name, value in (("_LARGE", 800), ("_PART", 300), ("_FEWEST_HELD_OUT", 250), ("_PAIRS", 1)):
+        monkeypatch.setattr(strategy, name, value)
+
+
+@pytest.mark.parametrize(("d", "kernel"), [(2, "gaussian"), (1, "gaussian"), (2, "epanechnikov")])
+def test_a_sample_of_held_out_rows_finds_about_the_same(small_is_large, d, kernel):
+    X, y = data(900, d)
+    found = NadarayaWatsonRegressor(kernel=kernel, algorithm="dense").fit(X, y)
+    report = found.search_report_
+    assert report["n_rows"] == 900
+    assert report["n_held_out"] == 250
+    assert report["algorithm"] == "dense"
+    assert report["n_evaluations"] > 3
+    reached = reference.loo_loss(kernel, X, y, found.bandwidth_)
+    scale = found.bandwidth_ * np.ones(d)
+    for factor in (0.4, 2.5):  # on all rows, too, it lies in the valley
+        moved = scale.copy()
+        moved[0] *= factor
+        assert reference.loo_loss(kernel, X, y, moved) > reached
+    again = NadarayaWatsonRegressor(kernel=kernel, algorithm="dense").fit(X, y)
+    np.testing.assert_array_equal(again.bandwidth_, found.bandwidth_)
+
+
+def test_one_feature_with_a_fast_transform_needs_no_sample(small_is_large):
+    pytest.importorskip("finufft")
+    X, y = data(900, 1)
+    found = NadarayaWatsonRegressor(algorithm="nufft").fit(X, y)
+    assert found.search_report_["n_held_out"] == 900
+    assert found.search_report_["algorithm"] == "nufft"
+    exact = NadarayaWatsonRegressor(found.bandwidth_, algorithm="dense").fit(X, y)
+    assert found.criterion_ == pytest.approx(np.mean((exact.predict_loo() - y) ** 2), rel=1e-9)
+
+
+def test_below_the_limit_every_row_is_held_out():
+    X, y = data(300, 2)
+    report = NadarayaWatsonRegressor().fit(X, y).search_report_
+    assert report["n_rows"] == report["n_held_out"] == 300
+
+
+def test_there_is_no_report_without_a_search():
+    X, y = data(50, 2)
+    model = NadarayaWatsonRegressor().fit(X, y)
+    assert hasattr(model, "search_report_")
+    assert not hasattr(model.set_params(bandwidth=1.0).fit(X, y), "search_report_")
+
+
+def task_of(X, y, **settings):
+    observations = Observations.of(X, y[:, None], np.ones(len(X)))
+    settings = {"algorithm": "dense", "rtol": 1e-8, "empty_neighborhood": "nearest", **settings}
+    return LeaveOneOut.of(
+        observations, KERNELS["gaussian"], dtype=torch.float64, device="cpu", **settings
+    )
+
+
+def test_the_sampled_criterion_is_unbiased():
+    X, y = data(400, 2)
+    task = task_of(X, y)
+    full = task.loss(task.rows / 0.3).item()
+    generator = np.random.RandomState(0)
+    samples = [task.holding_out(40, generator).loss(task.rows / 0.3).item() for _ in range(400)]
+    error = np.std(samples) / np.sqrt(len(samples))
+    assert abs(np.mean(samples) - full) < 4 * error
+    assert error < 0.02 * full
+
+
+def test_many_rows_are_put_in_a_compact_order_and_nothing_changes(monkeypatch):
+    from sknw.fitting import leave_one_out
+
+    X, y = data(500, 2)
+    plain = task_of(X, y)
+    assert plain.in_compact_order() is plain
+    monkeypatch.setattr(leave_one_out, "_WORTH_SORTING", 100)
+    ordered = task_of(X, y).in_compact_order()
+    assert not np.array_equal(ordered.rows, plain.rows)
+    steps = [np.linalg.norm(np.diff(task.rows, axis=0), axis=1).mean() for task in (ordered, plain)]
+    assert steps[0] < 0.5 * steps[1]
+    loss = [task.loss(task.rows / 0.3).item() for task in (ordered, plain)]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("start", [-3.0, 0.1, 2.0, 4.9])
+@pytest.mark.parametrize("lowest", [-2.0, 0.3, 4.99])
+def test_a_line_search_walks_to_the_minimum(start, lowest):
+    objective = Objective(lambda x: 1 + (x[0] - lowest).square())
+    found = line_search(objective, start, (-4.0, 5.0))
+    assert found.converged
+    assert found.x[0] == pytest.approx(lowest, abs=1e-3)
+
+
+def test_a_line_search_may_end_at_a_bound():
+    found = line_search(Objective(lambda x: 2 + x[0].exp()), 0.0, (-1.5, 5.0))
+    assert found.converged
+    assert found.x[0] == pytest.approx(-1.5, abs=1e-3)
