@@ -3,8 +3,8 @@
 A row is an observation; copies of a row are one observation with their summed weight
 (`sknw.data.duplicates` tells which they are). Observations with equal X make a cell. A cell is one
 key of the kernel sums, since all that a prediction needs of it are its weight and its mean;
-leave-one-out takes an observation out of its cell. Rows of weight zero are no observations, but they too get
-leave-one-out predictions.
+leave-one-out takes an observation out of its cell. Rows of weight zero are no observations, but
+they too get leave-one-out predictions.
 """
 
 from dataclasses import dataclass, fields
