@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.arrays import to_numpy
+from sknw.data.duplicates import kinds
 from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
@@ -178,7 +179,7 @@ class _Trial:
 
 def _largest_tie(observations: Observations) -> int:
     """Return how many observations lie at the place that has most of them."""
-    return int(np.bincount(observations.cell).max())
+    return int(np.bincount(kinds(observations.X)[observations.cell]).max())
 
 
 def _ordinal(number: int) -> str:

@@ -20,7 +20,9 @@ from sknw.data.features import Features
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Distinct rows of X with positive weight (the cells), and the observations at them.
+    """Rows of X with positive weight (the cells), and the observations at them.
+
+    Observations with equal X share a cell, unless hardly any have: then each is a cell of its own.
 
     Parameters
     ----------

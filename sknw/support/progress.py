@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sknw.support import tuning
 from sknw.support.callbacks import FitTasks
-
-_EVERY, _LONGEST_SILENCE = 1.0, 5.0  # seconds
 
 
 @dataclass
@@ -81,13 +80,13 @@ class Progress:
             beat.join()
 
     def _beat(self, ended: threading.Event) -> None:
-        wait = _LONGEST_SILENCE
+        wait = tuning.LONGEST_SILENCE
         while not ended.wait(wait):
             with self._lock:
-                wait = self._told + _LONGEST_SILENCE - time.monotonic()
+                wait = self._told + tuning.LONGEST_SILENCE - time.monotonic()
                 if wait <= 0:
                     self.say(self._line())
-                    wait = _LONGEST_SILENCE
+                    wait = tuning.LONGEST_SILENCE
 
     @contextmanager
     def stage(self, name: str, max_steps: int | None = 0) -> Iterator[None]:
@@ -174,7 +173,7 @@ class Progress:
                 self._told = time.monotonic()
 
     def _say_sometimes(self) -> None:
-        if time.monotonic() - self._told >= _EVERY:
+        if time.monotonic() - self._told >= tuning.SECONDS_BETWEEN_LINES:
             self.say(self._line())
 
     def _line(self) -> str:

@@ -24,7 +24,7 @@ from sknw import (
     ParametricNWRegressor,
 )
 from sknw.bandwidth import Selection, Selector
-from sknw.support import progress
+from sknw.support import tuning
 
 pytestmark = EXPECTED_WARNINGS
 TOLD = {name: MODELS[name] for name in ("fixed", "loo", "search", "neighbors", "diagonal", "mlp")}
@@ -109,10 +109,9 @@ class Listening(io.StringIO):
         return super().write(text)
 
 
-def test_something_long_says_that_it_still_runs(monkeypatch):
-    monkeypatch.setattr(progress, "_LONGEST_SILENCE", 0.05)
+def test_something_long_says_that_it_still_runs():
     out = Listening()
-    with redirect_stdout(out):
+    with redirect_stdout(out), tuning.override(LONGEST_SILENCE=0.05):
         NadarayaWatsonRegressor(Slow(), verbose=1).fit(*make_data(30))
     assert out.getvalue().startswith("fit: ")
     assert not any(thread.name == "sknw-progress" for thread in threading.enumerate())
