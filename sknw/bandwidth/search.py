@@ -170,9 +170,10 @@ class BandwidthSearch(Selector, BaseEstimator):
         widths = [np.exp(np.log(widths[own]).mean()) for own in task.members]
         x = task.widths.coordinates(np.array(widths))
         objective = plan.objective(task)
-        minimum = Minimum(x, objective.log_value(x), [], converged=True)
+        value = objective.log_value(x)
+        minimum = Minimum(x, value, [], True, task.widths, objective, start=x)
         none = np.zeros(task.n_features, dtype=bool)
-        return self._selection(Found(plan.criterion, task, objective, minimum), irrelevant=none)
+        return self._selection(Found(plan.criterion, task, minimum), irrelevant=none)
 
     def _selection(self, found: Found, irrelevant: np.ndarray) -> Selection:
         task, ranges = found.task, found.task.widths

@@ -28,29 +28,21 @@ from torch import Tensor
 
 from sknw.bandwidth.criteria import Criterion
 from sknw.data.arrays import to_tensor
-from sknw.fitting.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
-from sknw.fitting.minimize import (
-    Descent,
-    Minimum,
-    Objective,
-    coordinate_scan,
-    descend,
-    line_search,
-    scan_minima,
-)
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.minimize import Level, Minimum, Start, line_search, minimize
+from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
+from sknw.fitting.schedule import levels, parts, schedule
+from sknw.fitting.starts import mixed_start, scan_minima
+from sknw.support import tuning
 
 _EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
 _DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
-_MINIMA, _ROWS_TO_SCAN = 3, 2000  # of a single bandwidth
-# More rows than this are held out in part, and rehearsed on a part of them first.
-_LARGE, _PART = 20_000, 4000
-_FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
-_TOL_OF_LARGE, _RTOL_OF_LARGE = 1e-7, 1e-6
+_MINIMA = 3  # of a single bandwidth
+_RTOL_OF_LARGE = 1e-6
 _MOST_POLISHED = 15  # bandwidths of a kernel with an edge
 _OF_GAUSSIAN = np.geomspace(0.1, 10.0, 25)  # multiples of the Gaussian's bandwidths
 _STRIDES_OF_EDGE, _LINE_STEPS = (1.6, 1.25, 1.1, 1.04, 1.015), 5
-_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
 @dataclass(frozen=True)
@@ -86,10 +78,11 @@ class Plan:
             in_units=lambda loss: self.criterion.reported(loss, task),
         )
 
-    def descent(self, task: LeaveOneOut) -> Descent:
-        """Return how to go down on these rows."""
-        polish = task.polish_evaluations(self.criterion.has_kinks)
-        return Descent(task.widths.bounds, self.max_iter, self.tol, polish)
+    def refinement(self, task: LeaveOneOut) -> int:
+        """Return how many evaluations a search without gradients may add on these rows."""
+        if len(task) > tuning.MANY_ROWS:
+            return 0
+        return task.polish_evaluations(self.criterion.has_kinks)
 
 
 @dataclass(frozen=True)
@@ -98,8 +91,12 @@ class Found:
 
     criterion: Criterion
     task: LeaveOneOut
-    objective: Objective
     minimum: Minimum
+
+    @property
+    def objective(self) -> Objective:
+        """The criterion as a function of search coordinates."""
+        return self.minimum.objective
 
     @property
     def value(self) -> float:
@@ -132,67 +129,49 @@ def _algorithm_at(task: LeaveOneOut, coordinates: np.ndarray) -> str:
 
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
-    is_sampled = plan.n_held_out is not None and plan.n_held_out < len(task)
-    if len(task) > _LARGE or is_sampled:
-        return _search_large(task, plan, random_state)
-    objective = plan.objective(task)
-    return Found(plan.criterion, task, objective, _search(task, plan, objective, random_state))
-
-
-def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
-    """Search on a subset of the rows, then go on from there with all of them as neighbours."""
-    task = task.in_compact_order()
-    part = task.subsample(_PART, random_state)
-    with task.progress.stage(f"{len(part)} of {len(task)} observations", None):
-        rough = _search(part, plan, plan.objective(part), random_state)
-    start = task.widths.shrunk(rough.x, _shrinkage(part, task))
-    has_cheap_values = task.n_parameters == 1 and _algorithm_at(task, start) == "nufft"
-    if plan.n_held_out is not None:
-        task = task.holding_out(plan.n_held_out, random_state)
-    elif not has_cheap_values:
-        task = task.holding_out(max(_FEWEST_HELD_OUT, int(_PAIRS / len(task))), random_state)
-    # a sampled criterion is known to percents; where its minimum lies needs no more than this
-    task = replace(task, rtol=max(task.rtol, _RTOL_OF_LARGE))
-    objective = plan.objective(task)
-    with task.progress.stage(f"{len(task)} observations", None):
-        minimum = _minimum_of_large(task, plan, objective, start)
-    return Found(plan.criterion, task, objective, minimum)
-
-
-def _minimum_of_large(
-    task: LeaveOneOut, plan: Plan, objective: Objective, start: np.ndarray
-) -> Minimum:
-    """Return the minimum near where that of a subsample says it is."""
-    if task.n_parameters == 1:
-        return line_search(objective, start[0], task.widths.bounds[0])
-    descent = Descent(task.widths.bounds, plan.max_iter, max(plan.tol, _TOL_OF_LARGE))
-    return _explored(task, objective, descend(objective, [start], descent), descent)
-
-
-def _shrinkage(part: LeaveOneOut, task: LeaveOneOut) -> float:
-    """Return the factor on bandwidths between different numbers of rows."""
-    return (len(part) / len(task)) ** (1 / (task.n_features + 4))
-
-
-def _search(
-    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
-) -> Minimum:
     if _starts_from_gaussian(task):
-        return _search_from_gaussian(task, plan, objective, random_state)
-    size = _ROWS_TO_SCAN if task.n_parameters == 1 else REHEARSAL_SIZE
-    small = task.subsample(size, random_state)
-    rehearsal = plan.objective(small) if len(small) < len(task) else None
-    shrinkage, descent = _shrinkage(small, task), plan.descent(task)
-    with task.progress.stage(f"scan of {len(small)} observations"):
-        starts = _starts(small, plan, rehearsal or objective, random_state)
-    best = descend(
-        objective,
-        starts,
-        descent,
-        rehearsal=rehearsal,
-        carry_over=lambda coordinates: task.widths.shrunk(coordinates, shrinkage),
+        return _search_from_gaussian(task, plan, random_state)
+    task = task.in_compact_order()
+    rounds = schedule("bandwidths", len(task), task.n_features, task.n_parameters)
+    if plan.n_held_out is not None:
+        rounds[-1] = replace(rounds[-1], held_out=plan.n_held_out)
+    tasks = parts(rounds, task, random_state)
+    if len(task) > tuning.MANY_ROWS:
+        # a sampled criterion is known to per cents; where its minimum lies needs no more than this
+        tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, _RTOL_OF_LARGE))
+    objectives = {id(part): plan.objective(part) for part in tasks}
+    with task.progress.stage(f"scan of {len(tasks[0])} observations"):
+        found = _starts(tasks[0], plan, objectives[id(tasks[0])], random_state)
+    starts = [Start(x, task.widths) for x in found]
+    run = levels(
+        rounds,
+        tasks,
+        lambda part, coordinates: objectives[id(part)],
+        plan.max_iter,
+        plan.tol,
+        n_starts=len(starts),
+        refinement=plan.refinement,
     )
-    return _explored(task, objective, best, descent)
+    if task.n_parameters == 1 and len(task) > tuning.MANY_ROWS:
+        return _search_line(task, plan, tasks[-1], run, starts)
+    best = minimize(run, starts)
+    last = replace(run[-1], objective=lambda _: best.objective)
+    return Found(plan.criterion, tasks[-1], _explored(tasks[-1], best, last))
+
+
+def _search_line(
+    task: LeaveOneOut, plan: Plan, sample: LeaveOneOut, run: list[Level], starts: list[Start]
+) -> Found:
+    """Return the minimum over a single bandwidth of many rows.
+
+    A fast transform needs no sample of them.
+    """
+    before = minimize(run[:-1], starts)
+    start = Start(run[-1].transfer(task.widths, before.x), task.widths)
+    if plan.n_held_out is None and _algorithm_at(task, start.x) == "nufft":
+        sample = replace(task, rtol=sample.rtol)
+    with task.progress.stage(f"{len(task)} observations", None):
+        return Found(plan.criterion, sample, line_search(plan.objective(sample), start))
 
 
 def _starts_from_gaussian(task: LeaveOneOut) -> bool:
@@ -200,23 +179,24 @@ def _starts_from_gaussian(task: LeaveOneOut) -> bool:
 
 
 def _search_from_gaussian(
-    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
-) -> Minimum:
+    task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState
+) -> Found:
     """Return the minimum near a multiple of the Gaussian's bandwidths."""
-    smooth, widths = task.with_gaussian(), task.widths
     with task.progress.stage("Gaussian bandwidths", None):
-        found = _search(smooth, plan, plan.objective(smooth), random_state)
-    found_widths = smooth.widths.values(found.x)
+        found = search(task.with_gaussian(), plan, random_state)
+    smooth, task = found.task, replace(found.task, kernel=task.kernel, bounds=task.bounds)
+    objective, widths = plan.objective(task), task.widths
+    found_widths = smooth.widths.values(found.minimum.x)
     is_out = found_widths >= smooth.widths.upper
     with task.progress.stage(f"multiples of them for {task.kernel.name!r}"):
         multiples = task.kernel.search_scale * found_widths * _OF_GAUSSIAN[:, None]
         points = [widths.coordinates(np.where(is_out, widths.upper, at)) for at in multiples]
         start = scan_minima(objective, points)[0]
-    descent = Descent(widths.bounds, plan.max_iter, plan.tol, line_steps=_LINE_STEPS)
-    best = descend(objective, [start], descent)
+    level = Level(lambda _: objective, plan.max_iter, plan.tol, line_steps=_LINE_STEPS)
+    best = minimize([level], [Start(start, widths)])
     for stride in _STRIDES_OF_EDGE:
-        best = _lower_minimum(task, objective, best, descent, stride) or best
-    return objective.no_higher(best)
+        best = _lower_minimum(task, best, level, stride) or best
+    return Found(plan.criterion, task, best.no_higher())
 
 
 def _starts(
@@ -228,9 +208,7 @@ def _starts(
     minima = scan_minima(objective, scan)
     if task.n_parameters == 1:
         return minima[: plan.n_starts or _MINIMA]
-    multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
-    mixed = coordinate_scan(objective, np.maximum(minima[0], multiples[-1]), multiples)
-    starts = [*minima[:2], mixed]
+    starts = [*minima[:2], mixed_start(objective, widths)]
     if plan.n_starts is None:
         n_drawn = int(np.clip(_ROWS_PER_START / len(task), 1, 6))
     else:
@@ -250,11 +228,11 @@ def _drawn_starts(
     return [points[index] for index in order[:n_drawn]]
 
 
-def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent) -> Minimum:
+def _explored(task: LeaveOneOut, best: Minimum, level: Level) -> Minimum:
     """Look around a minimum and descend again, as long as something lower lies close by."""
     stride = _STRIDE if len(task) <= _ROWS_TO_EXPLORE else None
     for _ in range(_EXPLORATIONS):
-        lower = _lower_minimum(task, objective, best, descent, stride)
+        lower = _lower_minimum(task, best, level, stride)
         if lower is None:
             break
         best = lower
@@ -262,25 +240,23 @@ def _explored(task: LeaveOneOut, objective: Objective, best: Minimum, descent: D
 
 
 def _lower_minimum(
-    task: LeaveOneOut, objective: Objective, best: Minimum, descent: Descent, stride: float | None
+    task: LeaveOneOut, best: Minimum, level: Level, stride: float | None
 ) -> Minimum | None:
     """Return where a descent ends from what lies close by, if something there is lower."""
     with task.progress.stage("look around"):
-        lower = _lower_neighbor(objective, task, best, stride)
+        lower = _lower_neighbor(task, best, stride)
     if lower is None:
         return None
-    again = descend(objective, [lower.x], descent)
-    return again if again.objective <= lower.objective else lower
+    again = minimize([level], [Start(lower.x, lower.coordinates)])
+    return again if again.value <= lower.value else lower
 
 
-def _lower_neighbor(
-    objective: Objective, task: LeaveOneOut, best: Minimum, stride: float | None
-) -> Minimum | None:
+def _lower_neighbor(task: LeaveOneOut, best: Minimum, stride: float | None) -> Minimum | None:
     """Return what moves of single widths lead to, if it is lower (or wider and no higher).
 
     Widths are moved out of the way or by a stride; None: only out of the way.
     """
-    widths = task.widths.values(best.x)
+    objective, widths = best.objective, task.widths.values(best.x)
     strides = () if stride is None else (stride, 1 / stride)
     moves = list(_moves(widths, task.widths, strides))
     if not moves:
@@ -288,15 +264,15 @@ def _lower_neighbor(
     points = [_moved(best.x, widths, task.widths, *move) for move in moves]
     # where it is now is asked again among them: another evaluator may do several at once
     *values, here = objective.log_values([*points, best.x])
-    best, found = replace(best, objective=here), None
+    best, found = replace(best, value=here), None
     # the best move first; then whatever else is still an improvement after it
     for index in np.argsort(values, kind="stable"):
         move, x, value = moves[index], points[index], values[index]
         if found is not None:  # from where the search is by now
             x = _moved(best.x, widths, task.widths, *move)
             value = objective.log_value(x)
-        if _improves(value, best.objective, move):
-            best = found = replace(best, x=x, objective=value)
+        if _improves(value, best.value, move):
+            best = found = replace(best, x=x, value=value)
             widths[move[0]] = move[1]
     return found
 

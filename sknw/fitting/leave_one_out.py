@@ -28,7 +28,6 @@ from sknw.support.threads import torch_threads
 # A bandwidth is searched between a fraction of the smallest gap and many times the range, where
 # the feature's influence on any weight is below rounding of the criterion.
 _GAP_FRACTION = 0.1
-REHEARSAL_SIZE = 400  # rows of the subsample on which starts are compared
 _SPREAD_FRACTION = 1e-7
 _EXTENT_MULTIPLE = 1e4
 _SCAN_RANGE = (0.01, 10.0)  # multiples of the spread

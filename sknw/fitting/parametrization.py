@@ -99,7 +99,7 @@ class Widths:
         at_bound = coordinates >= self.coordinates(self.upper) - 1e-12
         return np.where(at_bound, self.upper, np.clip(widths, self.lower, self.upper))
 
-    def shrunk(self, coordinates: np.ndarray, factor: float) -> np.ndarray:
+    def narrowed(self, coordinates: np.ndarray, factor: float) -> np.ndarray:
         """Return the coordinates of widths times `factor`; the largest stay where they are."""
         widths = self.values(coordinates)
         return self.coordinates(np.where(widths < self.upper, widths * factor, widths))

@@ -24,6 +24,24 @@ LONGEST_SILENCE = 5.0
 # Seconds between the lines of a stage that does tell.
 SECONDS_BETWEEN_LINES = 1.0
 
+# --- fitting: the rounds of a search (sknw.fitting.schedule) ------------------------------------
+
+# Rows of the subsample on which starts are compared, at least; and for each feature, since with
+# fewer of them starts in many features look alike. A single width is scanned so finely that more
+# rows are needed to tell its minima apart.
+ROWS_TO_SCREEN, ROWS_TO_SCREEN_PER_FEATURE, ROWS_TO_SCREEN_ONE = 400, 25, 2000
+# Steps and tolerance of screening, and how many ends are kept of it: enough to rank the ends.
+SCREENING_STEPS, TOL_OF_SCREENING, SCREENED = 40, 1e-5, 4
+# Rows above which all of them are dear to predict, and the size of the subsample before them.
+MANY_ROWS, ROWS_BEFORE_MANY = 20_000, 4000
+# Of more rows, how many a bandwidth search predicts: so many that there are so many pairs, but a
+# least number; and its tolerance, since a sampled criterion is known to per cents.
+PAIRS_HELD_OUT, FEWEST_HELD_OUT, TOL_OF_LARGE_SEARCH = 4e8, 5000, 1e-7
+# Of more rows, how many a training predicts before it predicts all, and until when.
+HELD_OUT_IN_TRAINING, TOL_OF_HELD_OUT = 5000, 1e-4
+# Rows above which only the lowest of several starts of many weights goes on after so many steps.
+ROWS_OF_TRIALS, TRIAL_STEPS = 1500, 12
+
 
 @contextmanager
 def override(**values: float) -> Iterator[None]:

@@ -76,7 +76,7 @@ class Adam(Solver, BaseEstimator):
         problem: TrainingProblem,
         starts: Sequence[np.ndarray],
         settings: Settings,
-        rehearsal: TrainingProblem | None,
+        screened: TrainingProblem | None,
         random_state: np.random.RandomState,
     ) -> Trained:
         """Return the end from the first start; more starts train one after the other."""

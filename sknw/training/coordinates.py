@@ -74,7 +74,7 @@ class WidthCoordinates(Coordinates):
 
     def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
         """Return narrower widths; the largest stay where they are."""
-        return self.widths.shrunk(x, factor)
+        return self.widths.narrowed(x, factor)
 
 
 @dataclass(frozen=True)

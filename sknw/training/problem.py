@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.fitting.minimize import Objective
+from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
 from sknw.metrics import Metric, fill, learned
 from sknw.sums.engine import full_precision
@@ -300,7 +300,7 @@ class Solver(ABC):
         problem: TrainingProblem,
         starts: Sequence[np.ndarray],
         settings: Settings,
-        rehearsal: TrainingProblem | None,
+        screened: TrainingProblem | None,
         random_state: np.random.RandomState,
     ) -> Trained:
         """Return the best end over all starts w (p,).
@@ -313,8 +313,8 @@ class Solver(ABC):
             Where to start, the most promising first.
         settings : Settings
             When to stop, and how far to step.
-        rehearsal : TrainingProblem or None
-            The problem on fewer rows, on which starts may be compared; None: do not.
+        screened : TrainingProblem or None
+            The problem on a subsample, on which starts may be compared; None: do not.
         random_state : RandomState
             Draws what is random.
         """

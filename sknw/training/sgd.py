@@ -24,7 +24,7 @@ class Sgd(Solver):
         problem: TrainingProblem,
         starts: Sequence[np.ndarray],
         settings: Settings,
-        rehearsal: TrainingProblem | None,
+        screened: TrainingProblem | None,
         random_state: np.random.RandomState,
     ) -> Trained:
         """Return the end with the lowest objective over all starts."""

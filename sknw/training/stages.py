@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw.fitting.leave_one_out import REHEARSAL_SIZE, LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.schedule import screening_rows
 from sknw.metrics import Metric, fill, learned
 from sknw.support.random import OwnDraws
 from sknw.training.directions import important_directions
@@ -23,7 +24,6 @@ from sknw.training.solvers import SOLVERS
 from sknw.training.starts import starts
 from sknw.training.validation import Validation
 
-_REHEARSED_PER_FEATURE = 25  # rows: with fewer, starts in many features look alike
 _ROWS_PER_WEIGHT = 20  # from which on even simpler metrics are starts, too
 _MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
 _LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need not settle
@@ -270,14 +270,13 @@ def _train_stage(
     if len(task) < 2:
         w = first[0] if first else problem.parameters
         return Trained(w, [np.nan], np.nan, n_iter=0, converged=True)
-    size = max(REHEARSAL_SIZE, _REHEARSED_PER_FEATURE * task.n_features)
-    small = task.subsample(size, random_state)
-    rehearsal = problem.on(small) if len(small) < len(task) else None
-    with task.progress.stage(f"scan of {len(small)} observations"):
-        found = starts(rehearsal or problem, first, stage.starts, random_state)
+    size = screening_rows(task.n_features, len(problem.parameters))
+    screened = problem.on(task.subsample(size, random_state))
+    with task.progress.stage(f"scan of {len(screened.task)} observations"):
+        found = starts(screened, first, stage.starts, random_state)
     if first and stage.starts == 1:
-        rehearsal = None
-    trained = stage.solver.train(problem, found, settings, rehearsal, random_state)
+        screened = None
+    trained = stage.solver.train(problem, found, settings, screened, random_state)
     problem.restore(trained.buffers)
     return _at_best_scale(problem, trained)
 

@@ -1,19 +1,13 @@
-"""Where training starts: at the simpler metric's end, at broad windows, at random.
-
-A softmax whose windows are narrow has saturated: every row is predicted by its nearest neighbour
-and the gradient vanishes. The best common scale of many features is often such a place (too narrow
-for the features that matter little), so each feature's own width is scanned from broad windows too.
-"""
+"""Where training starts: at the simpler metric's end, at broad windows, at random."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from sknw.fitting.minimize import coordinate_scan, scan_minima
+from sknw.fitting.starts import mixed_start, scan_minima
 from sknw.training.problem import TrainingProblem
 
 _RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts
-_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
 def starts(
@@ -27,7 +21,7 @@ def starts(
     Parameters
     ----------
     problem : TrainingProblem
-        The problem, or its rehearsal on fewer rows.
+        The problem, or one of fewer rows.
     first : sequence of ndarray of shape (p,)
         Starts that are known already: the user's, or the simpler metric's end.
     n_starts : int
@@ -51,6 +45,5 @@ def _scale_starts(problem: TrainingProblem) -> list[np.ndarray]:
     objective = problem.objective(coordinates)
     minima = scan_minima(objective, [widths.coordinates(width) for width in problem.scan()])
     if len(widths.spread) > 1:
-        multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
-        minima.insert(0, coordinate_scan(objective, multiples[-1], multiples))
+        minima.insert(0, mixed_start(objective, widths))
     return [coordinates.values(x) for x in minima]

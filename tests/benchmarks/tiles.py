@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sknw import NadarayaWatsonRegressor
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.fitting.minimize import Objective
+from sknw.fitting.objective import Objective
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.compiled.driver import disabled
 

@@ -56,7 +56,7 @@ def test_other_threads_keep_theirs():
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize("model", [NadarayaWatsonRegressor(), ParametricNWRegressor("full")])
 def test_fits_hold_torch_back_while_they_search(model, monkeypatch):
-    from sknw.fitting.minimize import Objective
+    from sknw.fitting.objective import Objective
 
     seen = []
     evaluate = Objective.log_value_and_gradient

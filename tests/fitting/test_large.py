@@ -6,11 +6,10 @@ import reference
 import torch
 
 from sknw import NadarayaWatsonRegressor
-from sknw.bandwidth import strategy
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.fitting.minimize import Objective, line_search
 from sknw.kernels import KERNELS
+from sknw.support import tuning
 
 
 def data(n, d, seed=0):
@@ -20,10 +19,11 @@ def data(n, d, seed=0):
 
 
 @pytest.fixture
-def small_is_large(monkeypatch):
+def small_is_large():
     """Treat 900 rows as too many for a full criterion."""
-    for name, value in (("_LARGE", 800), ("_PART", 300), ("_FEWEST_HELD_OUT", 250), ("_PAIRS", 1)):
-        monkeypatch.setattr(strategy, name, value)
+    few = {"MANY_ROWS": 800, "ROWS_BEFORE_MANY": 300, "FEWEST_HELD_OUT": 250, "PAIRS_HELD_OUT": 1}
+    with tuning.override(**few):
+        yield
 
 
 @pytest.mark.parametrize(("d", "kernel"), [(2, "gaussian"), (1, "gaussian"), (2, "epanechnikov")])
@@ -100,18 +100,3 @@ def test_many_rows_are_put_in_a_compact_order_and_nothing_changes(monkeypatch):
     assert steps[0] < 0.5 * steps[1]
     loss = [task.loss(task.rows / 0.3).item() for task in (ordered, plain)]
     assert loss[0] == pytest.approx(loss[1], rel=1e-12)
-
-
-@pytest.mark.parametrize("start", [-3.0, 0.1, 2.0, 4.9])
-@pytest.mark.parametrize("lowest", [-2.0, 0.3, 4.99])
-def test_a_line_search_walks_to_the_minimum(start, lowest):
-    objective = Objective(lambda x: 1 + (x[0] - lowest).square())
-    found = line_search(objective, start, (-4.0, 5.0))
-    assert found.converged
-    assert found.x[0] == pytest.approx(lowest, abs=1e-3)
-
-
-def test_a_line_search_may_end_at_a_bound():
-    found = line_search(Objective(lambda x: 2 + x[0].exp()), 0.0, (-1.5, 5.0))
-    assert found.converged
-    assert found.x[0] == pytest.approx(-1.5, abs=1e-3)
