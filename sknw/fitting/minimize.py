@@ -116,8 +116,8 @@ class Level:
         Evaluations that a search without gradients may add to the lowest end.
     line_steps : int, default=20
         Largest number of evaluations of one line search. At a kink none of them helps.
-    name : str, default="descent"
-        How to call a descent of this round.
+    name, where : str, default="descent", ""
+        How to call a descent of this round, and on what it is.
     """
 
     objective: Callable[[Bounded], Objective] | None
@@ -128,6 +128,7 @@ class Level:
     refinement_evaluations: int = 0
     line_steps: int = 20
     name: str = "descent"
+    where: str = ""
 
 
 def minimize(
@@ -164,7 +165,7 @@ def minimize(
                 begun = _transferred(level, ends, objectives)
             watch = on_step if index >= final else None
             found = [
-                descend(level, at, watch, f"{level.name} {place + 1} of {len(begun)}")
+                descend(level, at, watch, f"{level.name} {place + 1} of {len(begun)}{level.where}")
                 for place, at in enumerate(begun)
             ]
             lowest, *others = _lowest(found, level.keep)

@@ -159,11 +159,18 @@ def levels(
                 keep=at.keep,
                 transfer=_narrowing(share ** (1 / (task.n_features + 4))),
                 refinement_evaluations=refinement(task) if at.keep == 1 else 0,
-                name="descent" if is_all else f"descent on {len(task)} observations",
+                name="start" if index + 1 < len(tasks) else "descent",
+                where=_where(task, tasks[-1]),
             )
         )
         before = task
     return found
+
+
+def _where(task: LeaveOneOut, whole: LeaveOneOut) -> str:
+    if len(task) < len(whole):
+        return " on a subsample"
+    return " on a sample" if task.held_out is not None else ""
 
 
 def _of(
