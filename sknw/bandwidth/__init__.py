@@ -8,13 +8,13 @@ from numbers import Real
 
 import numpy as np
 
-from sknw.bandwidth.criteria import CRITERIA, Criterion
 from sknw.bandwidth.neighbors import NeighborBandwidth
 from sknw.bandwidth.rules import Scott, Silverman
 from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.features import Features
 from sknw.data.observations import Observations
+from sknw.fitting.criteria import CRITERIA, Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
 
 SELECTORS: dict[str, Selector] = {

@@ -10,14 +10,16 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
-from sknw.bandwidth.criteria import CRITERIA
 from sknw.bandwidth.rules import Scott
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.bandwidth.strategy import Found, Plan, search
 from sknw.data.features import Features
 from sknw.data.observations import Observations
+from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Minimum
+from sknw.fitting.parametrization import Widths
+from sknw.fitting.scale_objective import scale_objective
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
 
@@ -128,9 +130,10 @@ class BandwidthSearch(Selector, BaseEstimator):
         random_state: np.random.RandomState,
     ) -> Selection:
         """Search; take Scott's rule where no criterion can tell bandwidths apart."""
-        task = self._narrowed(task, observations.features)
         plan = Plan(
             CRITERIA[self.criterion],
+            shared=self._shared(observations.features),
+            bounds=self._bounds(task),
             n_starts=None if self.n_starts == "auto" else self.n_starts,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -139,7 +142,7 @@ class BandwidthSearch(Selector, BaseEstimator):
         if not _is_informative(observations):
             return self._by_rule(observations, task, random_state, plan)
         task.progress.say(
-            f"bandwidth search by {self.criterion!r}: {task.n_parameters} parameters, "
+            f"bandwidth search by {self.criterion!r}: {len(plan.scales(task))} parameters, "
             f"{len(task)} observations"
         )
         with task.threads():
@@ -166,42 +169,48 @@ class BandwidthSearch(Selector, BaseEstimator):
         plan: Plan,
     ) -> Selection:
         """Return Scott's bandwidths, within the bounds, with the criterion there."""
-        widths = Scott().select(observations, task, random_state).widths
-        widths = [np.exp(np.log(widths[own]).mean()) for own in task.members]
-        x = task.widths.coordinates(np.array(widths))
-        objective = plan.objective(task)
+        widths, scales = Scott().select(observations, task, random_state).widths, plan.scales(task)
+        widths = [np.exp(np.log(widths[own]).mean()) for own in scales.members]
+        x = scales.widths.coordinates(np.array(widths))
+        objective = scale_objective(task, plan.criterion, scales)
         value = objective.log_value(x)
-        minimum = Minimum(x, value, [], True, task.widths, objective, start=x)
+        minimum = Minimum(x, value, [], True, scales, objective, start=x)
         none = np.zeros(task.n_features, dtype=bool)
         return self._selection(Found(plan.criterion, task, minimum), irrelevant=none)
 
     def _selection(self, found: Found, irrelevant: np.ndarray) -> Selection:
-        task, ranges = found.task, found.task.widths
-        widths = task.of_features(ranges.values(found.minimum.x))
-        coordinates, losses = found.objective.path
+        task, widths = found.task, found.widths
+        coordinates, losses = found.minimum.objective.path
         is_common = not (self.per_feature or task.observations.features.categories)
+        reported = [found.criterion.reported(loss, task.targets) for loss in losses]
         return Selection(
             float(widths[0]) if is_common else widths,
             criterion=found.value,
             report=found.report,
             path={
-                "widths": np.array([task.of_features(ranges.values(x)) for x in coordinates]),
-                "criterion": np.array([found.criterion.reported(loss, task) for loss in losses]),
+                "widths": np.array([found.widths_at(x) for x in coordinates]),
+                "criterion": np.array(reported),
             },
             irrelevant=np.flatnonzero(irrelevant),
         )
 
-    def _narrowed(self, task: LeaveOneOut, features: Features) -> LeaveOneOut:
-        """Return the problem with the parameters and the bounds that the settings ask for."""
-        bounds = self._width_bounds(features)
-        if bounds is not None:
-            automatic = np.column_stack([task.widths.lower, task.widths.upper])
-            task = task.within(*np.where(np.isfinite(bounds), bounds, automatic).T)
+    def _shared(self, features: Features) -> np.ndarray | None:
+        """Return the parameter of each feature; None where each has its own."""
         if self.per_feature:
-            return task
+            return None
         categorical = features.is_categorical  # each keeps a parameter of its own
         first = 0 if categorical.all() else 1
-        return task.sharing(np.where(categorical, first + np.cumsum(categorical) - 1, 0))
+        return np.where(categorical, first + np.cumsum(categorical) - 1, 0)
+
+    def _bounds(self, task: LeaveOneOut) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the user's bounds of each feature's width, and the data's where there are none."""
+        bounds = self._width_bounds(task.observations.features)
+        if bounds is None:
+            return None
+        automatic = Widths.of(task.observations, task.kernel)
+        automatic = np.column_stack([automatic.lower, automatic.upper])
+        lower, upper = np.where(np.isfinite(bounds), bounds, automatic).T
+        return lower, upper
 
     def _width_bounds(self, features: Features) -> np.ndarray | None:
         """Return the bounds as widths (n_features, 2), NaN where the data decide."""
@@ -236,9 +245,9 @@ class BandwidthSearch(Selector, BaseEstimator):
 
 def _at_upper_bound(found: Found) -> np.ndarray:
     """Return which features have no influence left (n_features,)."""
-    task, ranges = found.task, found.task.widths
-    at_bound = task.of_features(ranges.values(found.minimum.x) >= ranges.upper)
-    return at_bound & (task.observations.extent > 0)
+    ranges = found.scales.widths
+    at_bound = (ranges.values(found.minimum.x) >= ranges.upper)[found.scales.of_feature]
+    return at_bound & (found.task.observations.extent > 0)
 
 
 def _is_informative(observations: Observations) -> bool:

@@ -24,89 +24,98 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from sknw.bandwidth.criteria import Criterion
 from sknw.data.arrays import to_tensor
+from sknw.fitting.criteria import Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Level, Minimum, Start, line_search, minimize
 from sknw.fitting.objective import Objective
-from sknw.fitting.parametrization import Widths
+from sknw.fitting.parametrization import Scales, Widths
+from sknw.fitting.scale_objective import refinement_evaluations, scale_objective
 from sknw.fitting.schedule import levels, parts, schedule
-from sknw.fitting.starts import mixed_start, scan_minima
+from sknw.fitting.starts import common_widths, mixed_start, scan_minima
+from sknw.kernels import KERNELS
 from sknw.support import tuning
 
 _EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
 _DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
 _MINIMA = 3  # of a single bandwidth
 _RTOL_OF_LARGE = 1e-6
-_MOST_POLISHED = 15  # bandwidths of a kernel with an edge
+_MOST_REFINED = 15  # bandwidths of a kernel with an edge
 _OF_GAUSSIAN = np.geomspace(0.1, 10.0, 25)  # multiples of the Gaussian's bandwidths
 _STRIDES_OF_EDGE, _LINE_STEPS = (1.6, 1.25, 1.1, 1.04, 1.015), 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to minimise, and how hard to try; None leaves the choice to the search."""
+    """What to minimise, and how hard to try; None leaves the choice to the search.
+
+    Parameters
+    ----------
+    criterion : Criterion
+        What is minimised.
+    shared : ndarray of shape (n_features,) or None
+        Index of the bandwidth of each feature; None: each has its own.
+    bounds : tuple of two ndarray of shape (n_features,) or None
+        The user's smallest and largest bandwidths.
+    n_starts, n_held_out : int or None
+        See `sknw.BandwidthSearch`.
+    max_iter, tol : int, float
+        See `sknw.BandwidthSearch`.
+    """
 
     criterion: Criterion
+    shared: np.ndarray | None
+    bounds: tuple[np.ndarray, np.ndarray] | None
     n_starts: int | None
     max_iter: int
     tol: float
     n_held_out: int | None
 
-    def objective(self, task: LeaveOneOut) -> Objective:
-        """Return the criterion as a function of search coordinates."""
-
-        def loss(coordinates: Tensor) -> Tensor:
-            return self.criterion.loss(task, task.column_scales(coordinates))
-
-        def losses(coordinates: Tensor) -> Tensor:
-            return self.criterion.losses(task, task.column_scales(coordinates))
-
-        def slope(x: np.ndarray) -> tuple[float, np.ndarray] | None:
-            coordinates = to_tensor(x, dtype=torch.float64, device=task.rows.device)
-            found = self.criterion.loss_and_slope(task, task.column_scales(coordinates))
-            return None if found is None else (found[0], task.by_coordinates(x, found[1]))
-
-        return Objective(
-            loss,
-            device=task.rows.device,
-            losses=losses,
-            slope=slope,
-            progress=task.progress,
-            in_units=lambda loss: self.criterion.reported(loss, task),
-        )
+    def scales(self, task: LeaveOneOut) -> Scales:
+        """Return what the search walks in."""
+        ranges = Widths.of(task.observations, task.kernel, self.bounds)
+        return Scales.of(ranges, task.observations.features.of_column, self.shared)
 
     def refinement(self, task: LeaveOneOut) -> int:
         """Return how many evaluations a search without gradients may add on these rows."""
         if len(task) > tuning.MANY_ROWS:
             return 0
-        return task.polish_evaluations(self.criterion.has_kinks)
+        return refinement_evaluations(task, self.scales(task), self.criterion)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The end of a search: on which problem, and after what."""
+    """The end of a search: on which problem, and where."""
 
     criterion: Criterion
     task: LeaveOneOut
     minimum: Minimum
 
     @property
-    def objective(self) -> Objective:
-        """The criterion as a function of search coordinates."""
-        return self.minimum.objective
+    def scales(self) -> Scales:
+        """What the search walked in."""
+        return self.minimum.coordinates
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Bandwidths reached, one for each feature."""
+        return self.widths_at(self.minimum.x)
+
+    def widths_at(self, x: np.ndarray) -> np.ndarray:
+        """Return the bandwidths (n_features,) at coordinates."""
+        return self.scales.widths.values(x)[self.scales.of_feature]
 
     @property
     def value(self) -> float:
         """Criterion reached."""
-        return self.criterion.reported(self.objective.reported(self.minimum.x), self.task)
+        loss = self.minimum.objective.reported(self.minimum.x)
+        return self.criterion.reported(loss, self.task.targets)
 
     @property
     def is_usable(self) -> bool:
         """Whether the criterion is finite there."""
-        return bool(np.isfinite(self.objective.reported(self.minimum.x)))
+        return bool(np.isfinite(self.minimum.objective.reported(self.minimum.x)))
 
     @property
     def report(self) -> dict:
@@ -116,33 +125,34 @@ class Found:
             "criterion": self.criterion.name,
             "n_rows": len(task),
             "n_held_out": len(task) if task.held_out is None else len(task.held_out),
-            "n_evaluations": self.objective.n_evaluations,
-            "algorithm": _algorithm_at(task, self.minimum.x),
+            "n_evaluations": self.minimum.objective.n_evaluations,
+            "algorithm": _algorithm_at(task, self.scales, self.minimum.x),
         }
 
 
-def _algorithm_at(task: LeaveOneOut, coordinates: np.ndarray) -> str:
+def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
     """Return the algorithm of the sums at search coordinates."""
-    t = to_tensor(coordinates, dtype=torch.float64, device=task.rows.device)
-    return task.algorithm_at(task.rows, task.column_scales(t), needs_grad=False)
+    at = to_tensor(scales.column_scales(x), dtype=torch.float64, device=task.rows.device)
+    return task.algorithm_at(task.rows, at, needs_grad=False)
 
 
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
-    if _starts_from_gaussian(task):
+    scales = plan.scales(task)
+    if len(scales) > _MOST_REFINED and not task.kernel.has_smooth_loss:
         return _search_from_gaussian(task, plan, random_state)
     task = task.in_compact_order()
-    rounds = schedule("bandwidths", len(task), task.n_features, task.n_parameters)
+    rounds = schedule("bandwidths", len(task), task.n_features, len(scales))
     if plan.n_held_out is not None:
         rounds[-1] = replace(rounds[-1], held_out=plan.n_held_out)
     tasks = parts(rounds, task, random_state)
     if len(task) > tuning.MANY_ROWS:
         # a sampled criterion is known to per cents; where its minimum lies needs no more than this
         tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, _RTOL_OF_LARGE))
-    objectives = {id(part): plan.objective(part) for part in tasks}
+    objectives = {id(part): scale_objective(part, plan.criterion, scales) for part in tasks}
     with task.progress.stage(f"scan of {len(tasks[0])} observations"):
-        found = _starts(tasks[0], plan, objectives[id(tasks[0])], random_state)
-    starts = [Start(x, task.widths) for x in found]
+        found = _starts(tasks[0], scales, plan, objectives[id(tasks[0])], random_state)
+    starts = [Start(x, scales) for x in found]
     run = levels(
         rounds,
         tasks,
@@ -152,7 +162,7 @@ def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -
         n_starts=len(starts),
         refinement=plan.refinement,
     )
-    if task.n_parameters == 1 and len(task) > tuning.MANY_ROWS:
+    if len(scales) == 1 and len(task) > tuning.MANY_ROWS:
         return _search_line(task, plan, tasks[-1], run, starts)
     best = minimize(run, starts)
     last = replace(run[-1], objective=lambda _: best.objective)
@@ -166,62 +176,65 @@ def _search_line(
 
     A fast transform needs no sample of them.
     """
-    before = minimize(run[:-1], starts)
-    start = Start(run[-1].transfer(task.widths, before.x), task.widths)
-    if plan.n_held_out is None and _algorithm_at(task, start.x) == "nufft":
+    before, scales = minimize(run[:-1], starts), starts[0].coordinates
+    start = Start(run[-1].transfer(scales, before.x), scales)
+    if plan.n_held_out is None and _algorithm_at(task, scales, start.x) == "nufft":
         sample = replace(task, rtol=sample.rtol)
+    objective = scale_objective(sample, plan.criterion, scales)
     with task.progress.stage(f"{len(task)} observations", None):
-        return Found(plan.criterion, sample, line_search(plan.objective(sample), start))
-
-
-def _starts_from_gaussian(task: LeaveOneOut) -> bool:
-    return task.n_parameters > _MOST_POLISHED and not task.kernel.has_smooth_loss
+        return Found(plan.criterion, sample, line_search(objective, start))
 
 
 def _search_from_gaussian(
     task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState
 ) -> Found:
     """Return the minimum near a multiple of the Gaussian's bandwidths."""
+    ratio = task.kernel.search_scale
+    gaussian = replace(KERNELS["gaussian"], codes=task.kernel.codes)
+    bounds = plan.bounds and tuple(bound / ratio for bound in plan.bounds)
     with task.progress.stage("Gaussian bandwidths", None):
-        found = search(task.with_gaussian(), plan, random_state)
-    smooth, task = found.task, replace(found.task, kernel=task.kernel, bounds=task.bounds)
-    objective, widths = plan.objective(task), task.widths
-    found_widths = smooth.widths.values(found.minimum.x)
-    is_out = found_widths >= smooth.widths.upper
+        smooth = search(replace(task, kernel=gaussian), replace(plan, bounds=bounds), random_state)
+    task, scales = replace(smooth.task, kernel=task.kernel), plan.scales(task)
+    objective, widths = scale_objective(task, plan.criterion, scales), scales.widths
+    found = smooth.scales.widths.values(smooth.minimum.x)
+    is_out = found >= smooth.scales.widths.upper
     with task.progress.stage(f"multiples of them for {task.kernel.name!r}"):
-        multiples = task.kernel.search_scale * found_widths * _OF_GAUSSIAN[:, None]
+        multiples = ratio * found * _OF_GAUSSIAN[:, None]
         points = [widths.coordinates(np.where(is_out, widths.upper, at)) for at in multiples]
         start = scan_minima(objective, points)[0]
     level = Level(lambda _: objective, plan.max_iter, plan.tol, line_steps=_LINE_STEPS)
-    best = minimize([level], [Start(start, widths)])
+    best = minimize([level], [Start(start, scales)])
     for stride in _STRIDES_OF_EDGE:
         best = _lower_minimum(task, best, level, stride) or best
     return Found(plan.criterion, task, best.no_higher())
 
 
 def _starts(
-    task: LeaveOneOut, plan: Plan, objective: Objective, random_state: np.random.RandomState
+    task: LeaveOneOut,
+    scales: Scales,
+    plan: Plan,
+    objective: Objective,
+    random_state: np.random.RandomState,
 ) -> list[np.ndarray]:
     """Return coordinates to descend from: common multiples of the spreads, and mixed ones."""
-    widths = task.widths
-    scan = [widths.coordinates(bandwidth) for bandwidth in task.scan_bandwidths()]
+    widths = scales.widths
+    scan = [widths.coordinates(at) for at in common_widths(widths, task.kernel)]
     minima = scan_minima(objective, scan)
-    if task.n_parameters == 1:
+    if len(scales) == 1:
         return minima[: plan.n_starts or _MINIMA]
     starts = [*minima[:2], mixed_start(objective, widths)]
     if plan.n_starts is None:
         n_drawn = int(np.clip(_ROWS_PER_START / len(task), 1, 6))
     else:
         n_drawn = max(0, plan.n_starts - len(starts))
-    return [*starts, *_drawn_starts(task, objective, n_drawn, random_state)][: plan.n_starts]
+    return [*starts, *_drawn_starts(widths, objective, n_drawn, random_state)][: plan.n_starts]
 
 
 def _drawn_starts(
-    task: LeaveOneOut, objective: Objective, n_drawn: int, random_state: np.random.RandomState
+    widths: Widths, objective: Objective, n_drawn: int, random_state: np.random.RandomState
 ) -> list[np.ndarray]:
     """Return the best of random bandwidths; the fewer the rows, the more local minima there are."""
-    widths = task.widths
-    size = max(_N_DRAWN, n_drawn), task.n_parameters
+    size = max(_N_DRAWN, n_drawn), len(widths.lower)
     draws = random_state.uniform(*np.log(_DRAWN), size=size) if n_drawn else []
     points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
     order = np.argsort(objective.log_values(points), kind="stable")
@@ -244,24 +257,25 @@ def _lower_minimum(
 ) -> Minimum | None:
     """Return where a descent ends from what lies close by, if something there is lower."""
     with task.progress.stage("look around"):
-        lower = _lower_neighbor(task, best, stride)
+        lower = _lower_neighbor(best, stride)
     if lower is None:
         return None
     again = minimize([level], [Start(lower.x, lower.coordinates)])
     return again if again.value <= lower.value else lower
 
 
-def _lower_neighbor(task: LeaveOneOut, best: Minimum, stride: float | None) -> Minimum | None:
+def _lower_neighbor(best: Minimum, stride: float | None) -> Minimum | None:
     """Return what moves of single widths lead to, if it is lower (or wider and no higher).
 
     Widths are moved out of the way or by a stride; None: only out of the way.
     """
-    objective, widths = best.objective, task.widths.values(best.x)
+    objective, ranges = best.objective, best.coordinates.widths
+    widths = ranges.values(best.x)
     strides = () if stride is None else (stride, 1 / stride)
-    moves = list(_moves(widths, task.widths, strides))
+    moves = list(_moves(widths, ranges, strides))
     if not moves:
         return None
-    points = [_moved(best.x, widths, task.widths, *move) for move in moves]
+    points = [_moved(best.x, widths, ranges, *move) for move in moves]
     # where it is now is asked again among them: another evaluator may do several at once
     *values, here = objective.log_values([*points, best.x])
     best, found = replace(best, value=here), None
@@ -269,7 +283,7 @@ def _lower_neighbor(task: LeaveOneOut, best: Minimum, stride: float | None) -> M
     for index in np.argsort(values, kind="stable"):
         move, x, value = moves[index], points[index], values[index]
         if found is not None:  # from where the search is by now
-            x = _moved(best.x, widths, task.widths, *move)
+            x = _moved(best.x, widths, ranges, *move)
             value = objective.log_value(x)
         if _improves(value, best.value, move):
             best = found = replace(best, x=x, value=value)

@@ -14,28 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw.data.arrays import least_weight, to_numpy, to_tensor, weights_tensor
+from sknw.data.arrays import accumulator_dtype, least_weight, to_tensor, weights_tensor
 from sknw.data.observations import Observations
-from sknw.fitting.parametrization import Widths
-from sknw.fitting.scale_loss import ScaleLoss
-from sknw.kernels import KERNELS, Kernel
+from sknw.fitting.criteria import Targets
+from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
-from sknw.smoothing.smoother import smooth, smooth_with_own, value_columns
+from sknw.smoothing.smoother import smooth, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
 from sknw.support.progress import SILENT, Progress
 from sknw.support.threads import torch_threads
 
-# A bandwidth is searched between a fraction of the smallest gap and many times the range, where
-# the feature's influence on any weight is below rounding of the criterion.
-_GAP_FRACTION = 0.1
-_SPREAD_FRACTION = 1e-7
-_EXTENT_MULTIPLE = 1e4
-_SCAN_RANGE = (0.01, 10.0)  # multiples of the spread
-_SCAN_POINTS = 16
-_POLISH_PAIRS = 5e8
-_SCAN_POINTS_ONE_PARAMETER = 60
 _RTOL_OF_SINGLE = 1e-4
-_PAIRS_AT_ONCE = 1e7  # of several scales; more take so long that nothing is gained
 _ROWS_OF_ONE_THREAD = 20_000  # more, and torch's own work on the rows wants several
 _WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
 
@@ -64,10 +53,6 @@ class LeaveOneOut:
         Where the rows come from.
     held_out : Tensor of shape (m,) or None, default=None
         Rows that are predicted; None: all. Their neighbours are always all other rows.
-    shared : ndarray of shape (n_features,) or None, default=None
-        Index of the parameter that is each feature's width; None: every feature has its own.
-    bounds : tuple of two ndarray of shape (n_features,) or None, default=None
-        Smallest and largest width of each feature; None: what the data make worth trying.
     progress : Progress, default=SILENT
         Whom to tell of stages, steps and evaluations.
     """
@@ -84,8 +69,6 @@ class LeaveOneOut:
     empty_neighborhood: str
     observations: Observations
     held_out: Tensor | None = None
-    shared: np.ndarray | None = None
-    bounds: tuple[np.ndarray, np.ndarray] | None = None
     progress: Progress = SILENT
 
     @classmethod
@@ -147,115 +130,43 @@ class LeaveOneOut:
         return self.rows.shape[1]
 
     @property
-    def n_parameters(self) -> int:
-        """Number of widths to find."""
-        return self.n_features if self.shared is None else int(self.shared.max()) + 1
-
-    @property
     def effective_size(self) -> float:
         """Kish's effective number of rows, ``(Σw)²/Σw²``."""
         return float(self.weights.sum().square() / self.weights.square().sum())
 
-    def sharing(self, shared: np.ndarray) -> "LeaveOneOut":
-        """Return the problem in which features share widths: `shared` has each one's parameter."""
-        return replace(self, shared=shared)
-
-    def within(self, lower: np.ndarray, upper: np.ndarray) -> "LeaveOneOut":
-        """Return the problem with widths between bounds (n_features,) of the features."""
-        return replace(self, bounds=(lower, upper))
-
-    def with_gaussian(self) -> "LeaveOneOut":
-        """Return the problem of a Gaussian, between bounds that smooth as much."""
-        kernel = replace(KERNELS["gaussian"], codes=self.kernel.codes)
-        bounds = self.bounds and tuple(bound / self.kernel.search_scale for bound in self.bounds)
-        return replace(self, kernel=kernel, bounds=bounds)
-
-    def of_features(self, of_parameters: np.ndarray) -> np.ndarray:
-        """Return each feature's own of what parameters have."""
-        return of_parameters if self.shared is None else of_parameters[self.shared]
-
-    @property
-    def members(self) -> list[np.ndarray]:
-        """The features whose width each parameter is."""
-        shared = self.of_features(np.arange(self.n_parameters))
-        return [np.flatnonzero(shared == index) for index in range(self.n_parameters)]
-
-    def column_scales(self, coordinates: Tensor) -> Tensor:
-        """Return one over the width of each column (..., n_columns), at search coordinates."""
-        scales = 1 / self.widths.at(coordinates)
-        if self._parameter_of_column is None:
-            return scales
-        return scales[..., self._parameter_of_column]
-
-    def by_coordinates(self, coordinates: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
-        """Return derivatives by search coordinates of what has these by log-scales of columns."""
-        by_log = by_log_scales
-        if self._parameter_of_column is not None:
-            index = to_numpy(self._parameter_of_column)
-            by_log = np.bincount(index, weights=by_log_scales, minlength=self.n_parameters)
-        return -by_log * self.widths.slopes(coordinates)
-
     @cached_property
-    def _parameter_of_column(self) -> Tensor | None:
-        """Index of the width of each column; None where each has its own."""
-        index = self.of_features(np.arange(self.n_parameters))[self.observations.features.of_column]
-        if np.array_equal(index, np.arange(self.n_parameters)):
-            return None
-        return to_tensor(index, dtype=torch.int64, device=self.rows.device)
-
-    @property
-    def deviation(self) -> Tensor:
-        """Mean absolute deviation of each scaled output over all keys, (k,)."""
-        return to_tensor(
-            self.observations.y_deviation, dtype=self.variance.dtype, device=self.variance.device
+    def targets(self) -> Targets:
+        """What the errors of the rows held out are measured by."""
+        observations, like = self.observations, self.variance
+        single = self.values.shape[1] == 1
+        of_deviation = float(observations.y_deviation[0] * observations.y_scale[0])
+        weights = self.held_out_weights.to(accumulator_dtype(like.device))
+        return Targets(
+            shares=weights / weights.sum(),
+            variance=like,
+            deviation=to_tensor(observations.y_deviation, dtype=like.dtype, device=like.device),
+            n_rows=len(self),
+            effective_size=self.effective_size,
+            unit=self.unit,
+            absolute_unit=of_deviation if single else 1.0,
         )
 
-    @property
-    def absolute_unit(self) -> float:
-        """Units of y in one unit of absolute error; 1 for several outputs."""
-        if self.values.shape[1] > 1:
-            return 1.0
-        return float(self.observations.y_deviation[0] * self.observations.y_scale[0])
-
-    def predictions(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
+    def predictions(self, embedded: Tensor) -> Tensor:
         """Return the leave-one-out predictions of the rows held out, (m, k), at embedded rows."""
         keys, values, weights = self._keys(embedded)
-        queried, own = self._queried
+        queried, own = self.queried
         return smooth(
             self.kernel,
             None if queried is None else keys[queried][None],
             keys[None],
             values[None],
             weights[None],
-            scales=scales,
             exclude=queried,
             own=own,
-            algorithm=self._able_algorithm(embedded, scales),
+            algorithm=self.able_algorithm(embedded, needs_grad=torch.is_grad_enabled()),
             rtol=self.rtol,
             empty_neighborhood=self.empty_neighborhood,
         )[0]
-
-    def fitted(self, embedded: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the means (m, k) of the rows held out with themselves among the neighbours.
-
-        With them the leverage (m,): how much of each mean is the row's own value.
-        """
-        keys, values, weights = self._keys(embedded)
-        queried, own = self._queried
-        means, shares = smooth_with_own(
-            self.kernel,
-            None if queried is None else keys[queried],
-            keys,
-            values,
-            weights,
-            own=queried,
-            scales=scales,
-            algorithm=self._able_algorithm(embedded, scales),
-            rtol=self.rtol,
-        )
-        if own is not None:
-            means, shares = means[own.of_row], shares[own.of_row]
-        return means, shares * self._held_out_weights.to(shares.dtype)
 
     def _keys(self, embedded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the keys of the sums, of embedded rows (n, q), their values and their weights."""
@@ -265,7 +176,7 @@ class LeaveOneOut:
         return embedded[self.cells.first], (totals[1:] / totals[0]).mT, totals[0]
 
     @cached_property
-    def _queried(self) -> tuple[Tensor | None, OwnCells | None]:
+    def queried(self) -> tuple[Tensor | None, OwnCells | None]:
         """Which keys are queried (None: all), and what the rows held out have in their cells."""
         cells, held_out = self.cells, self.held_out
         if cells is None:
@@ -276,76 +187,18 @@ class LeaveOneOut:
         return queried, OwnCells(of_row, cells.others[:, held_out])
 
     @property
-    def _held_out_weights(self) -> Tensor:
+    def held_out_weights(self) -> Tensor:
+        """Weights of the rows held out, (m,)."""
         return self.weights if self.held_out is None else self.weights[self.held_out]
 
-    def loss(self, embedded: Tensor, scales: Tensor | None = None) -> Tensor:
-        """Return the loss of embedded rows (n, q), a scalar in units of variance.
-
-        `scales` (q,) of the embedding's features make for a faster gradient than ``embedded *
-        scales``; the embedding itself then gets none.
-        """
-        short = None if scales is None else self._scale_loss(embedded)
-        error = None if short is None else short.at(scales, self._able_algorithm(embedded, scales))
-        if error is not None:
-            return error / self.variance[0]
-        errors = self.errors(self.predictions(embedded, scales))
+    def loss(self, embedded: Tensor) -> Tensor:
+        """Return the loss of embedded rows (n, q), a scalar in units of variance."""
+        errors = self.errors(self.predictions(embedded))
         return (self.mean(errors.square()) / self.variance).mean()
 
-    def losses(self, embedded: Tensor, scales: Tensor) -> Tensor:
-        """Return the losses (b,) at several scales (b, q), without gradients."""
-        short = self._scale_loss(embedded)
-        with torch.no_grad():
-            if short is None or len(scales) * len(self) ** 2 > _PAIRS_AT_ONCE:
-                return torch.stack([self.loss(embedded, at) for at in scales])
-            return short.at_several(scales) / self.variance[0]
-
-    def loss_and_slope(self, embedded: Tensor, scales: Tensor) -> tuple[float, np.ndarray] | None:
-        """Return the loss at scales (q,) and its derivatives by their logarithms.
-
-        None where `sknw.fitting.scale_loss` has no way to them at any scales.
-        """
-        short = self._scale_loss(embedded)
-        if short is None:
-            return None
-        with torch.no_grad():
-            found = short.with_slope(scales, self._able_algorithm(embedded, scales))
-        if found is None:
-            return self._loss_and_slope_by_torch(embedded, scales)
-        variance = float(self.variance[0])
-        return found[0].item() / variance, to_numpy(found[1]).astype(np.float64) / variance
-
-    def _loss_and_slope_by_torch(
-        self, embedded: Tensor, scales: Tensor
-    ) -> tuple[float, np.ndarray]:
-        """Return what `loss_and_slope` does at scales where the short way found no answer."""
-        with torch.inference_mode(False), torch.enable_grad():
-            steps = torch.zeros_like(scales, requires_grad=True)
-            errors = self.errors(self.predictions(embedded, scales * steps.exp()))
-            loss = (self.mean(errors.square()) / self.variance).mean()
-            (slope,) = torch.autograd.grad(loss, steps)
-        return loss.item(), to_numpy(slope).astype(np.float64)
-
-    def _scale_loss(self, embedded: Tensor) -> ScaleLoss | None:
-        """Return the short way to the loss of an embedding's scales; of one output only."""
-        if self.values.shape[1] > 1:
-            return None
-        rows = slice(None) if self.held_out is None else self.held_out
-        queried, own = self._queried
-        return ScaleLoss(
-            self.kernel,
-            embedded if self.cells is None else embedded[self.cells.first],
-            self._columns if self.cells is None else self.cells.totals,
-            self.values[rows, 0],
-            self.weights[rows],
-            queried,
-            own,
-            self.rtol,
-            self.empty_neighborhood,
-        )
-
     @cached_property
-    def _columns(self) -> Tensor:
+    def columns(self) -> Tensor:
+        """Weights of the rows, and weights times values, (1 + k, n)."""
         return value_columns(self.values[None], self.weights[None])[0]
 
     def errors(self, means: Tensor) -> Tensor:
@@ -354,22 +207,24 @@ class LeaveOneOut:
 
     def mean(self, of_rows: Tensor) -> Tensor:
         """Return the weighted mean (k,) over the rows held out of what each has (m, k)."""
-        weights = self._held_out_weights.to(of_rows.dtype)
+        weights = self.held_out_weights.to(of_rows.dtype)
         return (weights @ of_rows) / weights.sum()  # (m) @ (m, k) -> (k)
 
-    def _able_algorithm(self, embedded: Tensor, scales: Tensor | None) -> str:
+    def able_algorithm(
+        self, embedded: Tensor, scales: Tensor | None = None, *, needs_grad: bool = False
+    ) -> str:
         """Return the algorithm, or ``"auto"`` where it cannot do the bandwidth on trial."""
         if self.algorithm in ("auto", "dense"):
             return self.algorithm
         try:
-            self.algorithm_at(embedded.detach(), scales, needs_grad=torch.is_grad_enabled())
+            self.algorithm_at(embedded.detach(), scales, needs_grad=needs_grad)
         except ValueError:
             return "auto"
         return self.algorithm
 
     def algorithm_at(self, embedded: Tensor, scales: Tensor | None, *, needs_grad: bool) -> str:
         """Return the name of the algorithm of embedded rows (n, q), at scales (q,) if given."""
-        kernel, (keys, *_), (queried, _) = self.kernel, self._keys(embedded), self._queried
+        kernel, (keys, *_), (queried, _) = self.kernel, self._keys(embedded), self.queried
         if scales is not None:
             kernel, factors = kernel.scaled_by(scales.detach())
             keys = keys * factors.to(keys.dtype)
@@ -396,40 +251,6 @@ class LeaveOneOut:
     def spread(self) -> np.ndarray:
         """Standard deviation of each feature over all keys, (n_features,)."""
         return self.observations.spread
-
-    @cached_property
-    def widths(self) -> Widths:
-        """The range of widths worth trying, for each parameter."""
-        spread, extent = self.spread, self.observations.extent
-        gap = self.observations.smallest_gap
-        typical = np.minimum(spread, self.observations.typical_deviation)
-        lower = np.maximum(_GAP_FRACTION * gap, _SPREAD_FRACTION * typical)
-        upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
-        lower, upper = self.bounds or (np.where(extent > 0, lower, upper), upper)
-        ranges = Widths(lower, upper, spread * self.kernel.search_scale)
-        return ranges if self.shared is None else ranges.shared(self.shared)
-
-    def polish_evaluations(self, has_kinks: bool = False) -> int:
-        """Return how many evaluations a search without gradients may spend; 0 if it need not."""
-        if self.kernel.has_smooth_loss and not has_kinks:
-            return 0
-        affordable = _POLISH_PAIRS / len(self) ** 2
-        return int(np.clip(affordable, 20 * self.n_parameters, 150 * self.n_parameters))
-
-    def scan_bandwidths(self) -> np.ndarray:
-        """Return widths (n_points, n_parameters) from narrow to wide, in equal log-steps.
-
-        Each is one multiple of every spread. With a single parameter the scan starts at the
-        smallest width worth trying, since nothing else finds a narrow minimum.
-        """
-        n_points, narrowest, ranges = _SCAN_POINTS, _SCAN_RANGE[0], self.widths
-        if self.n_parameters == 1:
-            smooth_loss = self.kernel.has_smooth_loss
-            n_points = _SCAN_POINTS_ONE_PARAMETER if smooth_loss else 3 * _SCAN_POINTS_ONE_PARAMETER
-            spread = ranges.spread[0] / self.kernel.search_scale
-            narrowest = min(narrowest, float(ranges.lower[0] / spread))
-        multiples = np.geomspace(narrowest, _SCAN_RANGE[1], n_points)
-        return np.clip(multiples[:, None] * ranges.spread, ranges.lower, ranges.upper)
 
     def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem of a random subset of the rows; itself if it is no larger."""

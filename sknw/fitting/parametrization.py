@@ -8,19 +8,24 @@ would crawl along a plateau towards it. The coordinate
 
 is log h for ``h ≪ b`` and tends to log b as h grows, with a slope that does not vanish: the loss is
 smooth in ``1/h²``, so an irrelevant feature runs straight into its bound.
+
+`Scales` are widths of features, one each or shared, as what a search walks in: bandwidths are found
+in them, and so are the scales inside the softmax.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sknw.data.arrays import to_tensor
+from sknw.data.observations import Observations
+from sknw.kernels import Kernel
 
 _BROAD = 3.0  # b, in spreads
 _LARGEST = 1e150  # times narrower than that: its square must not overflow
+# A width is searched between a fraction of the smallest gap and many times the range, where the
+# feature's influence on any weight is below rounding of the criterion.
+_GAP_FRACTION, _SPREAD_FRACTION, _EXTENT_MULTIPLE = 0.1, 1e-7, 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,21 @@ class Widths:
             spread=np.array([np.exp(np.log(self.spread[own]).mean()) for own in members]),
         )
 
+    @classmethod
+    def of(
+        cls,
+        observations: Observations,
+        kernel: Kernel,
+        bounds: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> "Widths":
+        """Return the widths (n_features,) worth trying; `bounds` are the user's."""
+        spread, extent = observations.spread, observations.extent
+        typical = np.minimum(spread, observations.typical_deviation)
+        lower = np.maximum(_GAP_FRACTION * observations.smallest_gap, _SPREAD_FRACTION * typical)
+        upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
+        lower, upper = bounds or (np.where(extent > 0, lower, upper), upper)
+        return cls(lower, upper, spread * kernel.search_scale)
+
     @property
     def _broad(self) -> np.ndarray:
         return _BROAD * self.spread
@@ -71,24 +91,14 @@ class Widths:
         # relative to the broad width, whose square may be out of range
         return np.log(self._broad) - 0.5 * np.log1p(np.square(self._relative(widths)))
 
-    def at(self, coordinates: Tensor) -> Tensor:
-        """Return the widths (..., p) at coordinates (..., p), differentiable."""
-        broad, log_broad, least = (
-            to_tensor(values, dtype=coordinates.dtype, device=coordinates.device)
-            for values in self._constants
-        )
-        precision = torch.expm1(-2 * (coordinates - log_broad))
-        # at the bound rounding may leave less than the least precision: keep value and slope
-        return broad * (precision + (least - precision).clamp_min(0).detach()).rsqrt()
-
     @cached_property
-    def _constants(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The broad widths, their logarithms, and the least precision in units of theirs."""
-        return self._broad, np.log(self._broad), np.square(self._relative(self.upper))
+    def _constants(self) -> tuple[np.ndarray, np.ndarray]:
+        """The logarithms of the broad widths, and the least precision in units of theirs."""
+        return np.log(self._broad), np.square(self._relative(self.upper))
 
     def slopes(self, coordinates: np.ndarray) -> np.ndarray:
-        """Return the derivatives (p,) of the logarithms of `at` by the coordinates."""
-        _, log_broad, least = self._constants
+        """Return the derivatives (p,) of the logarithms of the widths by the coordinates."""
+        log_broad, least = self._constants
         precision = np.expm1(-2 * (coordinates - log_broad))
         return (precision + 1) / np.maximum(precision, least)
 
@@ -103,3 +113,75 @@ class Widths:
         """Return the coordinates of widths times `factor`; the largest stay where they are."""
         widths = self.values(coordinates)
         return self.coordinates(np.where(widths < self.upper, widths * factor, widths))
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """Widths as coordinates x (p,) of a search, and the scales of columns that they stand for.
+
+    Parameters
+    ----------
+    widths : Widths
+        The range of each parameter.
+    of_feature : ndarray of shape (n_features,)
+        The parameter that is each feature's width.
+    of_column : ndarray of shape (n_columns,)
+        The feature of each column.
+    units : ndarray of shape (n_columns,)
+        What a width of one is in each column.
+    """
+
+    widths: Widths
+    of_feature: np.ndarray
+    of_column: np.ndarray
+    units: np.ndarray
+
+    @classmethod
+    def of(
+        cls, ranges: Widths, of_column: np.ndarray, shared: np.ndarray | None = None
+    ) -> "Scales":
+        """Return widths of features, in the units of X.
+
+        Parameters
+        ----------
+        ranges : Widths
+            The range of each feature's width.
+        of_column : ndarray of shape (n_columns,)
+            The feature of each column.
+        shared : ndarray of shape (n_features,) or None, default=None
+            The parameter of each feature; None: each has its own.
+        """
+        widths = ranges if shared is None else ranges.shared(shared)
+        of_feature = np.arange(len(ranges.lower)) if shared is None else shared
+        return cls(widths, of_feature, of_column, np.ones(len(of_column)))
+
+    def __len__(self) -> int:
+        """Return the number of parameters."""
+        return len(self.widths.lower)
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        """Bounds of the coordinates."""
+        return self.widths.bounds
+
+    @property
+    def members(self) -> list[np.ndarray]:
+        """The features whose width each parameter is."""
+        return [np.flatnonzero(self.of_feature == index) for index in range(len(self))]
+
+    def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
+        """Return the coordinates of widths times a factor; the largest stay where they are."""
+        return self.widths.narrowed(x, factor)
+
+    def column_scales(self, x: np.ndarray) -> np.ndarray:
+        """Return one over the width of each column in its units, (n_columns,)."""
+        return 1 / (self.widths.values(x)[self._parameter_of_column] * self.units)
+
+    def pullback(self, x: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
+        """Return the gradient (p,) of what has this one (n_columns,) by log-scales of columns."""
+        by_log = np.bincount(self._parameter_of_column, by_log_scales, minlength=len(self))
+        return -by_log * self.widths.slopes(x)
+
+    @cached_property
+    def _parameter_of_column(self) -> np.ndarray:
+        return self.of_feature[self.of_column]

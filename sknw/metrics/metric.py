@@ -71,8 +71,8 @@ class Metric(ABC, BaseEstimator):
         """Return the module as a matrix (n_components, n_columns); None if it is not linear."""
         return None
 
-    def column_scales(self, w: Tensor, n_columns: int) -> Tensor | None:
-        """Return the factor of each column (..., n_columns) where parameters w are only that."""
+    def scale_of_column(self, n_columns: int) -> np.ndarray | None:
+        """Return which parameter is the scale of each column, (n_columns,); None: they are none."""
         return None
 
     def magnitudes(self, module: torch.nn.Module, spread: np.ndarray) -> np.ndarray:

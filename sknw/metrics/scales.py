@@ -66,14 +66,10 @@ class ScaleMetric(Metric):
         with torch.no_grad():
             module.w.mul_(factor)
 
-    def column_scales(self, w: Tensor, n_columns: int) -> Tensor:
-        """Return the scales (..., p), one for each column."""
-        index = to_tensor(self.scale_of_column(n_columns), dtype=torch.int64, device=w.device)
-        return torch.atleast_1d(w)[..., index]
-
     def matrix(self, module: Scales, n_columns: int) -> Tensor:
         """Return the scales on the diagonal."""
-        return torch.diag(self.column_scales(module.w.detach(), n_columns))
+        w = torch.atleast_1d(module.w.detach())
+        return torch.diag(w[module.index.to(w.device)])
 
     def describe(self, module: Scales) -> float | np.ndarray:
         """Return the scales: a float, or an array of shape (n_features,)."""

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sknw.data.arrays import accumulator_dtype, least_weight
 from sknw.kernels import Kernel
-from sknw.smoothing.cells import OwnCells, weight_at_zero
+from sknw.smoothing.cells import OwnCells
+from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.log_attention import log_attention, profile_of_pairs
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
@@ -81,7 +82,8 @@ def smooth(
         kernel, queries, keys, columns,
         scales=scales, exclude=exclude, algorithm=algorithm, rtol=rtol,
     )  # fmt: skip
-    means, empty = _ratio(_with_own(sums, own, kernel))
+    fit = LocalFit.of(_with_own(sums, own, kernel).sums)
+    means, empty = fit.means, fit.empty
     if not empty.any():
         return means
     if scales is not None:
@@ -125,48 +127,6 @@ def fill_empty(
     return torch.stack(filled)
 
 
-def smooth_with_own(
-    kernel: Kernel,
-    queries: Tensor | None,
-    keys: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    *,
-    own: Tensor | None = None,
-    scales: Tensor | None = None,
-    algorithm: str = "auto",
-    rtol: float = DEFAULT_RTOL,
-) -> tuple[Tensor, Tensor]:
-    """Return the means of keys that count themselves, and how much each mean is its own.
-
-    Parameters
-    ----------
-    queries : Tensor of shape (m, d) or None
-        The keys `own`; None: all.
-    keys, values, weights : Tensor of shape (n, d), (n, k), (n,)
-        As in `smooth`, without a batch.
-    own : Tensor of shape (m,) or None, default=None
-        Which key each query is.
-    kernel, scales, algorithm, rtol
-        As in `smooth`.
-
-    Returns
-    -------
-    means : Tensor of shape (m, k)
-    share : Tensor of shape (m,)
-        How much of the mean a unit of weight at the key has: times a row's weight, its leverage.
-    """
-    columns = value_columns(values[None], weights[None])
-    sums = kernel_sums(
-        kernel, None if queries is None else queries[None], keys[None], columns,
-        scales=scales, exclude=own, algorithm=algorithm, rtol=rtol,
-    )  # fmt: skip
-    at_zero = weight_at_zero(kernel, keys)
-    itself = (columns[0] if own is None else columns[0][:, own]).mT * at_zero
-    total = sums.sums[0] * sums.log_scale[0].exp()[:, None] + itself
-    return total[:, 1:] / total[:, :1], at_zero / total[:, 0]
-
-
 def _with_own(sums: KernelSums, own: OwnCells | None, kernel: Kernel) -> KernelSums:
     """Return the sums of rows, from those of their cells."""
     return sums if own is None else own.added(sums, kernel)
@@ -176,13 +136,6 @@ def value_columns(values: Tensor, weights: Tensor) -> Tensor:
     """Return the columns ``w [1, v]`` of shape (b, 1 + k, n)."""
     weights = weights[:, None]
     return torch.cat([weights, weights * values.mT], dim=1)
-
-
-def _ratio(sums: KernelSums) -> tuple[Tensor, Tensor]:
-    """Return the means (b, m, k) and which queries have no mass (b, m)."""
-    empty = sums.mass <= 0
-    mass = torch.where(empty, 1.0, sums.mass) if empty.any() else sums.mass
-    return sums.sums[..., 1:] / mass[..., None], empty
 
 
 @dataclass(frozen=True)
@@ -372,7 +325,8 @@ class Smoother:
             if self.own is not None:
                 sums = _with_own(sums, self.own, self.kernel)
                 queries, exclude = self.keys[self.own.of_row], self.own.of_row
-        means, empty = _ratio(sums)
+        fit = LocalFit.of(sums.sums)
+        means, empty = fit.means, fit.empty
         self._redo_faint(means[0], empty[0], self._is_faint(sums)[0], queries, exclude)
         fallback = _Fallback(
             self.kernel, prepared.key_set(0), self.columns, self.empty_neighborhood

@@ -12,7 +12,7 @@ differentiates.
 
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.choice import ALGORITHMS
-from sknw.sums.autograd import kernel_sums
+from sknw.sums.autograd import gradient_by_log_scales, kernel_sums
 from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
 from sknw.sums.evaluators.compiled.readiness import compile_ahead
 from sknw.sums.evaluators.registry import has_own_threads
@@ -30,6 +30,7 @@ __all__ = [
     "check_algorithm",
     "choose_for",
     "compile_ahead",
+    "gradient_by_log_scales",
     "has_own_threads",
     "kernel_sums",
 ]

@@ -24,7 +24,14 @@ from torch.autograd.forward_ad import unpack_dual
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
-from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
+from sknw.sums.engine import (
+    DEFAULT_RTOL,
+    PreparedSums,
+    Run,
+    choose_for,
+    full_precision,
+    identified,
+)
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.problem import KernelSums
 
@@ -144,7 +151,8 @@ class _KernelSums(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, sums_grad: Tensor) -> tuple[Tensor | None, ...]:
-        passes = _Backward(ctx, sums_grad.mT)
+        queries, _keys, _columns, scales, exclude = ctx.saved_tensors
+        passes = _Backward(ctx.prepared, ctx.ran, queries, exclude, sums_grad.mT)
         queries_grad, keys_grad, columns_grad, scales_grad = None, None, None, None
         with full_precision(passes.keys), beside_compilers():
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
@@ -152,8 +160,30 @@ class _KernelSums(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 columns_grad = passes.columns()
             if ctx.needs_input_grad[3]:
-                scales_grad = passes.scales()
+                scales_grad = (passes.log_scales() / scales).to(scales.dtype)
         return queries_grad, keys_grad, columns_grad, scales_grad
+
+
+def gradient_by_log_scales(
+    prepared: PreparedSums,
+    ran: Run,
+    queries: Tensor | None,
+    exclude: Tensor | None,
+    grad: Tensor,
+) -> Tensor:
+    """Return the gradient (d,) by the logarithms of common scales of queries and keys.
+
+    Parameters
+    ----------
+    prepared, ran : PreparedSums, Run
+        The sums, run for these queries with ``squares=True``.
+    queries, exclude
+        As in `PreparedSums.run`.
+    grad : Tensor of shape (b, k, m)
+        The gradient with respect to the sums, as they are scaled.
+    """
+    with torch.no_grad(), full_precision(prepared.keys), beside_compilers():
+        return _Backward(prepared, ran, queries, exclude, grad).log_scales()
 
 
 class _FirstOrder(torch.autograd.Function):
@@ -175,15 +205,21 @@ class _FirstOrder(torch.autograd.Function):
 class _Backward:
     """One backward pass, for the gradient G (b, k, m) of the sums."""
 
-    def __init__(self, ctx, grad: Tensor):
-        self.queries, self.keys, self.values, self.scale, exclude = ctx.saved_tensors
-        self.prepared, self.squares = ctx.prepared, ctx.ran.squares
-        self.plan, self.redone = ctx.ran.plan, ctx.ran.redone
-        self.algorithm, self.state = self.prepared.algorithm, self.prepared.state
-        self.kernel = self.prepared.kernel
+    def __init__(
+        self,
+        prepared: PreparedSums,
+        ran: Run,
+        queries: Tensor | None,
+        exclude: Tensor | None,
+        grad: Tensor,
+    ):
+        self.prepared, self.squares = prepared, ran.squares
+        self.keys, self.values, self.kernel = prepared.keys, prepared.columns, prepared.kernel
+        self.plan, self.redone = ran.plan, ran.redone
+        self.algorithm, self.state = prepared.algorithm, prepared.state
         self.grad = grad.to(self.keys.dtype)
         self.trusted = self.grad.masked_fill(self.redone.rows[:, None], 0.0)
-        self.points_from, self.exclude = identified(self.queries, exclude, self.keys)
+        self.points_from, self.exclude = identified(queries, exclude, self.keys)
 
     def points(self) -> tuple[Tensor | None, Tensor]:
         """Gradients with respect to queries and keys; both in the second where they are one."""
@@ -198,8 +234,8 @@ class _Backward:
         keys_grad = keys_grad.to(self.keys.dtype)
         return None if queries_grad is None else queries_grad.to(self.keys.dtype), keys_grad
 
-    def scales(self) -> Tensor:
-        """Gradient with respect to the common scales (d,)."""
+    def log_scales(self) -> Tensor:
+        """Gradient with respect to the logarithms of common scales (d,)."""
         slope = self.kernel.derivative()
         if self.squares is None:
             total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
@@ -207,7 +243,7 @@ class _Backward:
             total = torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
         for b, rows, shifted in self._redone_groups():
             total = total + shifted.stretch(slope.member(b), self.grad[b][:, rows], self.values[b])
-        return (2 * total / self.scale).to(self.scale.dtype)
+        return 2 * total
 
     def columns(self) -> Tensor:
         """Gradient with respect to the value columns (b, k, n)."""

@@ -26,6 +26,12 @@ SECONDS_BETWEEN_LINES = 1.0
 
 # --- fitting: the rounds of a search (sknw.fitting.schedule) ------------------------------------
 
+# Points of a scan over common multiples of the spreads, and its range; points for a single width.
+SCAN_POINTS, SCAN_RANGE, SCAN_POINTS_OF_ONE = 16, (0.01, 10.0), 60
+# Pairs that a search without gradients may evaluate, at a kernel or a criterion with kinks.
+REFINEMENT_PAIRS = 5e8
+# Pairs of several scales that are evaluated as one batch: more take so long that nothing is gained.
+PAIRS_AT_ONCE = 1e7
 # Rows of the subsample on which starts are compared, at least; and for each feature, since with
 # fewer of them starts in many features look alike. A single width is scanned so finely that more
 # rows are needed to tell its minima apart.

@@ -249,10 +249,10 @@ class _Walk:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * length
         self.optimizer.zero_grad()
-        with torch.inference_mode(False), torch.enable_grad():
-            w = self.coordinates.at(self.x)
-            loss = part.loss(w)
-            (loss + part.penalty(w)).backward()
+        x, w = to_numpy(self.x).astype(np.float64), self.w
+        loss, gradient = part.loss_and_gradient(w)
+        gradient = self.coordinates.by_coordinates(x, gradient + part.penalty(w)[1])
+        self.x.grad = to_tensor(gradient, dtype=self.x.dtype, device=self.x.device)
         torch.nn.utils.clip_grad_norm_([self.x], _LARGEST_GRADIENT)
         self.optimizer.step()
         with torch.no_grad():
@@ -262,7 +262,7 @@ class _Walk:
             )
             self.x.clamp_(low, high)
         part.task.progress.evaluated()
-        return loss.item()
+        return loss
 
     def state(self, watch: Watch, losses: list[float]) -> dict:
         """Return what going on needs."""

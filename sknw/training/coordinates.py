@@ -9,10 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from sknw.data.arrays import to_tensor
-from sknw.fitting.parametrization import Widths
+from sknw.fitting.parametrization import Scales
 
 
 class Coordinates(ABC):
@@ -28,56 +26,40 @@ class Coordinates(ABC):
         """Return the coordinates of parameters."""
 
     @abstractmethod
-    def at(self, x: Tensor) -> Tensor:
-        """Return the parameters at coordinates, differentiable."""
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """Return the parameters at coordinates."""
 
     @abstractmethod
-    def values(self, x: np.ndarray) -> np.ndarray:
-        """Return the parameters at coordinates as an array."""
+    def by_coordinates(self, x: np.ndarray, by_parameters: np.ndarray) -> np.ndarray:
+        """Return the gradient (p,) by coordinates of what has this one by the parameters."""
 
 
-@dataclass(frozen=True)
-class WidthCoordinates(Coordinates):
-    """Of scales: the widths 1/|w| on their bounded logarithmic axis; signs stay.
+@dataclass(frozen=True, eq=False)
+class ScaleCoordinates(Scales, Coordinates):
+    """Of scales w (p,): the widths 1/|w| on their bounded logarithmic axis; signs stay.
 
     Parameters
     ----------
-    widths : Widths
-        The range of widths.
     signs : ndarray of shape (p,)
         Sign of each scale.
     """
 
-    widths: Widths
     signs: np.ndarray
-
-    @property
-    def bounds(self) -> list[tuple[float, float]]:
-        """Bounds of the widths' coordinates."""
-        return self.widths.bounds
 
     def of(self, parameters: np.ndarray) -> np.ndarray:
         """Return the coordinates of the widths 1/|w|."""
         return self.widths.coordinates(1 / np.abs(parameters))
 
-    def at(self, x: Tensor) -> Tensor:
-        """Return scales with the signs kept."""
-        return to_tensor(self.signs, dtype=x.dtype, device=x.device) / self.widths.at(x)
-
     def values(self, x: np.ndarray) -> np.ndarray:
         """Return scales with the signs kept."""
         return self.signs / self.widths.values(x)
 
-    def log_slopes(self, x: np.ndarray) -> np.ndarray:
-        """Return the derivatives (p,) of the scales' logarithms by the coordinates."""
-        return -self.widths.slopes(x)
-
-    def narrowed(self, x: np.ndarray, factor: float) -> np.ndarray:
-        """Return narrower widths; the largest stay where they are."""
-        return self.widths.narrowed(x, factor)
+    def by_coordinates(self, x: np.ndarray, by_parameters: np.ndarray) -> np.ndarray:
+        """Return the gradient by coordinates of what has this one by the scales."""
+        return -by_parameters * self.values(x) * self.widths.slopes(x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlainCoordinates(Coordinates):
     """Of weights of either sign: each over its magnitude, without bounds.
 
@@ -98,10 +80,10 @@ class PlainCoordinates(Coordinates):
         """Return parameters over their magnitudes."""
         return parameters / self.magnitudes
 
-    def at(self, x: Tensor) -> Tensor:
-        """Return coordinates times magnitudes."""
-        return x * to_tensor(self.magnitudes, dtype=x.dtype, device=x.device)
-
     def values(self, x: np.ndarray) -> np.ndarray:
         """Return coordinates times magnitudes."""
         return x * self.magnitudes
+
+    def by_coordinates(self, x: np.ndarray, by_parameters: np.ndarray) -> np.ndarray:
+        """Return the gradient times magnitudes."""
+        return by_parameters * self.magnitudes

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Level, Minimum, OnStep, Start, descend, minimize, refined
 from sknw.fitting.objective import Objective
+from sknw.fitting.scale_objective import refinement_evaluations
 from sknw.fitting.schedule import levels, parts, schedule
 from sknw.training.coordinates import Coordinates
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
@@ -86,7 +88,10 @@ class Lbfgs(Solver):
 
 
 def _refinement(problem: TrainingProblem) -> int:
-    return problem.task.polish_evaluations() if problem.is_scale else 0
+    if not problem.is_scale:
+        return 0
+    scales = problem.coordinates(problem.parameters)
+    return refinement_evaluations(problem.task, scales, CRITERIA["loo"])
 
 
 def _watched(watch: Watch, skip: int = 0) -> OnStep:

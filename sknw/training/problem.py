@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
+from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
+from sknw.fitting.scale_objective import CriterionOfScales, scale_objective
 from sknw.metrics import Metric, fill, learned
 from sknw.sums.engine import full_precision
 from sknw.support.random import OwnDraws
-from sknw.training.coordinates import Coordinates, PlainCoordinates, WidthCoordinates
+from sknw.training.coordinates import Coordinates, PlainCoordinates, ScaleCoordinates
 from sknw.training.validation import Embedding, Validation
 
 
@@ -104,28 +106,46 @@ class TrainingProblem:
         with full_precision(self.scaled), self.draws or OwnDraws(0):
             return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
 
-    def loss(self, w: Tensor) -> Tensor:
-        """Return the leave-one-out loss in units of variance."""
+    def loss(self, w: np.ndarray) -> float:
+        """Return the leave-one-out loss in units of variance, at parameters w (p,)."""
         scales = self._column_scales(w)
         if scales is not None:
-            return self.task.loss(self.task.rows, scales)
-        return self.task.loss(self.embed(w))
+            return float(self._of_scales.values(scales[None])[0])
+        with torch.no_grad():
+            return self.task.loss(self.embed(self._tensor(w))).item()
+
+    def loss_and_gradient(self, w: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the leave-one-out loss in units of variance and its gradient (p,)."""
+        scales = self._column_scales(w)
+        if scales is not None:
+            loss, by_log_scales = self._of_scales.value_and_gradient(scales)
+            index = self.metric.scale_of_column(self.task.n_columns)
+            by_log = np.bincount(index, by_log_scales, minlength=len(w))
+            # the loss is a function of the squares of scales, so it is flat at zero
+            return loss, np.divide(by_log, w, out=np.zeros_like(by_log), where=w != 0)
+        with torch.inference_mode(False), torch.enable_grad():
+            at = self._tensor(w).clone().requires_grad_()
+            loss = self.task.loss(self.embed(at))
+            (gradient,) = torch.autograd.grad(loss, at)
+        return loss.item(), to_numpy(gradient)
+
+    def _tensor(self, w: np.ndarray) -> Tensor:
+        return to_tensor(w, dtype=torch.float64, device=self.task.rows.device)
+
+    @cached_property
+    def _of_scales(self) -> CriterionOfScales:
+        return CriterionOfScales(self.task, CRITERIA["loo"])
 
     def total(self, w: np.ndarray, loss: float) -> float:
         """Return the objective, in units of variance, at parameters w of a known loss."""
-        return (
-            loss / self.task.unit
-            + self.penalty(to_tensor(w, dtype=torch.float64, device="cpu")).item()
-        )
+        return loss / self.task.unit + self.penalty(w)[0]
 
     def final_loss(self, w: np.ndarray) -> float:
         """Return the loss at parameters w (p,) in squared units of y, as predictions have it."""
         if len(self.task) < 2:
             return np.nan
         self.module.eval()
-        with torch.no_grad():
-            w = to_tensor(w, dtype=torch.float64, device=self.task.rows.device)
-            return self.loss(w).item() * self.task.unit
+        return self.loss(w) * self.task.unit
 
     def validation_errors(self, w: np.ndarray) -> Tensor:
         """Return the validation rows' squared errors (m,) in units of variance."""
@@ -135,65 +155,60 @@ class TrainingProblem:
             queries = embedding.points(self.validation.rows.rows)
             return self.validation.errors(queries, embedding.points(self.task.rows), embedding.task)
 
-    def penalty(self, w: Tensor) -> Tensor:
-        """Return the penalty in the same units."""
-        if not self.alpha:
-            return w.new_zeros(())
-        return self.alpha / self.task.unit * w.square().sum()
+    def penalty(self, w: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the penalty in the same units, and its gradient (p,)."""
+        strength = self.alpha / self.task.unit if self.alpha else 0.0
+        return strength * float(np.square(w).sum()), 2 * strength * w
 
     def objective(self, coordinates: Coordinates, memory: dict | None = None) -> Objective:
         """Return loss and penalty as functions of coordinates."""
-        objective = Objective(
-            lambda x: self.loss(coordinates.at(x)),
-            penalty=(lambda x: self.penalty(coordinates.at(x))) if self.alpha else None,
-            device=self.task.rows.device,
-            memory=memory,
-            progress=self.task.progress,
-            in_units=lambda loss: loss * self.task.unit,
-        )
-        if not self.is_scale:
-            return objective
-        scales = self._column_scales
-        return replace(
-            objective,
-            losses=lambda x: self.task.losses(self.task.rows, scales(coordinates.at(x))),
-            slope=lambda x: self._slope(coordinates, x),
+
+        def penalty(x: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = self.penalty(coordinates.values(x))
+            return value, coordinates.by_coordinates(x, gradient)
+
+        of_alpha = penalty if self.alpha else None
+        if isinstance(coordinates, ScaleCoordinates):
+            return scale_objective(
+                self.task, CRITERIA["loo"], coordinates, penalty=of_alpha, memory=memory
+            )
+
+        def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+            loss, gradient = self.loss_and_gradient(coordinates.values(x))
+            return loss, coordinates.by_coordinates(x, gradient)
+
+        return Objective(
+            lambda points: np.array([self.loss(coordinates.values(x)) for x in points]),
+            loss_and_gradient,
+            of_alpha,
+            memory,
+            self.task.progress,
+            lambda loss: loss * self.task.unit,
         )
 
-    def _slope(
-        self, coordinates: WidthCoordinates, x: np.ndarray
-    ) -> tuple[float, np.ndarray] | None:
-        """Return the loss and its derivatives (p,) by coordinates, if there is a short way."""
-        at = to_tensor(x, dtype=torch.float64, device=self.task.rows.device)
-        found = self.task.loss_and_slope(self.task.rows, self._column_scales(coordinates.at(at)))
-        if found is None:
-            return None
-        parameters, n_columns = torch.arange(len(x), device="cpu"), self.task.n_columns
-        index = to_numpy(self.metric.column_scales(parameters, n_columns))
-        by_logs = np.bincount(index, weights=found[1], minlength=len(x))
-        return found[0], by_logs * coordinates.log_slopes(x)
-
-    def _column_scales(self, w: Tensor) -> Tensor | None:
-        """Return the scales (..., n_columns) of the rows that parameters (..., p) stand for.
+    def _column_scales(self, w: np.ndarray) -> np.ndarray | None:
+        """Return the scales (n_columns,) of the rows that parameters (p,) stand for.
 
         None if they are no scales.
         """
-        scales = self.metric.column_scales(w, self.task.n_columns)
-        if scales is None:
-            return None
-        return scales / to_tensor(self.bandwidth, dtype=scales.dtype, device=scales.device)
+        index = self.metric.scale_of_column(self.task.n_columns)
+        return None if index is None else np.atleast_1d(w)[index] / self.bandwidth
 
     @property
     def is_scale(self) -> bool:
         """Whether the parameters are scales of the columns."""
-        w = to_tensor(self.parameters, dtype=torch.float64, device="cpu")
-        return self._column_scales(w) is not None
+        return self.metric.scale_of_column(self.task.n_columns) is not None
 
     def coordinates(self, start: np.ndarray) -> Coordinates:
         """Return the coordinates in which to walk from a start (p,)."""
-        if self.is_scale:
-            return WidthCoordinates(self.widths, np.sign(start))
-        return PlainCoordinates(self.metric.magnitudes(self.at(start), self.spread))
+        if not self.is_scale:
+            return PlainCoordinates(self.metric.magnitudes(self.at(start), self.spread))
+        features = self.task.observations.features
+        shared = np.zeros(features.n_features, dtype=int) if len(start) == 1 else None
+        of_feature = np.arange(features.n_features) if shared is None else shared
+        return ScaleCoordinates(
+            self.widths, of_feature, features.of_column, self.bandwidth, np.sign(start)
+        )
 
     @property
     def spread(self) -> np.ndarray:
@@ -203,23 +218,14 @@ class TrainingProblem:
     @cached_property
     def widths(self) -> Widths:
         """The range of ``1/|w|`` for scales: the bandwidths ``bandwidth/w`` worth trying."""
-        widths, bandwidth = self.task.widths, self._bandwidth_of_features
-        lower, upper = widths.lower / bandwidth, widths.upper / bandwidth
-        spread = widths.spread / bandwidth
+        ranges = Widths.of(self.task.observations, self.task.kernel)
+        bandwidth = self.bandwidth[self.task.observations.features.first_columns]
+        lower, upper, spread = (
+            at / bandwidth for at in (ranges.lower, ranges.upper, ranges.spread)
+        )
         if len(self.parameters) == len(lower):
             return Widths(lower, upper, spread)
         return Widths(lower.min(keepdims=True), upper.max(keepdims=True), spread.max(keepdims=True))
-
-    @property
-    def _bandwidth_of_features(self) -> np.ndarray:
-        return self.bandwidth[self.task.observations.features.first_columns]
-
-    def scan(self) -> list[np.ndarray]:
-        """Return ``1/w`` (n_scales,) from sharp to broad, one common multiple of every spread."""
-        widths = self.task.scan_bandwidths() / self._bandwidth_of_features
-        if len(self.parameters) != widths.shape[1]:
-            widths = np.exp(np.log(widths).mean(axis=1, keepdims=True))
-        return list(widths)
 
     def threads(self) -> AbstractContextManager:
         """Return the context of `LeaveOneOut.threads` for metrics that cost little themselves."""

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from sknw.data.arrays import to_numpy, to_tensor
 from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
 from sknw.training.watch import Watch
 
@@ -45,10 +43,10 @@ class _Path:
     before: list[float]  # objectives of an earlier training
     losses: list[float] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
-    last: torch.Tensor | None = None
-    best: torch.Tensor | None = None
+    last: np.ndarray | None = None
+    best: np.ndarray | None = None
 
-    def add(self, w: torch.Tensor, loss: float, objective: float) -> None:
+    def add(self, w: np.ndarray, loss: float, objective: float) -> None:
         if objective < min(self.objectives, default=np.inf):
             self.best = w
         self.last = w
@@ -68,7 +66,7 @@ def _descend(
 ) -> Trained:
     problem.module.eval()
     state = state or {"before": [], "best": None, "best_loss": np.inf, "waited": 0}
-    w = to_tensor(start, dtype=torch.float64, device=problem.task.rows.device)
+    w = np.asarray(start, dtype=np.float64)
     step, path = _step(problem, settings), _Path(state["before"])
     watch = Watch(problem, settings)
     watch.best, watch.best_loss, watch.waited = (
@@ -83,7 +81,7 @@ def _descend(
             if t == settings.max_iter or path.has_stalled(settings) or watch.stopped:
                 break
             w = w - step * gradient
-            if watch(t + 1, loss, to_numpy(w)):
+            if watch(t + 1, loss, w):
                 watch.stopped = True
     return _end(problem, path, bool(np.isfinite(objective)), settings, watch)
 
@@ -96,14 +94,10 @@ def _step(problem: TrainingProblem, settings: Settings) -> float:
     return _STEP_PER_VARIANCE / (1 + curvature)
 
 
-def _evaluated(problem: TrainingProblem, w: torch.Tensor) -> tuple[float, float, torch.Tensor]:
+def _evaluated(problem: TrainingProblem, w: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Return loss, objective and the objective's gradient at w."""
-    with torch.inference_mode(False), torch.enable_grad():
-        w = w.detach().clone().requires_grad_()
-        loss = problem.loss(w)
-        objective = loss + problem.penalty(w)
-        (gradient,) = torch.autograd.grad(objective, w)
-    return loss.item(), objective.item(), gradient
+    (loss, gradient), (penalty, of_penalty) = problem.loss_and_gradient(w), problem.penalty(w)
+    return loss, loss + penalty, gradient + of_penalty
 
 
 def _end(
@@ -120,11 +114,11 @@ def _end(
     if diverged:
         message = "the loss diverged; the best w seen is kept. Lower learning_rate_init"
     losses = [loss * unit for loss in path.losses]
-    w, loss = to_numpy(path.best if diverged else path.last), losses[kept]
+    w, loss = path.best if diverged else path.last, losses[kept]
     if watch.best is not None:
         w, loss = watch.best, None
     state = {
-        "w": to_numpy(path.last).copy(),
+        "w": path.last.copy(),
         "before": path.before + path.objectives[:-1],
         "best": watch.best,
         "best_loss": watch.best_loss,

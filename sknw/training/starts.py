@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sknw.fitting.starts import mixed_start, scan_minima
+from sknw.fitting.starts import common_widths, mixed_start, scan_minima
 from sknw.training.problem import TrainingProblem
 
 _RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts
@@ -43,7 +43,8 @@ def _scale_starts(problem: TrainingProblem) -> list[np.ndarray]:
     widths = problem.widths
     coordinates = problem.coordinates(np.ones(len(widths.spread)))
     objective = problem.objective(coordinates)
-    minima = scan_minima(objective, [widths.coordinates(width) for width in problem.scan()])
+    scan = common_widths(widths, problem.task.kernel)
+    minima = scan_minima(objective, [widths.coordinates(at) for at in scan])
     if len(widths.spread) > 1:
         minima.insert(0, mixed_start(objective, widths))
     return [coordinates.values(x) for x in minima]

@@ -1,0 +1,205 @@
+"""A criterion as a function of widths, with its gradient in closed form.
+
+Searches for bandwidths and for scales inside the softmax do nothing but evaluate it, for every
+kernel, criterion and algorithm in this one way: sums of the rows, the local fit of each row, the
+criterion of the fits; and back, the criterion's derivative by the fits, theirs by the sums, and the
+sums' by the logarithms of the scales,
+
+    dL/dlog c = 2 Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²    for G_i = dL/dS_i
+
+which is one more pass over the pairs, or none where the algorithm has it with the sums.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknw.data.arrays import to_numpy, to_tensor
+from sknw.fitting.criteria import Criterion
+from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.objective import Objective, Penalty
+from sknw.fitting.parametrization import Scales
+from sknw.smoothing.cells import weight_at_zero
+from sknw.smoothing.local_fit import LocalFit
+from sknw.smoothing.smoother import fill_empty
+from sknw.sums import KernelSums, PreparedSums, choose_for, gradient_by_log_scales
+from sknw.support import tuning
+
+
+def scale_objective(
+    task: LeaveOneOut,
+    criterion: Criterion,
+    scales: Scales,
+    *,
+    penalty: Penalty | None = None,
+    memory: dict | None = None,
+) -> Objective:
+    """Return a criterion on these rows as a function of coordinates of scales."""
+    of_scales = CriterionOfScales(task, criterion)
+
+    def losses(points: Sequence[np.ndarray]) -> np.ndarray:
+        return of_scales.values(np.array([scales.column_scales(x) for x in points]))
+
+    def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, by_log_scales = of_scales.value_and_gradient(scales.column_scales(x))
+        return value, scales.pullback(x, by_log_scales)
+
+    return Objective(
+        losses,
+        loss_and_gradient,
+        penalty,
+        memory,
+        task.progress,
+        lambda loss: criterion.reported(loss, task.targets),
+    )
+
+
+def refinement_evaluations(task: LeaveOneOut, scales: Scales, criterion: Criterion) -> int:
+    """Return how many evaluations a search without gradients may spend; 0 if it need not."""
+    if task.kernel.has_smooth_loss and not criterion.has_kinks:
+        return 0
+    affordable = tuning.REFINEMENT_PAIRS / len(task) ** 2
+    return int(np.clip(affordable, 20 * len(scales), 150 * len(scales)))
+
+
+@dataclass(frozen=True, eq=False)
+class CriterionOfScales:
+    """A criterion on these rows as a function of the scales of their columns."""
+
+    task: LeaveOneOut
+    criterion: Criterion
+
+    def values(self, scales: np.ndarray) -> np.ndarray:
+        """Return the criterion (b,) at several scales (b, n_columns)."""
+        task, at = self.task, self._tensor(scales)
+        with torch.no_grad():
+            if len(at) > 1 and len(at) * len(task) ** 2 <= tuning.PAIRS_AT_ONCE:
+                return to_numpy(self._values(at, "dense"))
+            algorithms = [task.able_algorithm(task.rows, one) for one in at]
+            values = [
+                self._values(one[None], algorithm)
+                for one, algorithm in zip(at, algorithms, strict=True)
+            ]
+            return to_numpy(torch.cat(values))
+
+    def value_and_gradient(self, scales: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the criterion at scales (n_columns,), and its gradient by their logarithms."""
+        task, at = self.task, self._tensor(scales)
+        with torch.no_grad():
+            algorithm = task.able_algorithm(task.rows, at, needs_grad=True)
+            prepared, queries = self._prepared(at[None], algorithm, needs_grad=True)
+            run = prepared.run(queries, self._queried, squares=True)
+            sums = self._of_rows(run.sums)
+            fit = LocalFit.of(sums.sums)
+            errors, leverage = self._errors(prepared, queries, fit), self._leverage(prepared, fit)
+            targets = task.targets
+            value = self.criterion.value(errors, leverage, targets)
+            by_means, by_leverage = self.criterion.derivative(errors[0], _first(leverage), targets)
+            by_mass = None if leverage is None else -by_leverage * leverage / fit.mass
+            by_sums = self._of_queries(fit.pullback(by_means[None], by_mass), run.sums, sums)
+            by_log_scales = gradient_by_log_scales(
+                prepared, run, queries, self._queried, by_sums.mT
+            )
+        return value.item(), to_numpy(by_log_scales).astype(np.float64)
+
+    def _tensor(self, scales: np.ndarray) -> Tensor:
+        return to_tensor(scales, dtype=torch.float64, device=self.task.rows.device)
+
+    def _values(self, scales: Tensor, algorithm: str) -> Tensor:
+        """Return the criterion (b,) at scales (b, n_columns)."""
+        prepared, queries = self._prepared(scales, algorithm, needs_grad=False)
+        fit = LocalFit.of(self._of_rows(prepared.sums(queries, self._queried)).sums)
+        errors = self._errors(prepared, queries, fit)
+        return self.criterion.value(errors, self._leverage(prepared, fit), self.task.targets)
+
+    def _errors(self, prepared: PreparedSums, queries: Tensor | None, fit: LocalFit) -> Tensor:
+        """Return the errors (b, m, k) of the rows held out; empty ones have the policy's value."""
+        means, task = fit.means, self.task
+        if not self.criterion.counts_itself and fit.empty.any():
+            means = fill_empty(
+                prepared.kernel, means, fit.empty, queries, prepared.keys, prepared.columns,
+                self._queried, task.queried[1], task.empty_neighborhood,
+            )  # fmt: skip
+        return task.errors(means)
+
+    def _leverage(self, prepared: PreparedSums, fit: LocalFit) -> Tensor | None:
+        """Return how much of each estimate is the row's own value, (b, m)."""
+        if not self.criterion.counts_itself:
+            return None
+        at_zero = weight_at_zero(prepared.kernel, fit.mass)
+        return fit.leverage(at_zero * self.task.held_out_weights.to(fit.mass.dtype))
+
+    def _of_rows(self, sums: KernelSums) -> KernelSums:
+        """Return the sums of the rows held out, from those of the queries."""
+        own = self.task.queried[1]
+        if not self.criterion.counts_itself:
+            return sums if own is None else own.added(sums, self.task.kernel)
+        at_zero = weight_at_zero(self.task.kernel, sums.sums)
+        itself = (at_zero * self._columns[:, self._places]).mT
+        plain = sums.sums * sums.log_scale.exp()[..., None] + itself
+        counted = replace(sums, log_scale=torch.zeros_like(sums.log_scale), sums=plain)
+        if own is None:
+            return counted
+        return replace(
+            counted,
+            log_scale=counted.log_scale[:, own.of_row],
+            sums=counted.sums[:, own.of_row],
+        )
+
+    def _of_queries(self, by_sums: Tensor, of_queries: KernelSums, of_rows: KernelSums) -> Tensor:
+        """Return the gradient (1, n_queries, 1 + k) by the queries' sums from that by the rows'."""
+        own = self.task.queried[1]
+        log_scale = of_queries.log_scale if own is None else of_queries.log_scale[:, own.of_row]
+        by_sums = by_sums * (log_scale - of_rows.log_scale).exp()[..., None]
+        if own is None:
+            return by_sums
+        return own.summed(by_sums[0].mT, of_queries.mass.shape[1]).mT[None]
+
+    @property
+    def _queried(self) -> Tensor | None:
+        """Which keys leave themselves out; None: all."""
+        return self.task.queried[0]
+
+    @property
+    def _places(self) -> Tensor | slice:
+        """Which keys the queries are."""
+        return slice(None) if self._queried is None else self._queried
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        """The keys of the sums (n_keys, n_columns), before scaling."""
+        task = self.task
+        return task.rows if task.cells is None else task.rows[task.cells.first]
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """Weights of the keys, and weights times values, (1 + k, n_keys)."""
+        return self.task.columns if self.task.cells is None else self.task.cells.totals
+
+    def _prepared(
+        self, scales: Tensor, algorithm: str, *, needs_grad: bool
+    ) -> tuple[PreparedSums, Tensor | None]:
+        """Return the keys at scales (b, n_columns), ready for the queries, also returned."""
+        kernel, factors = self.task.kernel.scaled_by(scales)
+        keys = self._keys * factors[:, None].to(self._keys.dtype)
+        queries = None if self._queried is None else keys[:, self._queried]
+        chosen = choose_for(
+            algorithm,
+            kernel,
+            queries,
+            keys,
+            n_columns=len(self._columns),
+            leave_one_out=True,
+            needs_grad=needs_grad,
+            rtol=self.task.rtol,
+        )
+        columns = self._columns.expand(len(keys), -1, -1)
+        return PreparedSums.of(kernel, keys, columns, chosen), queries
+
+
+def _first(of_members: Tensor | None) -> Tensor | None:
+    return None if of_members is None else of_members[0]
