@@ -23,8 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sknw import NadarayaWatsonRegressor
 from sknw.data.observations import Observations
+from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.fitting.objective import Objective
+from sknw.fitting.parametrization import Scales, Widths
+from sknw.fitting.scale_objective import scale_objective
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.compiled.driver import disabled
 
@@ -266,11 +268,10 @@ def _leave_one_out_objective(X, y):
         device="cpu",
     )
 
-    def loss(coordinates):
-        return task.loss(task.rows, 1 / task.widths.at(coordinates))
-
-    start = task.widths.coordinates(np.full(X.shape[1], BANDWIDTH))
-    return Objective(loss), start
+    ranges = Widths.of(task.observations, task.kernel)
+    scales = Scales.of(ranges, np.arange(task.n_columns))
+    start = ranges.coordinates(np.full(X.shape[1], BANDWIDTH))
+    return scale_objective(task, CRITERIA["loo"], scales), start
 
 
 def _options():

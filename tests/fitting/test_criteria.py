@@ -10,6 +10,7 @@ from sknw import BandwidthSearch, NadarayaWatsonRegressor
 from sknw.bandwidth import CRITERIA
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.scale_objective import CriterionOfScales
 from sknw.kernels import KERNELS, as_kernel
 
 CRITERION_NAMES = sorted(CRITERIA)
@@ -38,8 +39,9 @@ def leave_one_out(X, y, kernel, weights=None):
 def value(criterion, X, y, bandwidth, kernel="gaussian", weights=None):
     """The package's criterion at a bandwidth."""
     task = leave_one_out(X, y, kernel, weights)
-    scales = torch.as_tensor(1 / np.broadcast_to(bandwidth, X.shape[1]), dtype=torch.float64)
-    return CRITERIA[criterion].reported(float(CRITERIA[criterion].loss(task, scales)), task)
+    of_scales = CriterionOfScales(task, CRITERIA[criterion])
+    (found,) = of_scales.values(1 / np.broadcast_to(bandwidth, (1, X.shape[1])))
+    return CRITERIA[criterion].reported(float(found), task.targets)
 
 
 def test_every_criterion_has_a_reference():
@@ -81,13 +83,10 @@ def test_gradients_are_those_of_differences(criterion, kernel):
     task = leave_one_out(X, np.column_stack([y, X[:, 1]]), kernel, w)
     scales = np.array([1.5, 0.7, 0.4])
 
-    def loss(scales):
-        return CRITERIA[criterion].loss(task, torch.as_tensor(scales))
-
-    tensor = torch.tensor(scales, requires_grad=True)
-    loss(tensor).backward()
-    expected = approx_fprime(scales, lambda s: float(loss(s)), 1e-7)
-    np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
+    of_scales = CriterionOfScales(task, CRITERIA[criterion])
+    _, by_log_scales = of_scales.value_and_gradient(scales)
+    expected = approx_fprime(scales, lambda s: float(of_scales.values(s[None])[0]), 1e-7)
+    np.testing.assert_allclose(by_log_scales / scales, expected, rtol=1e-4, atol=1e-6)
 
 
 @over_criteria

@@ -1,5 +1,7 @@
 """The one search: which starts a round keeps, what the next one does with them, and its steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def with_valley(at):
         valley = 0.6 * torch.exp(-((x[0] - at) ** 2) / 4)
         return 1 - valley - 0.2 * torch.sigmoid(10 * (x[0] - 8))
 
-    return Objective(loss)
+    return Objective.by_torch(loss)
 
 
 def rosenbrock(x):
@@ -39,7 +41,7 @@ def counted(loss):
         asked.append(tuple(x.tolist()))
         return loss(x)
 
-    return Objective(counting), asked
+    return Objective.by_torch(counting), asked
 
 
 @pytest.mark.parametrize("starts", [(1.0, 10.0), (10.0, 1.0)])
@@ -91,7 +93,7 @@ def test_only_the_lowest_goes_on_from_a_trial_and_its_steps_count_on():
 
 
 def test_a_round_on_the_same_objective_takes_no_more_steps_than_allowed_in_all():
-    box, objective = Box((-5.0, 5.0), (-5.0, 5.0)), Objective(rosenbrock)
+    box, objective = Box((-5.0, 5.0), (-5.0, 5.0)), Objective.by_torch(rosenbrock)
     levels = [Level(lambda _: objective, 5, 0), Level(None, 5, 1e-12)]
     best = minimize(levels, [Start(np.array([-1.2, 1.0]), box)])
     assert best.n_iter == 5
@@ -102,7 +104,7 @@ def test_distinct_ends_are_kept_and_the_lowest_is_returned():
     def two_valleys(x):
         return 2 - torch.exp(-((x[0] + 2) ** 2)) - 1.01 * torch.exp(-((x[0] - 2) ** 2))
 
-    box, objective = Box((-5.0, 5.0)), Objective(two_valleys)
+    box, objective = Box((-5.0, 5.0)), Objective.by_torch(two_valleys)
     levels = [Level(lambda _: objective, 3, 1e-3, keep=4), Level(None, 50, 1e-12)]
     begun = []
     starts = [Start(np.array([x]), box) for x in (-1.6, -1.5, 1.5)]
@@ -111,7 +113,7 @@ def test_distinct_ends_are_kept_and_the_lowest_is_returned():
 
 
 def test_a_step_that_is_told_stop_ends_its_descent():
-    box, objective = Box((-5.0, 5.0), (-5.0, 5.0)), Objective(rosenbrock)
+    box, objective = Box((-5.0, 5.0), (-5.0, 5.0)), Objective.by_torch(rosenbrock)
     start = Start(np.array([-1.2, 1.0]), box)
     best = minimize([Level(lambda _: objective, 50, 0)], [start], lambda step, *_: step == 3)
     assert best.n_iter == 3
@@ -120,22 +122,24 @@ def test_a_step_that_is_told_stop_ends_its_descent():
 def test_a_descent_with_a_memory_is_walked_again_without_an_evaluation():
     box = Box((-5.0, 5.0), (-5.0, 5.0))
     objective, asked = counted(rosenbrock)
-    first = Objective(objective.loss, memory={})
+    first = replace(objective, memory={}, _seen={})
     start = np.array([-1.2, 1.0])
     half = minimize([Level(lambda _: first, 10, 0)], [Start(start, box)])
     n_asked = len(asked)
-    again = Objective(objective.loss, memory=first.memory)
+    again = replace(objective, memory=first.memory, _seen={})
     begun = Minimum(start, np.inf, [np.nan], False, box, again, start)
     whole = descend(Level(None, 20, 0), begun)
     assert len(asked) > n_asked
     assert not set(asked[:n_asked]) & set(asked[n_asked:])
     assert whole.curve[:10] == half.curve[:10]
-    straight = minimize([Level(lambda _: Objective(rosenbrock), 20, 0)], [Start(start, box)])
+    straight = minimize(
+        [Level(lambda _: Objective.by_torch(rosenbrock), 20, 0)], [Start(start, box)]
+    )
     np.testing.assert_array_equal(whole.x, straight.x)
 
 
 def test_a_search_without_gradients_goes_on_from_a_kink():
-    box, objective = Box((-4.0, 4.0)), Objective(lambda x: 1 + (x[0].round() - 1).abs())
+    box, objective = Box((-4.0, 4.0)), Objective.by_torch(lambda x: 1 + (x[0].round() - 1).abs())
     x = np.zeros(1)
     stuck = Minimum(x, objective.log_value(x), [2.0], True, box, objective, start=x)
     assert refined(stuck, 0) is stuck
@@ -145,14 +149,14 @@ def test_a_search_without_gradients_goes_on_from_a_kink():
 @pytest.mark.parametrize("start", [-3.0, 0.1, 2.0, 4.9])
 @pytest.mark.parametrize("lowest", [-2.0, 0.3, 4.99])
 def test_a_line_search_walks_to_the_minimum(start, lowest):
-    objective = Objective(lambda x: 1 + (x[0] - lowest).square())
+    objective = Objective.by_torch(lambda x: 1 + (x[0] - lowest).square())
     found = line_search(objective, Start(np.array([start]), Box((-4.0, 5.0))))
     assert found.converged
     assert found.x[0] == pytest.approx(lowest, abs=1e-3)
 
 
 def test_a_line_search_may_end_at_a_bound():
-    box, objective = Box((-1.5, 5.0)), Objective(lambda x: 2 + x[0].exp())
+    box, objective = Box((-1.5, 5.0)), Objective.by_torch(lambda x: 2 + x[0].exp())
     found = line_search(objective, Start(np.zeros(1), box))
     assert found.converged
     assert found.x[0] == pytest.approx(-1.5, abs=1e-3)

@@ -13,9 +13,10 @@ import reference
 import torch
 
 from sknw.bandwidth import CRITERIA
-from sknw.bandwidth.strategy import Plan
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.parametrization import Scales, Widths
+from sknw.fitting.scale_objective import scale_objective
 from sknw.kernels import KERNELS
 from sknw.smoothing.smoother import smooth
 from sknw.sums import kernel_sums
@@ -45,8 +46,12 @@ MODES = ["leave-one-out", "exclude", "queries"]
 
 def _search_objective(task):
     """What a bandwidth search descends on."""
-    plan = Plan(CRITERIA["loo"], n_starts=None, max_iter=1, tol=0.0, n_held_out=None)
-    return plan.objective(task)
+    return scale_objective(task, CRITERIA["loo"], scales_of(task))
+
+
+def scales_of(task):
+    ranges = Widths.of(task.observations, task.kernel)
+    return Scales.of(ranges, np.arange(task.n_columns))
 
 
 # With the kernels that each way knows, and with those that never reach zero.
@@ -312,7 +317,7 @@ def task_of(algorithm, *, kernel="gaussian", d=2, n=150, rtol=1e-8, tails=False)
 
 def expected_loss(task, coordinates):
     """The loss by `reference`, over the rows that are held out (all, if none are)."""
-    bandwidth = task.widths.values(coordinates)
+    bandwidth = scales_of(task).widths.values(coordinates)
     X, y, weights = (t.numpy() for t in (task.rows, task.values, task.weights))
     loo = reference.predict_loo(task.kernel.name, X, y, bandwidth, weights)
     held_out = np.arange(len(X)) if task.held_out is None else task.held_out.numpy()
@@ -338,7 +343,7 @@ def test_the_loss_has_the_gradient_of_the_reference(monkeypatch, kernel, multipl
     task = task_of(way[0], kernel=kernel, tails=way[0] != "nufft")
     if held_out:
         task = task.holding_out(40, np.random.RandomState(0))
-    coordinates = task.widths.coordinates(multiple * task.observations.typical_deviation)
+    coordinates = scales_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
     with done_by(monkeypatch, way):
         value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
     expected = log_gradient(lambda x: expected_loss(task, x), coordinates)
@@ -361,7 +366,7 @@ def test_every_way_finds_the_same_gradient_of_the_loss(monkeypatch, d, held_out,
         task = task_of(way[0], kernel=kernel, d=d)
         if held_out:
             task = task.holding_out(40, np.random.RandomState(0))
-        coordinates = task.widths.coordinates(0.7 * task.observations.typical_deviation)
+        coordinates = scales_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
         with monkeypatch.context() as patch, done_by(patch, way):
             found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))
     first = found["dense", "torch"]
