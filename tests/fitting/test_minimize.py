@@ -132,9 +132,8 @@ def test_a_descent_with_a_memory_is_walked_again_without_an_evaluation():
     assert len(asked) > n_asked
     assert not set(asked[:n_asked]) & set(asked[n_asked:])
     assert whole.curve[:10] == half.curve[:10]
-    straight = minimize(
-        [Level(lambda _: Objective.by_torch(rosenbrock), 20, 0)], [Start(start, box)]
-    )
+    fresh = Objective.by_torch(rosenbrock)
+    straight = minimize([Level(lambda _: fresh, 20, 0)], [Start(start, box)])
     np.testing.assert_array_equal(whole.x, straight.x)
 
 

@@ -46,10 +46,10 @@ MODES = ["leave-one-out", "exclude", "queries"]
 
 def _search_objective(task):
     """What a bandwidth search descends on."""
-    return scale_objective(task, CRITERIA["loo"], scales_of(task))
+    return scale_objective(task, CRITERIA["loo"], widths_of(task))
 
 
-def scales_of(task):
+def widths_of(task):
     ranges = Widths.of(task.observations, task.kernel)
     return Scales.of(ranges, np.arange(task.n_columns))
 
@@ -317,7 +317,7 @@ def task_of(algorithm, *, kernel="gaussian", d=2, n=150, rtol=1e-8, tails=False)
 
 def expected_loss(task, coordinates):
     """The loss by `reference`, over the rows that are held out (all, if none are)."""
-    bandwidth = scales_of(task).widths.values(coordinates)
+    bandwidth = widths_of(task).widths.values(coordinates)
     X, y, weights = (t.numpy() for t in (task.rows, task.values, task.weights))
     loo = reference.predict_loo(task.kernel.name, X, y, bandwidth, weights)
     held_out = np.arange(len(X)) if task.held_out is None else task.held_out.numpy()
@@ -343,7 +343,7 @@ def test_the_loss_has_the_gradient_of_the_reference(monkeypatch, kernel, multipl
     task = task_of(way[0], kernel=kernel, tails=way[0] != "nufft")
     if held_out:
         task = task.holding_out(40, np.random.RandomState(0))
-    coordinates = scales_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
+    coordinates = widths_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
     with done_by(monkeypatch, way):
         value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
     expected = log_gradient(lambda x: expected_loss(task, x), coordinates)
@@ -366,7 +366,7 @@ def test_every_way_finds_the_same_gradient_of_the_loss(monkeypatch, d, held_out,
         task = task_of(way[0], kernel=kernel, d=d)
         if held_out:
             task = task.holding_out(40, np.random.RandomState(0))
-        coordinates = scales_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
+        coordinates = widths_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
         with monkeypatch.context() as patch, done_by(patch, way):
             found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))
     first = found["dense", "torch"]
