@@ -157,8 +157,11 @@ class TrainingProblem:
 
     def penalty(self, w: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalty in the same units, and its gradient (p,)."""
-        strength = self.alpha / self.task.unit if self.alpha else 0.0
-        return strength * float(np.square(w).sum()), 2 * strength * w
+        if not self.alpha:
+            return 0.0, np.zeros_like(w)
+        strength = self.alpha / self.task.unit
+        with np.errstate(over="ignore"):  # of a descent that diverges
+            return strength * float(np.square(w).sum()), 2 * strength * w
 
     def objective(self, coordinates: Coordinates, memory: dict | None = None) -> Objective:
         """Return loss and penalty as functions of coordinates."""
