@@ -39,13 +39,11 @@ from sknw.fitting.minimize import (
     scan_minima,
 )
 from sknw.fitting.parametrization import Widths
+from sknw.support import tuning
 
 _EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
 _DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
 _MINIMA, _ROWS_TO_SCAN = 3, 2000  # of a single bandwidth
-# More rows than this are held out in part, and rehearsed on a part of them first.
-_LARGE, _PART = 20_000, 4000
-_FEWEST_HELD_OUT, _PAIRS = 5000, _LARGE**2
 _TOL_OF_LARGE, _RTOL_OF_LARGE = 1e-7, 1e-6
 _MOST_POLISHED = 15  # bandwidths of a kernel with an edge
 _OF_GAUSSIAN = np.geomspace(0.1, 10.0, 25)  # multiples of the Gaussian's bandwidths
@@ -133,7 +131,7 @@ def _algorithm_at(task: LeaveOneOut, coordinates: np.ndarray) -> str:
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     is_sampled = plan.n_held_out is not None and plan.n_held_out < len(task)
-    if len(task) > _LARGE or is_sampled:
+    if len(task) > tuning.ROWS_OF_A_FULL_SEARCH or is_sampled:
         return _search_large(task, plan, random_state)
     objective = plan.objective(task)
     return Found(plan.criterion, task, objective, _search(task, plan, objective, random_state))
@@ -142,7 +140,7 @@ def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -
 def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Search on a subset of the rows, then go on from there with all of them as neighbours."""
     task = task.in_compact_order()
-    part = task.subsample(_PART, random_state)
+    part = task.subsample(tuning.ROWS_OF_A_SUBSAMPLE, random_state)
     with task.progress.stage(f"{len(part)} of {len(task)} observations", None):
         rough = _search(part, plan, plan.objective(part), random_state)
     start = task.widths.shrunk(rough.x, _shrinkage(part, task))
@@ -150,7 +148,8 @@ def _search_large(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomS
     if plan.n_held_out is not None:
         task = task.holding_out(plan.n_held_out, random_state)
     elif not has_cheap_values:
-        task = task.holding_out(max(_FEWEST_HELD_OUT, int(_PAIRS / len(task))), random_state)
+        n_held_out = max(tuning.FEWEST_HELD_OUT, int(tuning.PAIRS_OF_HELD_OUT / len(task)))
+        task = task.holding_out(n_held_out, random_state)
     # a sampled criterion is known to percents; where its minimum lies needs no more than this
     task = replace(task, rtol=max(task.rtol, _RTOL_OF_LARGE))
     objective = plan.objective(task)
