@@ -21,12 +21,13 @@ from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.smoother import smooth, value_columns
 from sknw.sums import Layout, choose_for, has_own_threads
+from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
 from sknw.support.threads import torch_threads
 
 _RTOL_OF_SINGLE = 1e-4
 _ROWS_OF_ONE_THREAD = 20_000  # more, and torch's own work on the rows wants several
-_WORTH_SORTING, _SORTED_TO = 20_000, 64  # keys; and keys of a compact block
+_SORTED_TO = 64  # keys of a compact block
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +309,7 @@ class LeaveOneOut:
 
     def in_compact_order(self) -> "LeaveOneOut":
         """Return the problem with near rows together, where many make that worthwhile."""
-        if len(self) < _WORTH_SORTING:
+        if len(self) < tuning.FEWEST_KEYS_TO_SORT:
             return self
         spread = self.spread[self.observations.features.of_column]
         spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)

@@ -34,11 +34,10 @@ from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
 from sknw.sums.evaluators.registry import FUSED, evaluator_for
 from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
 from sknw.sums.geometry.interactions import NO_SHARE, Layout, Meeting, Pairs, meeting_of
+from sknw.support import tuning
 
 _KEYS_PER_TILE = 2048
-_WORTH_A_LAYOUT = 5e7  # pairs
-_MANY_ROWS, _WORTH_IT_FOR_MANY = 64, 5e6  # rows, and pairs from which a layout pays for them
-_KEY_BLOCK, _ROW_BLOCK = 256, 16
+_MANY_ROWS = 64
 # Logarithm of the largest weight, and of one that does not underflow beside a gradient.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 _DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
@@ -171,7 +170,9 @@ class KeySet:
     def in_blocks(self) -> "CompiledKeys":
         """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
-        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048), self.n_codes)
+        layout = Layout.of(
+            self.keys[usable], max(tuning.TAIL_KEY_BLOCK, len(usable) // 2048), self.n_codes
+        )
         points = FUSED.points(layout.points[None], self.n_codes)
         return CompiledKeys(usable[layout.order], points, False, layout)
 
@@ -445,9 +446,13 @@ class CompiledRows(ShiftedRows):
         cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
-        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048), key_set.n_codes)
+        layout = Layout.of(
+            queries, max(tuning.TAIL_ROW_BLOCK, len(queries) // 2048), key_set.n_codes
+        )
         exactly = kernel.tail is _nearest_tail
-        worth = _WORTH_IT_FOR_MANY if len(queries) >= _MANY_ROWS else _WORTH_A_LAYOUT
+        worth = tuning.PAIRS_OF_A_TAIL_LAYOUT
+        if len(queries) >= _MANY_ROWS:
+            worth = tuning.PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY
         if len(queries) * len(key_set.keys) < worth:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks

@@ -24,6 +24,33 @@ LONGEST_SILENCE = 5.0
 # Seconds between the lines of a stage that does tell.
 SECONDS_BETWEEN_LINES = 1.0
 
+# --- sums ----------------------------------------------------------------------------------------
+
+# Pairs from which a call of compiled code, or for one problem its loading, is worth its time.
+FEWEST_FUSED_PAIRS = 2**17
+# Pairs from which a thread more is worth its start.
+PAIRS_PER_THREAD = 5e5
+# Pairs below which looking at the data takes longer than doing all of them.
+FEWEST_PAIRS_TO_CHOOSE_FOR = 2e7
+# Points of a block: smaller boxes drop more pairs, but more boxes are compared. Sums over keys are
+# fastest where blocks are whole vectors of a core, several at a time.
+SMALLEST_BLOCK = 64
+# Pairs of tail rows and keys from which sorting them into blocks pays, for few rows and for many.
+PAIRS_OF_A_TAIL_LAYOUT, PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY = 5e7, 5e6
+# Keys and tail rows of a block.
+TAIL_KEY_BLOCK, TAIL_ROW_BLOCK = 256, 16
+# Rows of a block of a fast transform: they stay in cache.
+ROWS_OF_A_TRANSFORM = 2**16
+# Rows from which a fast transform on a thread of its own is worth it.
+FEWEST_ROWS_OF_A_TRANSFORM = 2**14
+# Points of a grid above which several threads may share one transform.
+LARGE_GRID = 2**18
+
+# --- smoothing -----------------------------------------------------------------------------------
+
+# Numbers b · m · n · d of the largest tensors of a block of attention pooling.
+POOLING_BLOCK = 2**21
+
 # --- fitting: the rounds of a search (sknw.fitting.schedule) ------------------------------------
 
 # Points of a scan over common multiples of the spreads, and its range; points for a single width.
@@ -47,6 +74,8 @@ PAIRS_HELD_OUT, FEWEST_HELD_OUT, TOL_OF_LARGE_SEARCH = 4e8, 5000, 1e-7
 HELD_OUT_IN_TRAINING, TOL_OF_HELD_OUT = 5000, 1e-4
 # Rows above which only the lowest of several starts of many weights goes on after so many steps.
 ROWS_OF_TRIALS, TRIAL_STEPS = 1500, 12
+# Keys from which it pays to put near ones beside each other.
+FEWEST_KEYS_TO_SORT = 20_000
 
 
 @contextmanager

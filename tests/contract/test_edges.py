@@ -4,18 +4,17 @@ Whole numbers, tenths, grids and seconds of an epoch put many rows exactly at th
 kernel's support, where rounding decided before, and rows far away changed it.
 """
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import reference
 import torch
+from designs import name_of, pairwise
+from evaluation import done_by
 
-import sknw.sums.evaluators.registry as evaluators_module
 from sknw import NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 from sknw.functional import attention_pooling
 from sknw.kernels import KERNELS
-from sknw.sums.evaluators.compiled import driver as fused
+from sknw.sums.evaluators.registry import TORCH
 from sknw.sums.evaluators.torch import Tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw.support.warnings.EmptyNeighborhoodWarning")
@@ -77,16 +76,14 @@ PROBLEMS = {
     ),
 }
 WAYS = [("dense", "torch"), ("dense", "fused"), ("blocks", "torch"), ("blocks", "fused")]
+DTYPES = [torch.float64, torch.float32]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
-def way(request, monkeypatch):
+def way(request):
     """An algorithm, and who evaluates its tiles."""
     algorithm, evaluator = request.param
-    if evaluator == "fused":
-        pytest.importorskip("numba")
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
-    with fused.disabled() if evaluator == "torch" else nullcontext():
+    with done_by(evaluator):
         yield algorithm
 
 
@@ -104,8 +101,12 @@ def tolerance(problem):
     return 2e-6 if "far" in problem or "seconds" in problem else 1e-12
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("kernel", COMPACT)
+@pytest.mark.parametrize(
+    ("problem", "kernel", "way"),
+    pairwise(list(PROBLEMS), COMPACT, WAYS),
+    indirect=["way"],
+    ids=name_of,
+)
 def test_every_answer_decides_edges_as_the_reference(problem, kernel, way):
     rows, queries, bandwidth = PROBLEMS[problem]
     model, y = fitted(problem, kernel, algorithm=way, empty_neighborhood="nan")
@@ -187,8 +188,9 @@ def test_rows_in_single_precision_have_edges_of_that_when_asked_in_double(way):
     np.testing.assert_array_equal(double.attention_weights(tenths) > 0, expected)
 
 
-@pytest.mark.parametrize("kernel", COMPACT)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("kernel", "way", "dtype"), pairwise(COMPACT, WAYS, DTYPES), indirect=["way"], ids=name_of
+)
 def test_pooling_takes_tensors_as_given(kernel, dtype, way):
     tenths = torch.tensor(0.1, dtype=dtype) * torch.arange(20, dtype=dtype)[:, None]
     keys = torch.stack([tenths, tenths + 2, tenths - 1000])  # each with a centre of its own
@@ -244,7 +246,7 @@ def test_distances_by_matrix_product_are_settled_by_differences(dtype, spacing):
     for rows in (torch.tensor(spacing * grid(9, 2), dtype=dtype), few):
         if rows is few:
             rows[:20, 0], rows[:20, 1] = torch.arange(20, dtype=dtype) * spacing, 0
-        points = evaluators_module.TORCH.points(rows[None] / (3 * spacing))
+        points = TORCH.points(rows[None] / (3 * spacing))
         everything = slice(0, len(rows))
         for name in ("epanechnikov", "biweight", "triweight"):
             tile = Tile(KERNELS[name], points, points, (len(rows), len(rows)))

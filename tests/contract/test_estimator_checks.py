@@ -6,41 +6,37 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sknw import BandwidthSearch, NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 from sknw.metrics import MlpMetric
 
-# Between them: every kind of kernel (smooth, with a kink, with a jump, one of the user's own),
-# every way to find a bandwidth, every policy that gives finite predictions. The checks round X for
-# an estimator that may have categories, so that it has many ties; `None` makes them leave it alone.
+# Each setting once: every kind of kernel (smooth, with a kink, with a jump, of infinite support),
+# every way to find a bandwidth, every policy that gives finite predictions, every metric and
+# solver. The checks round X for an estimator that may have categories, so that it has many ties;
+# `None` makes them leave it alone.
 NADARAYA_WATSON = [
     NadarayaWatsonRegressor(),
-    NadarayaWatsonRegressor(categorical_features=None),
-    NadarayaWatsonRegressor(bandwidth="scott"),
-    NadarayaWatsonRegressor(bandwidth="silverman", kernel="exponential"),
-    NadarayaWatsonRegressor(bandwidth=1.0, algorithm="dense", device="cpu"),
-    NadarayaWatsonRegressor(bandwidth=1.0, kernel="linear"),
-    NadarayaWatsonRegressor(bandwidth=2.0, kernel="epanechnikov", empty_neighborhood="mean"),
-    NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
-    NadarayaWatsonRegressor(bandwidth="scott", kernel="cosine", empty_neighborhood="nan"),
-    NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
-    NadarayaWatsonRegressor(bandwidth="aicc"),
+    NadarayaWatsonRegressor("aicc", categorical_features=None),
     NadarayaWatsonRegressor(BandwidthSearch("gcv", per_feature=False), kernel="biweight"),
     NadarayaWatsonRegressor(NeighborBandwidth(2, kind="key"), kernel="tricube"),
+    NadarayaWatsonRegressor("silverman", kernel="exponential"),
+    NadarayaWatsonRegressor("scott", kernel="cosine", empty_neighborhood="nan"),
+    NadarayaWatsonRegressor(bandwidth=1.0, kernel="linear", algorithm="dense", device="cpu"),
+    NadarayaWatsonRegressor(bandwidth=2.0, kernel="epanechnikov", empty_neighborhood="mean"),
+    NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
 ]
 
 PARAMETRIC = [
     ParametricNWRegressor(),
-    ParametricNWRegressor(categorical_features=None),
-    ParametricNWRegressor(metric="scalar", bandwidth=1.0, n_starts=1),
-    ParametricNWRegressor(metric="scalar", solver="sgd", max_iter=5, w_init=1.0),
-    ParametricNWRegressor(metric="diagonal", solver="sgd", max_iter=10, learning_rate_init=0.1),
-    ParametricNWRegressor(metric="diagonal", alpha=0.1, n_starts=2, max_iter=20, random_state=0),
+    ParametricNWRegressor(
+        alpha=0.1, n_starts=2, max_iter=20, random_state=0, categorical_features=None
+    ),
+    ParametricNWRegressor("scalar", bandwidth=1.0, kernel="epanechnikov", n_starts=1, max_iter=5),
+    ParametricNWRegressor("scalar", solver="sgd", max_iter=5, w_init=1.0, learning_rate_init=0.1),
     # to the last digit: a second fit starts where the first ended, and the checks compare the two
-    ParametricNWRegressor(metric="scalar", warm_start=True, tol=1e-12),
-    ParametricNWRegressor(kernel="exponential", bandwidth="silverman", max_iter=20),
-    ParametricNWRegressor(kernel="triweight", empty_neighborhood="mean", max_iter=5, n_starts=1),
-    ParametricNWRegressor(metric="scalar", kernel="epanechnikov", max_iter=5, n_starts=1),
-    ParametricNWRegressor(metric="full", max_iter=10, n_starts=1),
-    ParametricNWRegressor(metric="full", n_components=1, solver="sgd", max_iter=3, alpha=0.01),
-    ParametricNWRegressor(metric="diagonal", solver="adam", max_iter=3, early_stopping=True),
-    ParametricNWRegressor(metric=MlpMetric(8, 8, n_bins=4), max_iter=2, n_starts=1),
+    ParametricNWRegressor("scalar", warm_start=True, tol=1e-12),
+    ParametricNWRegressor(
+        kernel="exponential", bandwidth="silverman", empty_neighborhood="mean", max_iter=5
+    ),
+    ParametricNWRegressor("full", n_components=1, max_iter=3, alpha=0.01, n_starts=1),
+    ParametricNWRegressor("diagonal", solver="adam", max_iter=3, early_stopping=True),
+    ParametricNWRegressor(MlpMetric(8, 8, n_bins=4), max_iter=2, n_starts=1),
 ]
 
 

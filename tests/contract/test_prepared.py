@@ -15,6 +15,7 @@ from sknw import NadarayaWatsonRegressor, ParametricNWRegressor, _prepared
 from sknw.kernels import KERNELS
 from sknw.sums import ALGORITHMS, PreparedSums
 from sknw.sums.algorithms import choice
+from sknw.support import tuning
 
 
 def data(n=300, d=2, seed=0):
@@ -159,15 +160,15 @@ def test_what_is_prepared_already_counts_for_less():
         assert again <= fresh
 
 
-def test_few_pairs_are_chosen_for_without_a_look_at_them(monkeypatch):
-    for algorithm in ALGORITHMS.values():
-        monkeypatch.setattr(algorithm, "unsupported_reasons", None)
-    assert choice.choose("auto", problem(n_queries=10)).name == "dense"
+def test_few_pairs_are_chosen_for_without_a_look_at_them():
+    assert choice.choose("auto", problem(n_queries=10, keys=None)).name == "dense"
+    with pytest.raises(TypeError, match="NoneType"):  # of more pairs, keys are looked at
+        choice.choose("auto", problem(keys=None))
 
 
-def test_the_choice_is_made_once_for_like_predictions(monkeypatch):
+def test_the_choice_is_made_once_for_like_predictions():
     X, y = data(3000)
     model = NadarayaWatsonRegressor(0.1).fit(X, y)
     model.predict(X)
-    monkeypatch.setattr(choice, "_FEWEST_PAIRS", None)  # another choice would fail
-    model.predict(X)
+    with tuning.override(FEWEST_PAIRS_TO_CHOOSE_FOR=None):  # another choice would fail
+        model.predict(X)

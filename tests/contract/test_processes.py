@@ -11,7 +11,6 @@ import torch
 
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.registry import FUSED
-from sknw.support import threads as _threads
 from sknw.support.threads import shared_out
 
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -194,7 +193,7 @@ def test_where_no_more_threads_can_be_started_the_calling_thread_does_the_rest(
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(_threads.threading.Thread, "start", limited)
+    monkeypatch.setattr(threading.Thread, "start", limited)
     found = shared_out(lambda item, _: item**2, range(50), 4)
     assert found == [item**2 for item in range(50)]
 

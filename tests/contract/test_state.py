@@ -5,11 +5,13 @@ import io
 import pickle
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 import pytest
 import sklearn
+import torch
 from contract import BRIEF, EXPECTED_WARNINGS, METHODS_OF, MODELS, answers, make_data, over
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
@@ -17,7 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sknw
-from sknw import NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor, VersionWarning
+from sknw import (
+    BandwidthSearch,
+    NadarayaWatsonRegressor,
+    NeighborBandwidth,
+    ParametricNWRegressor,
+    VersionWarning,
+)
 from sknw import _base as base
 from sknw.metrics import MlpMetric
 
@@ -51,17 +59,21 @@ def other_data():
     return 3 * X + 1, 100 * y - 50
 
 
-ONE_OF_EACH = {
-    **BRIEF,
+SHORT = {"w_init": 1.0, "bandwidth": 1.0, "max_iter": 2}
+SHORT_FITS = {
+    "fixed": MODELS["fixed"],
+    "loo": NadarayaWatsonRegressor(BandwidthSearch(per_feature=False)),
     "neighbors": MODELS["neighbors"],
-    "full": MODELS["full"],
+    "diagonal": ParametricNWRegressor(**SHORT),
+    "full": ParametricNWRegressor("full", **SHORT),
 }
 
 
-@over(ONE_OF_EACH)
+@over(SHORT_FITS)
 def test_a_question_sees_the_state_in_which_it_was_asked(model, data, queries, monkeypatch):
+    once = clone(model).fit(*data)
     for name, ask in questions_of(model).items():
-        fitted = clone(model).fit(*data)
+        fitted = copy.deepcopy(once)
         expected = ask(fitted, queries)
         check, refits = base.check_is_fitted, []
 
@@ -78,44 +90,76 @@ def test_a_question_sees_the_state_in_which_it_was_asked(model, data, queries, m
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
-@over(ONE_OF_EACH)
-def test_during_a_fit_all_is_as_before(model, data, queries, monkeypatch):
-    fitted = clone(model).fit(*data)
-    expected, before, seen = answers(fitted, queries), vars(fitted).copy(), []
-    smoother = type(fitted)._smoother
+class WatchedKernel:
+    """A Gaussian that does something at one of its calls."""
 
-    def at_the_end_of_a_fit(self, *dtypes):  # the last step of a fit asks for the algorithm
-        if not seen:
+    def __init__(self):
+        self.calls, self.at, self.act = 0, None, None
+
+    def __deepcopy__(self, memo):  # the kernel of every clone
+        return self
+
+    def __call__(self, u):
+        self.calls += 1
+        if self.at is not None and self.calls >= self.at:
+            self.at = None
+            self.act()
+        return torch.exp(-u * u / 2)
+
+    def calls_of(self, fit):
+        before = self.calls
+        fit()
+        return self.calls - before
+
+    def do(self, act, after):
+        """Do this at one call: the first, if ``after`` is one."""
+        self.at, self.act = self.calls + after, act
+
+
+def watched(model, data):
+    """Return a fitted model, its kernel, and some of the kernel's calls in a fit on other data."""
+    kernel = WatchedKernel()
+    fitted = clone(model).set_params(kernel=kernel).fit(*data)
+    n_calls = kernel.calls_of(lambda: clone(fitted).fit(*other_data()))
+    return fitted, kernel, sorted({1, n_calls // 2, int(0.95 * n_calls)})
+
+
+@over(SHORT_FITS)
+def test_during_a_fit_all_is_as_before(model, data, queries):
+    fitted, kernel, moments = watched(model, data)
+    of_callbacks = {"_callback_fit_ctx", "_skl_callbacks_to_teardown"}  # set by scikit-learn
+    for moment in moments:
+        fitted.fit(*data)
+        expected, before, seen = answers(fitted, queries), vars(fitted).copy(), []
+
+        def look(seen=seen):
             seen.append(vars(fitted).copy())
             seen.append(answers(fitted, queries))
-        return smoother(self, *dtypes)
 
-    monkeypatch.setattr(type(fitted), "_smoother", at_the_end_of_a_fit)
-    fitted.fit(*other_data())
-    monkeypatch.undo()
-    of_callbacks = {"_callback_fit_ctx", "_skl_callbacks_to_teardown"}  # set by scikit-learn
-    assert seen[0].keys() - of_callbacks == before.keys()
-    assert all(seen[0][name] is value for name, value in before.items())
-    for name, value in expected.items():
-        np.testing.assert_array_equal(seen[1][name], value, err_msg=name)
-    fresh = answers(clone(model).fit(*other_data()), queries)
+        with ThreadPoolExecutor(1) as thread:
+            kernel.do(lambda look=look: thread.submit(look).result(), after=moment)
+            fitted.fit(*other_data())
+        assert seen[0].keys() - of_callbacks == before.keys()
+        assert all(seen[0][name] is value for name, value in before.items())
+        for name, value in expected.items():
+            np.testing.assert_array_equal(seen[1][name], value, err_msg=name)
+    fresh = answers(clone(fitted).fit(*other_data()), queries)
     for name, value in answers(fitted, queries).items():
         np.testing.assert_array_equal(value, fresh[name], err_msg=name)
 
 
-@over(ONE_OF_EACH)
-def test_a_fit_that_fails_midway_changes_nothing(model, data, queries, monkeypatch):
-    fitted = clone(model).fit(*data)
+@over(SHORT_FITS)
+def test_a_fit_that_fails_midway_changes_nothing(model, data, queries):
+    fitted, kernel, moments = watched(model, data)
     expected, before = answers(fitted, queries), vars(fitted).copy()
 
-    def fails(self, *dtypes):
+    def fails():
         raise RuntimeError("no memory left")
 
-    for name in ("_smoother", "_fit_metric", "_validate_training"):
-        monkeypatch.setattr(type(fitted), name, fails)
+    for moment in moments:
+        kernel.do(fails, after=moment)
         with pytest.raises(RuntimeError, match="no memory left"):
             fitted.fit(*other_data())
-        monkeypatch.undo()
         assert vars(fitted).keys() == before.keys()
         assert all(vars(fitted)[name] is value for name, value in before.items())
     for name, value in answers(fitted, queries).items():
@@ -156,15 +200,10 @@ def test_questions_write_nothing(model, data, queries):
         assert all(vars(fitted)[key] is value for key, value in before.items()), name
 
 
-def test_parameters_set_during_a_fit_stay(data, monkeypatch):
-    model = NadarayaWatsonRegressor(1.0)
-    validate = NadarayaWatsonRegressor._validate_training
-
-    def set_then_validate(self, *arguments):
-        model.set_params(rtol=1e-5)
-        return validate(self, *arguments)
-
-    monkeypatch.setattr(NadarayaWatsonRegressor, "_validate_training", set_then_validate)
+def test_parameters_set_during_a_fit_stay(data):
+    kernel = WatchedKernel()
+    model = NadarayaWatsonRegressor(1.0, kernel=kernel)
+    kernel.do(lambda: model.set_params(rtol=1e-5), after=1)
     assert model.fit(*data).rtol == 1e-5
 
 
@@ -213,17 +252,27 @@ WAYS = {
 }
 
 
+@pytest.fixture
+def saved_by(monkeypatch):
+    """Return a function that saves a model as another version of sknw would."""
+
+    def save_by(version, save, model):
+        with monkeypatch.context() as patch:
+            patch.setattr("sknw._base.__version__", version)
+            return save(model)
+
+    return save_by
+
+
 @over(WAYS, "way")
 @over({**BRIEF, "not fitted": NadarayaWatsonRegressor(NeighborBandwidth(3))})
-def test_a_model_of_another_version_warns(model, way, data, queries, monkeypatch):
+def test_a_model_of_another_version_warns(model, way, data, saved_by):
     save, load = way
     saved_model = clone(model)
     if not isinstance(model.bandwidth, NeighborBandwidth):
         saved_model.fit(*data)
     assert type(load(save(saved_model))) is type(model)  # a warning would be an error
-    monkeypatch.setattr(base, "__version__", "0.0.7")
-    saved = save(saved_model)
-    monkeypatch.undo()
+    saved = saved_by("0.0.7", save, saved_model)
     message = rf"saved by sknw 0\.0\.7 and is loaded by {sknw.__version__}: it may fail"
     with pytest.warns(VersionWarning, match=message) as caught:
         loaded = load(saved)
@@ -239,21 +288,20 @@ def test_a_pickle_without_a_version_warns(data):
         NadarayaWatsonRegressor().__setstate__(state)
 
 
-def test_copies_and_clones_do_not_warn(data, queries, monkeypatch):
-    monkeypatch.setattr(base, "__version__", "9.9")
+def test_copies_and_clones_do_not_warn(data, queries, saved_by):
     model = ParametricNWRegressor("scalar", n_starts=1).fit(*data)
-    for other in (copy.copy(model), copy.deepcopy(model)):
+    for copied in (copy.copy, copy.deepcopy):
+        other = saved_by("9.9", copied, model)
         np.testing.assert_array_equal(other.predict(queries), model.predict(queries))
         assert vars(other).keys() == vars(model).keys()
     clone(model)
 
 
-def test_both_versions_are_checked_in_a_pipeline(data, monkeypatch):
+def test_both_versions_are_checked_in_a_pipeline(data, saved_by, monkeypatch):
     model = make_pipeline(StandardScaler(), NadarayaWatsonRegressor(1.0)).fit(*data)
-    monkeypatch.setattr(base, "__version__", "0.0.7")
-    monkeypatch.setattr(sklearn.base, "__version__", "0.1")
-    saved = pickle.dumps(model)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sklearn.base, "__version__", "0.1")
+        saved = saved_by("0.0.7", pickle.dumps, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pickle.loads(saved)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from designs import name_of, pairwise
 from scipy.optimize import approx_fprime
 
 from sknw import BandwidthSearch, NadarayaWatsonRegressor
@@ -48,9 +49,11 @@ def test_every_criterion_has_a_reference():
     assert set(reference.CRITERIA) == set(CRITERIA)
 
 
-@over_criteria
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
-@pytest.mark.parametrize("bandwidth", [[0.3, 0.6], [2.0, 1.0], [0.05, 50.0]])
+@pytest.mark.parametrize(
+    ("kernel", "criterion", "bandwidth"),
+    pairwise(sorted(KERNELS), CRITERION_NAMES, [[0.3, 0.6], [2.0, 1.0], [0.05, 50.0]]),
+    ids=name_of,
+)
 def test_values_are_those_of_the_matrices(criterion, kernel, bandwidth):
     X, y = curve(50, 2)
     w = np.random.default_rng(1).uniform(0.5, 1.5, 50)

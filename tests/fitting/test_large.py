@@ -26,8 +26,9 @@ def small_is_large():
         yield
 
 
+@pytest.mark.usefixtures("small_is_large")
 @pytest.mark.parametrize(("d", "kernel"), [(2, "gaussian"), (1, "gaussian"), (2, "epanechnikov")])
-def test_a_sample_of_held_out_rows_finds_about_the_same(small_is_large, d, kernel):
+def test_a_sample_of_held_out_rows_finds_about_the_same(d, kernel):
     X, y = data(900, d)
     found = NadarayaWatsonRegressor(kernel=kernel, algorithm="dense").fit(X, y)
     report = found.search_report_
@@ -45,7 +46,8 @@ def test_a_sample_of_held_out_rows_finds_about_the_same(small_is_large, d, kerne
     np.testing.assert_array_equal(again.bandwidth_, found.bandwidth_)
 
 
-def test_one_feature_with_a_fast_transform_needs_no_sample(small_is_large):
+@pytest.mark.usefixtures("small_is_large")
+def test_one_feature_with_a_fast_transform_needs_no_sample():
     pytest.importorskip("finufft")
     X, y = data(900, 1)
     found = NadarayaWatsonRegressor(algorithm="nufft").fit(X, y)
@@ -87,14 +89,12 @@ def test_the_sampled_criterion_is_unbiased():
     assert error < 0.02 * full
 
 
-def test_many_rows_are_put_in_a_compact_order_and_nothing_changes(monkeypatch):
-    from sknw.fitting import leave_one_out
-
+def test_many_rows_are_put_in_a_compact_order_and_nothing_changes():
     X, y = data(500, 2)
     plain = task_of(X, y)
     assert plain.in_compact_order() is plain
-    monkeypatch.setattr(leave_one_out, "_WORTH_SORTING", 100)
-    ordered = task_of(X, y).in_compact_order()
+    with tuning.override(FEWEST_KEYS_TO_SORT=100):
+        ordered = task_of(X, y).in_compact_order()
     assert not np.array_equal(ordered.rows, plain.rows)
     steps = [np.linalg.norm(np.diff(task.rows, axis=0), axis=1).mean() for task in (ordered, plain)]
     assert steps[0] < 0.5 * steps[1]

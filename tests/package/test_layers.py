@@ -4,8 +4,6 @@ import ast
 import graphlib
 from pathlib import Path
 
-import pytest
-
 import sknw
 
 ROOT = Path(sknw.__file__).parent
@@ -44,29 +42,34 @@ def imported_modules(path: Path) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_rooms_import_only_downward(path):
-    room = room_of(path)
-    assert room in LEVEL, f"{room} is in no layer; add it to LAYERS"
-    for name in imported_modules(path):
-        package, *rest = name.split(".")
-        if package != "sknw":
-            continue
-        target = rest[0] if rest else "__init__"
-        assert LEVEL[target] <= LEVEL[room], f"{path} imports {name}, which is above it"
+def test_every_room_has_a_layer():
+    assert {room_of(path) for path in FILES} == set(LEVEL)
+
+
+def test_rooms_import_only_downward():
+    upward = []
+    for path in FILES:
+        for name in imported_modules(path):
+            package, *rest = name.split(".")
+            target = rest[0] if rest else "__init__"
+            if package == "sknw" and LEVEL[target] > LEVEL[room_of(path)]:
+                upward.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert upward == []
 
 
 FLOORS = ["problem", "geometry", "evaluators", "algorithms", "tails", "engine", "autograd"]
 FLOORS += ["__init__"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sums").rglob("*.py")), ids=lambda path: path.name)
-def test_the_room_of_the_sums_has_floors(path):
-    floor = FLOORS.index(path.relative_to(ROOT / "sums").parts[0].removesuffix(".py"))
-    for name in imported_modules(path):
-        if name.startswith("sknw.sums"):
+def test_the_room_of_the_sums_has_floors():
+    upward = []
+    for path in (ROOT / "sums").rglob("*.py"):
+        floor = FLOORS.index(path.relative_to(ROOT / "sums").parts[0].removesuffix(".py"))
+        for name in imported_modules(path):
             target = (name.split(".")[2:] or ["__init__"])[0]
-            assert FLOORS.index(target) <= floor, f"{path} imports {name}, which is above it"
+            if name.startswith("sknw.sums") and FLOORS.index(target) > floor:
+                upward.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert upward == []
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -85,27 +88,36 @@ def test_bandwidth_and_training_do_not_know_each_other():
             assert not any(name.startswith(f"sknw.{other}") for name in imported_modules(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_door_converts_between_numpy_and_torch(path):
-    if path == ROOT / "data" / "arrays.py":
-        return
-    # `functional` makes a tensor of a bandwidth given as a plain number; that is no array
-    allowed = {"as_tensor"} if path.name == "functional.py" else set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute):
-            converts = node.attr in {"from_numpy", "numpy", "as_tensor", "tensor"} - allowed
-            assert not converts, f"{path}:{node.lineno} converts with .{node.attr}"
+def nodes_of_other_files(path):
+    """Every file's name but that of `path`, with each node of its syntax tree."""
+    for other in FILES:
+        if other != path:
+            for node in ast.walk(ast.parse(other.read_text(encoding="utf-8"))):
+                yield str(other.relative_to(ROOT)), node
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_private_names_of_scikit_learn_stay_in_compat(path):
-    if path == ROOT / "support" / "compat.py":
-        return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("sklearn"):
-            private = [part for part in node.module.split(".") if part.startswith("_")]
-            private += [alias.name for alias in node.names if alias.name.startswith("_")]
-            assert not private, f"{path}:{node.lineno} imports {private}"
+def test_only_the_door_converts_between_numpy_and_torch():
+    converting = {"from_numpy", "numpy", "as_tensor", "tensor"}
+    found = [
+        f"{name}:{node.lineno} converts with .{node.attr}"
+        for name, node in nodes_of_other_files(ROOT / "data" / "arrays.py")
+        if isinstance(node, ast.Attribute)
+        and node.attr in converting
+        # `functional` makes a tensor of a bandwidth given as a plain number; that is no array
+        and not (name == "functional.py" and node.attr == "as_tensor")
+    ]
+    assert found == []
+
+
+def test_private_names_of_scikit_learn_stay_in_compat():
+    found = [
+        f"{name}:{node.lineno} imports {part}"
+        for name, node in nodes_of_other_files(ROOT / "support" / "compat.py")
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("sklearn")
+        for part in (*node.module.split("."), *(alias.name for alias in node.names))
+        if part.startswith("_")
+    ]
+    assert found == []
 
 
 def test_displays_ask_estimators_by_their_public_names():

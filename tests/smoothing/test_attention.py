@@ -1,5 +1,7 @@
 """Attention weights: full, leave-one-out, sparse, weighted, and within memory."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference
@@ -10,7 +12,6 @@ from scipy import sparse
 from sknw import EmptyNeighborhoodWarning, NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.datasets import make_attention_curve
 from sknw.kernels import KERNELS
-from sknw.smoothing import attention as attention_module
 
 NAMES = sorted(KERNELS)
 
@@ -198,17 +199,18 @@ def test_float32_rows_stay_apart_at_any_bandwidth(bandwidth):
     np.testing.assert_allclose(model.predict(X), y, rtol=1e-6)
 
 
-def test_top_k_is_made_in_blocks_that_fit_repeated_rows_too(monkeypatch):
+def test_top_k_is_made_in_blocks_that_fit_repeated_rows_too():
     X, y = np.tile(np.arange(4.0), 500)[:, None], np.tile(np.arange(4.0), 500)
     model = NadarayaWatsonRegressor(1.0).fit(X, y)
-    sizes = []
-    largest = attention_module._largest
-    monkeypatch.setattr(
-        attention_module, "_largest", lambda w, k: sizes.append(w.size) or largest(w, k)
-    )
-    with sklearn.config_context(working_memory=1):
-        model.attention_weights(X, top_k=3)
-    assert max(sizes) * 8 <= 2**20
+    model.attention_weights(X[:5], top_k=3)
+    tracemalloc.start()
+    try:
+        with sklearn.config_context(working_memory=1):
+            model.attention_weights(X, top_k=3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20  # a block and its copies, of a matrix of 32 MB
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "exponential"])

@@ -1,11 +1,13 @@
 """Attention pooling under every way that torch has to differentiate, beside plain torch."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from sknw.functional import attention_pooling
-from sknw.smoothing.pooling import operations as _operations
+from sknw.support import tuning
 
 # torch's own forward mode loads decompositions by torch.jit.script when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -55,31 +57,31 @@ def cusp(u):
     return torch.exp(-0.3 * u) / (1 + u)
 
 
-def in_small_blocks(monkeypatch):
-    monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", 24)
+@pytest.fixture(params=["auto", "dense"])
+def blockwise(request):
+    """An algorithm; plain torch operations, or the blocks of a node, made small."""
+    with tuning.override(POOLING_BLOCK=24) if request.param == "dense" else nullcontext():
+        yield request.param
 
 
 KERNELS = ["gaussian", "exponential", "cosine", "linear", "biweight", "triweight", "tricube"]
 
 
-@pytest.mark.parametrize("way", ["auto", "dense"])
 @pytest.mark.parametrize("kernel", [*KERNELS, "epanechnikov", "tophat", bump, cusp])
-def test_first_and_second_derivatives_by_every_input(kernel, way, monkeypatch):
-    in_small_blocks(monkeypatch) if way == "dense" else None
+def test_first_and_second_derivatives_by_every_input(kernel, blockwise):
     bandwidth = torch.tensor([2.5, 3.0], dtype=DOUBLE)  # compact windows hold something
     inputs = [tensor.clone().requires_grad_() for tensor in (Q, K, V, W + 0.1, bandwidth)]
 
     def function(queries, keys, values, weights, bandwidth):
         return attention_pooling(
             queries, keys, values, weights=weights, bandwidth=bandwidth,
-            kernel=kernel, algorithm=way,
+            kernel=kernel, algorithm=blockwise,
         )  # fmt: skip
 
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("way", ["auto", "dense"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,14 +93,13 @@ def test_first_and_second_derivatives_by_every_input(kernel, way, monkeypatch):
     ],
     ids=["leave-one-out", "causal", "mask", "biweight", "mask of keys"],
 )
-def test_second_derivatives_with_masks_over_one_set_in_a_batch(options, way, monkeypatch):
-    in_small_blocks(monkeypatch) if way == "dense" else None
+def test_second_derivatives_with_masks_over_one_set_in_a_batch(options, blockwise):
     points = tensors(2, 5, 2, seed=3).requires_grad_()
     values = tensors(2, 5, 1, seed=4).requires_grad_()
 
     def function(points, values):
         moved = points * torch.tensor([1.0, 1.1], dtype=DOUBLE)
-        return attention_pooling(points, moved, values, algorithm=way, **options)
+        return attention_pooling(points, moved, values, algorithm=blockwise, **options)
 
     assert torch.autograd.gradcheck(function, (points, values))
     assert torch.autograd.gradgradcheck(function, (points, values))
@@ -244,8 +245,8 @@ def test_blocks_of_rows_and_of_members_change_nothing(order, monkeypatch):
 
     expected = derivative()
     for elements in (1, 150, 1300, 2500):
-        monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", elements)
-        torch.testing.assert_close(derivative(), expected)
+        with tuning.override(POOLING_BLOCK=elements):
+            torch.testing.assert_close(derivative(), expected)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "exponential"])

@@ -11,7 +11,6 @@ query, and `test_rounding_excuses_few` makes sure that this excuses few of them.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,13 +19,14 @@ import pytest
 import reference
 import sklearn
 import torch
+from designs import pairwise
+from evaluation import done_by
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
 from sknw.sums import tails as exact
-from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
-from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.geometry import distances as tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw.support.warnings.EmptyNeighborhoodWarning")
@@ -333,9 +333,18 @@ def covering(*factors: tuple) -> Iterator[tuple]:
         yield tuple(levels[(a + i * b) % 11 % len(levels)] for i, levels in enumerate(factors))
 
 
+def name_of(value) -> str:
+    """How pytest shows a parameter."""
+    return f"dense-by-{value['dense']}" if isinstance(value, dict) else str(value)
+
+
+# Who evaluates the pairs of each algorithm: a case is judged once by either evaluator.
+EVALUATORS_BY_ALGORITHM = tuple(
+    {"dense": dense, "blocks": blocks} for dense, blocks in (("fused", "torch"), ("torch", "fused"))
+)
 DESIGN = [
-    (Case(*chosen), pruned)
-    for *chosen, pruned in covering(
+    (Case(*chosen), pruned, evaluators)
+    for *chosen, pruned, evaluators in covering(
         SHAPES,
         (1, 2, 3, 5, 8),
         tuple(KERNELS),
@@ -344,20 +353,10 @@ DESIGN = [
         ("equal", "uneven"),
         (1, 2),
         (True, False),
+        EVALUATORS_BY_ALGORITHM,
     )
 ]
-over_design = pytest.mark.parametrize(("case", "pruned"), DESIGN, ids=str)
-
-
-def done_by(monkeypatch, evaluator: str, *, pruned: bool = False):
-    """Have pairs evaluated by this evaluator, in small blocks; `pruned`: in exact rows too."""
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
-    monkeypatch.setattr(blocks, "_SMALLEST", 8)
-    if pruned:
-        monkeypatch.setattr(exact, "_WORTH_A_LAYOUT", 0)
-        monkeypatch.setattr(exact, "_KEY_BLOCK", 8)
-        monkeypatch.setattr(exact, "_ROW_BLOCK", 8)
-    return fused.disabled() if evaluator == "torch" else nullcontext()
+over_design = pytest.mark.parametrize(("case", "pruned", "evaluators"), DESIGN, ids=name_of)
 
 
 def assert_promise_kept(case: Case, algorithm: str) -> None:
@@ -374,8 +373,8 @@ def assert_promise_kept(case: Case, algorithm: str) -> None:
 # --- the judge against the reference -------------------------------------------------------------
 
 
-@over_design
-def test_the_judge_agrees_with_the_reference(case, pruned):
+@pytest.mark.parametrize("case", [case for case, *_ in DESIGN], ids=str)
+def test_the_judge_agrees_with_the_reference(case):
     queries = case.queries()[: 4 * N_OF_A_KIND]
     judged = case.judged(queries)
     expected = reference.predict(
@@ -388,7 +387,7 @@ def test_the_judge_agrees_with_the_reference(case, pruned):
 
 
 def test_rounding_excuses_few():
-    shares = [np.mean(j.rounding > 1e-10 * c.range) for c, _ in DESIGN for j in c.judgements()]
+    shares = [np.mean(j.rounding > 1e-10 * c.range) for c, *_ in DESIGN for j in c.judgements()]
     assert np.mean(shares) < 0.02
     assert np.mean(np.array(shares) > 0) < 0.15
 
@@ -396,11 +395,10 @@ def test_rounding_excuses_few():
 # --- every algorithm -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("algorithm", ["dense", "blocks"])
 @over_design
-def test_the_promise_is_kept(monkeypatch, case, pruned, algorithm, evaluator):
-    with done_by(monkeypatch, evaluator, pruned=pruned):
+def test_the_promise_is_kept(case, pruned, evaluators, algorithm):
+    with done_by(evaluators[algorithm], pruned=pruned):
         assert_promise_kept(case, algorithm)
 
 
@@ -421,8 +419,8 @@ def whole_box_fits(case: Case) -> bool:
 
 @needs_finufft
 @pytest.mark.parametrize(("case", "evaluator"), NUFFT_DESIGN, ids=str)
-def test_nufft_keeps_the_promise_or_has_no_room(monkeypatch, case, evaluator):
-    with done_by(monkeypatch, evaluator), sklearn.config_context(working_memory=MEMORY):
+def test_nufft_keeps_the_promise_or_has_no_room(case, evaluator):
+    with done_by(evaluator), sklearn.config_context(working_memory=MEMORY):
         try:
             assert_promise_kept(case, "nufft")
         except ValueError as refusal:
@@ -460,31 +458,36 @@ def test_nufft_refuses_grids_without_room():
 
 
 SINGLE = [
-    (Case(*chosen, "uneven", dtype=np.float32), pruned)
-    for *chosen, pruned in covering(
-        SHAPES, (1, 2, 3, 8), tuple(KERNELS), MULTIPLES, (1e-3, 1e-8), (True, False)
+    (Case(*chosen, "uneven", dtype=np.float32), pruned, evaluators)
+    for *chosen, pruned, evaluators in covering(
+        SHAPES,
+        (1, 2, 3, 8),
+        tuple(KERNELS),
+        MULTIPLES,
+        (1e-3, 1e-8),
+        (True, False),
+        EVALUATORS_BY_ALGORITHM,
     )
 ][::2]
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("algorithm", ["dense", "blocks"])
-@pytest.mark.parametrize(("case", "pruned"), SINGLE, ids=str)
-def test_float32_adds_its_own_rounding_only(monkeypatch, case, pruned, algorithm, evaluator):
-    with done_by(monkeypatch, evaluator, pruned=pruned):
+@pytest.mark.parametrize(("case", "pruned", "evaluators"), SINGLE, ids=name_of)
+def test_float32_adds_its_own_rounding_only(case, pruned, evaluators, algorithm):
+    with done_by(evaluators[algorithm], pruned=pruned):
         assert_promise_kept(case, algorithm)
 
 
 # --- blocks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("d", [1, 2, 3])
-@pytest.mark.parametrize("rtol", [1e-3, 1e-10])
-def test_blocks_leave_out_most_pairs_at_narrow_bandwidths(monkeypatch, d, kernel, rtol, evaluator):
+@pytest.mark.parametrize(
+    ("kernel", "d", "rtol", "evaluator"),
+    pairwise(list(KERNELS), [1, 2, 3], [1e-3, 1e-10], ["fused", "torch"]),
+)
+def test_blocks_leave_out_most_pairs_at_narrow_bandwidths(d, kernel, rtol, evaluator):
     case = Case(clustered, d, kernel, 0.05, rtol)
-    with done_by(monkeypatch, evaluator):
+    with done_by(evaluator):
         assert_promise_kept(case, "blocks")
         model = case.fitted("blocks")
         model.predict(case.X)
@@ -496,18 +499,18 @@ def test_blocks_leave_out_most_pairs_at_narrow_bandwidths(monkeypatch, d, kernel
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("kernel", LIGHT_TAILED)
 @pytest.mark.parametrize("rtol", RTOLS)
-def test_many_blocks_that_hardly_matter_matter_together(monkeypatch, kernel, rtol, evaluator):
+def test_many_blocks_that_hardly_matter_matter_together(kernel, rtol, evaluator):
     """Near queries have one block of rows, and far off stand 75 whose weights add up."""
     near, many = 8, 600
     y = np.repeat([0.0, 1.0], [near, many])
     apart = 1e-6 * np.arange(near + many)[:, None]  # or they would be equal
     queries = np.linspace(-0.25, 0.25, 64)[:, None]
     worst = 0.0
-    for exponent in np.linspace(3, -np.log(rtol) + 4, 40):
+    for exponent in np.linspace(3, -np.log(rtol) + 4, 20):
         distance = exponent if kernel == "exponential" else (2 * exponent) ** 0.5
         X = np.repeat([0.0, distance], [near, many])[:, None] + apart
         model = NadarayaWatsonRegressor(1.0, kernel=kernel, algorithm="blocks", rtol=rtol)
-        with done_by(monkeypatch, evaluator):
+        with done_by(evaluator):
             found = model.fit(X, y).predict(queries)
         expected = reference.predict(kernel, queries, X, y, 1.0)
         worst = max(worst, np.abs(found - expected).max())
@@ -519,10 +522,10 @@ def test_many_blocks_that_hardly_matter_matter_together(monkeypatch, kernel, rto
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("bandwidth", [0.25, 0.3, 0.1])
-def test_ties_in_empty_neighborhoods_are_averaged(monkeypatch, bandwidth, evaluator):
+def test_ties_in_empty_neighborhoods_are_averaged(bandwidth, evaluator):
     X = np.arange(6.0)[:, None]
     y, queries = np.square(X[:, 0]), X[:-1] + 0.5
-    with done_by(monkeypatch, evaluator):
+    with done_by(evaluator):
         model = NadarayaWatsonRegressor(bandwidth, kernel="epanechnikov").fit(X, y)
         found = model.predict(queries)
     expected = reference.predict("epanechnikov", queries, X, y, bandwidth)
@@ -532,11 +535,11 @@ def test_ties_in_empty_neighborhoods_are_averaged(monkeypatch, bandwidth, evalua
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
-def test_rows_alike_are_equally_near_from_any_distance(monkeypatch, d, evaluator):
+def test_rows_alike_are_equally_near_from_any_distance(d, evaluator):
     rng = np.random.default_rng(d)
     X, y = rng.normal(size=(30, d))[np.arange(295) % 30], rng.normal(size=295)
     queries = 1e6 * rng.normal(size=(40, d))
-    with done_by(monkeypatch, evaluator):
+    with done_by(evaluator):
         found = NadarayaWatsonRegressor(0.01, kernel="tophat").fit(X, y).predict(queries)
     expected = [y[(X[i] == X).all(axis=1)].mean() for i in nearest_rows(queries, X)]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
@@ -550,10 +553,10 @@ def nearest_rows(queries: np.ndarray, X: np.ndarray) -> np.ndarray:
 @needs_fused
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
-def test_boxes_without_extent_are_not_lost(monkeypatch, d, dtype):
+def test_boxes_without_extent_are_not_lost(d, dtype):
     """Blocks of equal rows and blocks of equal queries: the nearest box is as far as its rows."""
     found, expected = [], []
-    with done_by(monkeypatch, "fused", pruned=True):
+    with done_by("fused", pruned=True):
         for seed in range(20):
             rng = np.random.default_rng(seed)
             places = rng.normal(size=(6, d)).astype(dtype)
@@ -578,7 +581,7 @@ def test_one_remote_row_costs_far_queries_no_digits(
     side = np.arange(-20, 21) / 4
     X = np.vstack([np.column_stack([np.zeros(41), side]), [[1e6, 1e6]]])
     y = np.append(np.sin(3 * side), 0.0)
-    with done_by(monkeypatch, evaluator):
+    with done_by(evaluator):
         model = NadarayaWatsonRegressor(1.0, kernel=kernel, algorithm=algorithm).fit(X, y)
         found = model.predict([[-distance, 0.3]])
     sq = np.square(side - 0.3)

@@ -5,12 +5,14 @@ Errors are relative to the largest entry of the gradient. Exact sums have roundi
 within `rtol` too, however the rows' masses differ.
 """
 
-from contextlib import nullcontext
+from itertools import product
 
 import numpy as np
 import pytest
 import reference
 import torch
+from designs import name_of, pairwise
+from evaluation import done_by
 
 from sknw.bandwidth import CRITERIA
 from sknw.data.observations import Observations
@@ -20,10 +22,8 @@ from sknw.fitting.scale_objective import scale_objective
 from sknw.kernels import KERNELS
 from sknw.smoothing.smoother import smooth
 from sknw.sums import kernel_sums
-from sknw.sums import tails as exact
-from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
-from sknw.sums.evaluators.compiled import driver as fused
 
 LIGHT_TAILED = reference.INFINITE_SUPPORT
 ROUNDING = 1e-11
@@ -41,6 +41,7 @@ WAYS = [
         ("nufft", "fused", [needs_finufft, needs_fused]),
     ]
 ]
+EXACT_WAYS = [way.values[0] for way in WAYS if way.values[0][0] != "nufft"]
 MODES = ["leave-one-out", "exclude", "queries"]
 
 
@@ -64,17 +65,6 @@ WAYS_BY_KERNEL, WAYS_OF_TAILS = (
     ]
     for names in (KERNELS, LIGHT_TAILED)
 )
-
-
-def done_by(monkeypatch, way, *, pruned=True):
-    """Have pairs evaluated this way, in small blocks; `pruned`: in exact rows too."""
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
-    monkeypatch.setattr(blocks, "_SMALLEST", 8)
-    if pruned:
-        monkeypatch.setattr(exact, "_WORTH_A_LAYOUT", 0)
-        monkeypatch.setattr(exact, "_KEY_BLOCK", 8)
-        monkeypatch.setattr(exact, "_ROW_BLOCK", 8)
-    return fused.disabled() if way[1] == "torch" else nullcontext()
 
 
 # --- the explicit matrix -------------------------------------------------------------------------
@@ -195,13 +185,17 @@ def scales_of(name):
 # --- kernel sums ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS[:4])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("d", [1, 2, 5])
-@pytest.mark.parametrize("name", KERNELS)
-def test_gradients_are_those_of_the_matrix(monkeypatch, name, d, mode, way):
+# Every kernel by every way with every mode; and with every number of features, in turn.
+MATRICES = [
+    (name, way, mode, d)
+    for (name, way), mode, d in pairwise(list(product(KERNELS, EXACT_WAYS)), MODES, [1, 2, 5])
+]
+
+
+@pytest.mark.parametrize(("name", "way", "mode", "d"), MATRICES, ids=name_of)
+def test_gradients_are_those_of_the_matrix(name, d, mode, way):
     narrow, medium, broad = zip(scales_of(name), (1e-10, 1e-6, 1e-3), strict=True)
-    with done_by(monkeypatch, way):
+    with done_by(way[1], pruned=True):
         for scale, rtol in {1: (narrow, medium), 2: (medium, broad), 5: (broad, narrow)}[d]:
             problem = Problem(name, mode, d, scale, n=80, m=40)
             report = problem.assert_alike(way[0], rtol)
@@ -212,8 +206,8 @@ def test_gradients_are_those_of_the_matrix(monkeypatch, name, d, mode, way):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("name", LIGHT_TAILED)
-def test_gradients_of_rows_in_the_deep_tail(monkeypatch, name, pruned, mode, way):
-    with done_by(monkeypatch, way, pruned=pruned):
+def test_gradients_of_rows_in_the_deep_tail(name, pruned, mode, way):
+    with done_by(way[1], pruned=pruned):
         for d, rtol in ((1, 1e-3), (3, 1e-8)):
             report = Problem(name, mode, d, 1.0, tails=True).assert_alike(way[0], rtol)
             assert (report["rows_redone"] > 0) == (name == "gaussian")
@@ -223,9 +217,9 @@ def test_gradients_of_rows_in_the_deep_tail(monkeypatch, name, pruned, mode, way
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tails", [False, True])
 @pytest.mark.parametrize("d", [1, 2, 3])
-def test_gradients_by_transforms(monkeypatch, d, tails, mode, way):
+def test_gradients_by_transforms(d, tails, mode, way):
     scales = (0.3, 1.0, 4.0)[: 4 - d] if not tails else (1.0,)[: 3 - d]
-    with done_by(monkeypatch, way):
+    with done_by(way[1], pruned=True):
         for scale, rtol in zip(scales, (1e-3, 1e-6, 1e-10), strict=False):
             report = Problem("gaussian", mode, d, scale, tails=tails, batch=1).assert_alike(
                 "nufft", rtol
@@ -236,20 +230,26 @@ def test_gradients_by_transforms(monkeypatch, d, tails, mode, way):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", MODES)
-def test_keys_without_weight_have_a_gradient(monkeypatch, mode, way):
+def test_keys_without_weight_have_a_gradient(mode, way):
     """Also in rows that are done again exactly: of which a transform has many in the tails."""
     problem = Problem("gaussian", mode, 1, 3.0, batch=1)
     problem.columns[:, :, problem.keys[0, :, 0].abs() > 4.0] = 0
-    with done_by(monkeypatch, way):
+    with done_by(way[1], pruned=True):
         problem.assert_alike(way[0], 1e-8)
 
 
 # --- means ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS_BY_KERNEL)
-@pytest.mark.parametrize("mode", MODES)
-def test_gradients_of_means(monkeypatch, name, mode, way):
+# Modes in turn: every kernel and every way meets each of them.
+MEANS = [
+    pytest.param(*way.values, MODES[i % 3], id=f"{way.id}-{MODES[i % 3]}", marks=way.marks)
+    for i, way in enumerate(WAYS_BY_KERNEL)
+]
+
+
+@pytest.mark.parametrize(("name", "way", "mode"), MEANS)
+def test_gradients_of_means(name, mode, way):
     """Through values and weights, rows without a neighbour included: the nearest key's value."""
     problem = Problem(name, mode, 2, 0.6)
     if name not in LIGHT_TAILED:
@@ -286,7 +286,7 @@ def test_gradients_of_means(monkeypatch, name, mode, way):
         nearest = values.gather(2, sq.argmin(-1)[:, None].expand(-1, 2, -1)).mT
         return torch.where(empty[..., None], nearest, means)
 
-    with done_by(monkeypatch, way):
+    with done_by(way[1], pruned=True):
         found = of(mine)
     for got, want in zip(found, of(explicit), strict=True):
         want = torch.nan_to_num(want)
@@ -336,15 +336,23 @@ def log_gradient(function, coordinates, step=1e-4):
     return np.array([slope(i) for i in range(len(coordinates))])
 
 
-@pytest.mark.parametrize(("kernel", "way"), WAYS_OF_TAILS)
-@pytest.mark.parametrize("held_out", [False, True])
-@pytest.mark.parametrize("multiple", [0.05, 0.3, 3.0])
-def test_the_loss_has_the_gradient_of_the_reference(monkeypatch, kernel, multiple, held_out, way):
+# Every way at every bandwidth; all rows and some held out in turn, so that either meets both.
+LOSSES = [
+    pytest.param(
+        *way.values, multiple, bool((i + j) % 2), id=f"{way.id}-{multiple}", marks=way.marks
+    )
+    for i, way in enumerate(WAYS_OF_TAILS)
+    for j, multiple in enumerate((0.05, 0.3, 3.0))
+]
+
+
+@pytest.mark.parametrize(("kernel", "way", "multiple", "held_out"), LOSSES)
+def test_the_loss_has_the_gradient_of_the_reference(kernel, multiple, held_out, way):
     task = task_of(way[0], kernel=kernel, tails=way[0] != "nufft")
     if held_out:
         task = task.holding_out(40, np.random.RandomState(0))
     coordinates = widths_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
-    with done_by(monkeypatch, way):
+    with done_by(way[1], pruned=True):
         value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
     expected = log_gradient(lambda x: expected_loss(task, x), coordinates)
     assert value == pytest.approx(np.log(expected_loss(task, coordinates)), abs=1e-7)
@@ -352,10 +360,10 @@ def test_the_loss_has_the_gradient_of_the_reference(monkeypatch, kernel, multipl
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("held_out", [False, True])
-@pytest.mark.parametrize("d", [1, 2, 3])
-def test_every_way_finds_the_same_gradient_of_the_loss(monkeypatch, d, held_out, kernel):
+@pytest.mark.parametrize(
+    ("kernel", "held_out", "d"), pairwise(list(KERNELS), [False, True], [1, 2, 3])
+)
+def test_every_way_finds_the_same_gradient_of_the_loss(d, held_out, kernel):
     found = {}
     for parameter in WAYS:
         way = parameter.values[0]
@@ -367,7 +375,7 @@ def test_every_way_finds_the_same_gradient_of_the_loss(monkeypatch, d, held_out,
         if held_out:
             task = task.holding_out(40, np.random.RandomState(0))
         coordinates = widths_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
-        with monkeypatch.context() as patch, done_by(patch, way):
+        with done_by(way[1], pruned=True):
             found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))
     first = found["dense", "torch"]
     for other in found.values():

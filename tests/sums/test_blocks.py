@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import reference
 import torch
+from designs import pairwise
+from evaluation import done_by
 from problems import problem
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS, as_kernel
 from sknw.sums import kernel_sums
-from sknw.sums.algorithms import blocks as blocks_module
 from sknw.sums.algorithms.blocks import Blocks
-from sknw.sums.evaluators.compiled.driver import disabled
 from sknw.sums.evaluators.registry import FUSED, TORCH
 from sknw.sums.geometry.interactions import Layout, Pairs, meeting_of
+from sknw.support import tuning
 
 
 def cloud(n, d, *, seed=0, kind="uniform"):
@@ -28,9 +29,10 @@ def cloud(n, d, *, seed=0, kind="uniform"):
     return rows
 
 
-@pytest.mark.parametrize("kind", ["uniform", "cauchy", "lattice"])
-@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 1000, 5000])
-@pytest.mark.parametrize("d", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("n", "kind", "d"),
+    pairwise([1, 2, 63, 64, 65, 1000, 5000], ["uniform", "cauchy", "lattice"], [1, 3, 8]),
+)
 def test_a_layout_holds_every_point_once_within_its_box(kind, n, d):
     points = cloud(n, d, kind=kind)
     layout = Layout.of(points, 64)
@@ -99,9 +101,8 @@ def test_a_query_that_leaves_out_its_only_near_key_keeps_the_far_ones():
     torch.testing.assert_close(*ratios, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("torch_tiles", [False, True])
-def test_a_key_without_weight_still_has_a_gradient(monkeypatch, torch_tiles):
-    monkeypatch.setattr(blocks_module, "_SMALLEST", 8)
+@pytest.mark.parametrize("evaluator", ["fused", "torch"])
+def test_a_key_without_weight_still_has_a_gradient(evaluator):
     keys = 5 * cloud(400, 2)[None]
     columns = torch.ones(1, 2, 400, dtype=torch.float64)
     near_first = (keys[0] - keys[0, 0]).square().sum(1).argsort()[:20]
@@ -109,7 +110,7 @@ def test_a_key_without_weight_still_has_a_gradient(monkeypatch, torch_tiles):
     gradients = []
     for name in ("dense", "blocks"):
         leaf = columns.clone().requires_grad_()
-        with disabled() if torch_tiles else torch.enable_grad():
+        with done_by(evaluator):
             sums = kernel_sums(KERNELS["gaussian"], keys, keys, leaf, algorithm=name).sums
             (gradient,) = torch.autograd.grad(sums[..., 1].sum(), leaf)
         gradients.append(gradient)
@@ -147,17 +148,15 @@ def test_a_function_that_might_grow_is_refused():
 
 @pytest.mark.filterwarnings("ignore::sknw.EmptyNeighborhoodWarning")
 @pytest.mark.parametrize("kernel", ["epanechnikov", "gaussian"])
-def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel, monkeypatch):
+def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel):
     rng = np.random.default_rng(0)
     X, y, far = rng.normal(size=(600, 2)), rng.normal(size=600), 30 + rng.normal(size=(80, 2))
     found = []
     for worth in (np.inf, 0):
-        monkeypatch.setattr("sknw.sums.tails._WORTH_IT_FOR_MANY", worth)
-        model = NadarayaWatsonRegressor(0.3, kernel=kernel, algorithm="blocks", rtol=1e-10).fit(
-            X, y
-        )
-        found.append(model.predict(far))
-        assert np.array_equal(model.predict(far), found[-1])
+        with tuning.override(PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY=worth):
+            model = NadarayaWatsonRegressor(0.3, kernel=kernel, algorithm="blocks", rtol=1e-10)
+            found.append(model.fit(X, y).predict(far))
+            assert np.array_equal(model.predict(far), found[-1])
     np.testing.assert_allclose(*found, rtol=0, atol=1e-9 * np.ptp(y))
 
 

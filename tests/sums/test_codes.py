@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import reference
 import torch
+from designs import pairwise
 
 from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
 from sknw.data.features import Features
@@ -49,9 +50,9 @@ def squares(queries, keys, scales=(0.8, 0.5)):
     return np.concatenate([steps[..., :d] ** 2, costs], axis=2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("d", [0, 1, 3, 4, 6])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "d", "dtype"), pairwise(NAMES, [0, 1, 3, 4, 6], [torch.float64, torch.float32])
+)
 def test_sums_are_those_of_distances_written_out(name, d, dtype):
     queries, keys = points(70, d, dtype, seed=1), points(300, d, dtype)
     columns = torch.tensor(np.random.RandomState(2).uniform(size=(1, 2, 300))).to(dtype)
@@ -296,10 +297,10 @@ def test_nine_hundred_levels_are_one_column():
 # --- an exact match ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("kernel", list(KERNELS))
-@pytest.mark.parametrize("distance", [1e2, 1e5, 1e9, 1e30])
-@pytest.mark.parametrize("algorithm", ["auto", "dense", "blocks"])
+@pytest.mark.parametrize(
+    ("kernel", "distance", "algorithm", "dtype"),
+    pairwise(NAMES, [1e2, 1e5, 1e9, 1e30], ["auto", "dense", "blocks"], [np.float64, np.float32]),
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_row_of_the_same_category_wins_at_any_distance(kernel, distance, algorithm, dtype):
     if dtype == np.float32 and distance > 1e10:

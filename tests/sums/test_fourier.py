@@ -11,6 +11,7 @@ import torch
 
 from sknw.sums.algorithms import fourier
 from sknw.sums.algorithms.fourier import FourierSums, Grid
+from sknw.support import tuning
 
 pytest.importorskip("finufft")
 
@@ -234,10 +235,9 @@ def test_a_large_tolerance_is_kept_on_the_sparest_grid():
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(fourier, "_ROWS", 100)
-    monkeypatch.setattr(fourier, "_FEWEST_ROWS", 50)
-    monkeypatch.setattr(fourier, "_LARGE_GRID", 1)
+def small_blocks():
+    with tuning.override(ROWS_OF_A_TRANSFORM=100, FEWEST_ROWS_OF_A_TRANSFORM=50, LARGE_GRID=1):
+        yield
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from designs import pairwise
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
@@ -19,6 +20,7 @@ from sknw.sums.evaluators import registry as evaluators
 from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.evaluators.registry import FUSED, TORCH, evaluator_for
 from sknw.sums.tails import KeySet, nearest_kernel
+from sknw.support import tuning
 
 CPU = torch.device("cpu")
 NAMES = sorted(KERNELS)
@@ -201,18 +203,14 @@ def test_custom_kernels_and_small_problems_are_left_to_torch():
         assert evaluator_for(KERNELS["gaussian"], torch.float64, CPU, 1e12) is TORCH
 
 
-def test_without_numba_torch_does_it(monkeypatch):
-    X = np.random.default_rng(0).normal(size=(700, 2))
-    model = NadarayaWatsonRegressor(0.3, algorithm="dense").fit(X, X[:, 0])
-    expected = model.predict(X)
-    assert model.sums_report_["evaluator"] == "fused"
-    monkeypatch.setattr(fused, "_loops", lambda: None)
-    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12, atol=1e-13)
-    assert model.sums_report_["evaluator"] == "torch"
+@pytest.fixture
+def threads_for_few_pairs():
+    with tuning.override(PAIRS_PER_THREAD=1e4):
+        yield
 
 
-def test_the_number_of_threads_changes_nothing_and_no_setting_is_touched(monkeypatch):
-    monkeypatch.setattr(fused, "_PAIRS_PER_THREAD", 1e4)
+@pytest.mark.usefixtures("threads_for_few_pairs")
+def test_the_number_of_threads_changes_nothing_and_no_setting_is_touched():
     kernel, before = KERNELS["gaussian"], torch.get_num_threads()
     keys = FUSED.points(points(3000, 2, seed=0, dtype=torch.float64))
     columns = columns_of(2, 3000, seed=1, dtype=torch.float64)
@@ -230,9 +228,8 @@ def test_the_number_of_threads_changes_nothing_and_no_setting_is_touched(monkeyp
         assert torch.equal(other, found[0])
 
 
-def test_an_error_in_a_thread_is_raised(monkeypatch):
-    monkeypatch.setattr(fused, "_PAIRS_PER_THREAD", 1e4)
-
+@pytest.mark.usefixtures("threads_for_few_pairs")
+def test_an_error_in_a_thread_is_raised():
     def task(first, last):
         raise MemoryError("none left")
 
@@ -393,10 +390,10 @@ def two_columns(n, dtype, *, weighted):
 LEFT_OUT = {"all keys": (None, None), "some": ("rows", "exclude"), "none": ("rows", None)}
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("left_out", LEFT_OUT)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("d", "left_out", "weighted", "dtype"),
+    pairwise([1, 2, 3, 4, 5, 8], list(LEFT_OUT), [False, True], [torch.float64, torch.float32]),
+)
 def test_squares_are_the_pulls_of_torch(d, weighted, left_out, dtype):
     kernel, n = KERNELS["gaussian"], 1203  # more than a piece, and odd
     keys, columns = points(n, d, seed=d, dtype=dtype), two_columns(n, dtype, weighted=weighted)

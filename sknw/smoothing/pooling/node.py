@@ -12,10 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sknw.smoothing.pooling.operations import BLOCK_ELEMENTS, Blockwise, Node, Operation
+from sknw.smoothing.pooling.operations import Blockwise, Node, Operation
 from sknw.smoothing.pooling.plain import Attention, attend, leave_graph
 from sknw.smoothing.smoother import smooth
 from sknw.sums.engine import full_precision
+from sknw.support import tuning
 
 _MOST_KEYS_AT_ONCE = 2048  # more are accumulated more accurately by the sums
 
@@ -57,7 +58,7 @@ def pool(
     if attention.depends_on_places:
         rows = torch.arange(n_queries, device=queries.device).expand(n_batch, -1)
     n_elements = n_batch * n_queries * keys.shape[1] * n_features
-    is_small = n_elements <= BLOCK_ELEMENTS and keys.shape[1] <= _MOST_KEYS_AT_ONCE
+    is_small = n_elements <= tuning.POOLING_BLOCK and keys.shape[1] <= _MOST_KEYS_AT_ONCE
     at_once = n_elements == 0 or (algorithm == "auto" and is_small)
     with full_precision(queries):
         if at_once and not attention.kernel.has_edge:

@@ -20,8 +20,7 @@ from torch import Tensor
 from sknw.sums.autograd import is_hidden
 from sknw.sums.engine import full_precision
 from sknw.sums.geometry.distances import blocks
-
-BLOCK_ELEMENTS = 2**21  # numbers b · m · n · d of a block's largest tensors
+from sknw.support import tuning
 
 
 class Operation(ABC):
@@ -123,7 +122,7 @@ class Blockwise(Operation):
     def run(self, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
         """Return the results, block by block."""
         (n_batch, n_rows, n_features), n_keys = tensors[0].shape, tensors[1].shape[1]
-        n_at_once = max(1, BLOCK_ELEMENTS // (n_keys * n_features))
+        n_at_once = max(1, tuning.POOLING_BLOCK // (n_keys * n_features))
         members = []
         for batch in blocks(n_batch, max(1, n_at_once // n_rows)):
             part = [None if tensor is None else tensor[batch] for tensor in tensors]

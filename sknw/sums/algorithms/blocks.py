@@ -18,18 +18,17 @@ from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.registry import evaluator_for, has_squares
 from sknw.sums.geometry.interactions import Layout, Meeting, meeting_of, meeting_within
 from sknw.sums.problem import Problem
+from sknw.support import tuning
 
-# Points of a block: small boxes drop more pairs, but more boxes are to be compared. Sums over keys
-# are fastest where blocks are whole vectors of a core, several at a time.
-_SMALLEST, _MOST_BLOCKS = 64, 4096
-
+_MOST_BLOCKS = 4096
 _NEAR_LOG_WEIGHT = -1.0  # of keys that tell a query its mass
 _WORTH_A_LOOK = 64  # blocks of keys; of fewer, bounds tell as much
 
 
 def block_size(n: int) -> int:
     """Return the number of points of a block."""
-    return _SMALLEST * max(1, -(-n // (_SMALLEST * _MOST_BLOCKS)))
+    smallest = tuning.SMALLEST_BLOCK
+    return smallest * max(1, -(-n // (smallest * _MOST_BLOCKS)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from sknw.support import tuning
 from sknw.support.compat import is_installed
 from sknw.support.threads import shared_out
 
@@ -36,11 +37,9 @@ _COARSE_TOLERANCE = 1e-12
 # The smallest that finufft can do on the frugal grid. That is its error at the highest frequencies,
 # where the kernel's transform is small: what is cut off there must be less.
 _FRUGAL_TOLERANCE, _FRUGAL_CARE = 3e-10, 0.1
-# Rows of a block: they stay in cache, or are as many as the points of their FFT.
-_ROWS = 2**16
-# Rows worth a transform on a thread of their own: so many, and one for so many points of the FFT.
-_FEWEST_ROWS, _GRID_POINTS_PER_ROW = 2**14, 8
-_LARGE_GRID = 2**18  # points, above which several threads may share a transform
+# Rows of a block are as many as the points of their FFT, where these are many; and a transform on a
+# thread of its own is worth one row for so many of them.
+_GRID_POINTS_PER_ROW = 8
 # The grid and a copy of what is spread onto it; the modes of a block and the kernel's.
 _BYTES_PER_GRID_POINT = _BYTES_PER_MODE = 32
 # Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.
@@ -163,7 +162,7 @@ class Grid:
 
     @property
     def _fits(self) -> bool:
-        return self.n_bytes + _ROWS * self._row_bytes <= self.max_bytes
+        return self.n_bytes + tuning.ROWS_OF_A_TRANSFORM * self._row_bytes <= self.max_bytes
 
     def _rounding_error(self, keys: np.ndarray) -> float:
         """Bound what rounding to the box's scale does: it matters for the keys near one query."""
@@ -206,16 +205,18 @@ class Grid:
         Transforms side by side, one thread each, beat threads that share one: those wait for each
         other, and add in no fixed order. They are left for large grids with few rows.
         """
-        size = max(_ROWS, self.n_points)
+        size = max(tuning.ROWS_OF_A_TRANSFORM, self.n_points)
         size = min(size, (self.max_bytes - self.n_bytes) // self._row_bytes)
         affordable = self.max_bytes // (self.n_bytes + size * self._row_bytes)
-        worth = n_rows // max(_FEWEST_ROWS, self.n_points // _GRID_POINTS_PER_ROW)
+        worth = n_rows // max(
+            tuning.FEWEST_ROWS_OF_A_TRANSFORM, self.n_points // _GRID_POINTS_PER_ROW
+        )
         n_tasks = max(1, min(n_threads, worth, affordable))
         n_blocks = -(-n_rows // (size * n_tasks)) * n_tasks
         ends = np.linspace(0, n_rows, n_blocks + 1, dtype=int)
         blocks = [slice(*pair) for pair in pairwise(ends)]
         shares = [blocks[i::n_tasks] for i in range(n_tasks)]
-        n_inside = n_threads // n_tasks if self.n_points > _LARGE_GRID else 1
+        n_inside = n_threads // n_tasks if self.n_points > tuning.LARGE_GRID else 1
         if n_tasks == 1:
             return [task(blocks, n_inside)]
 

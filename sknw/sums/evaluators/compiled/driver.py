@@ -28,6 +28,7 @@ from sknw.sums.evaluators.compiled.readiness import LOOPS
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.geometry.distances import edge_allowance
 from sknw.sums.geometry.interactions import Pairs
+from sknw.support import tuning
 from sknw.support.threads import n_threads as available_threads
 from sknw.support.threads import shared_out
 
@@ -35,7 +36,6 @@ _CHUNKS_PER_THREAD = 64
 _NUMBERS_PER_CALL = 2e8  # that the pairs of a first call read: some hundredths of a second
 _NUMBERS_OF_A_KERNEL = 8  # that are read in the time that its formula takes
 _SHORT_CALL, _LONG_CALL = 0.02, 0.1  # seconds
-_PAIRS_PER_THREAD = 5e5  # below, starting a thread costs more than it brings
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
 _WORTH_A_LOOK = 5e6  # pairs, beside which the smallest and largest coordinates cost nothing
@@ -415,7 +415,7 @@ def _in_threads(
     A pair reads so many numbers. Returns the sum of what the task returns.
     """
     n_blocks = len(pairs)
-    worth = int(min(pairs.possible / _PAIRS_PER_THREAD, n_blocks))
+    worth = int(min(pairs.possible / tuning.PAIRS_PER_THREAD, n_blocks))
     n_threads = max(1, min(available_threads(), worth))
     largest = n_blocks if n_threads == 1 else max(1, n_blocks // (n_threads * _CHUNKS_PER_THREAD))
     fewest = _NUMBERS_PER_CALL * n_blocks / max(1, pairs.possible * n_numbers)
