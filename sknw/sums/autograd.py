@@ -16,6 +16,7 @@ There are first derivatives in reverse mode only. Whoever asks for others gets a
 route; `sknw.smoothing.pooling.node` has them all.
 """
 
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
@@ -77,7 +78,10 @@ def kernel_sums(
         keys, factors = keys.detach(), factors.to(keys.dtype)
         queries = None if queries is None else queries.detach() * factors
         keys = keys * factors
+    kernel, queries, keys = on_scaled_points(kernel, queries, keys)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if needs_grad and kernel.derivative().formula is None:
+        kernel = replace(kernel, formula=None)  # who evaluates the sums must know the slope, too
     chosen = choose_for(
         algorithm,
         kernel,
@@ -95,6 +99,18 @@ def kernel_sums(
         queries, keys, columns, scales, kernel, chosen, exclude, report
     )
     return KernelSums(log_scale, sums, report)
+
+
+def on_scaled_points(
+    kernel: Kernel, queries: Tensor | None, keys: Tensor
+) -> tuple[Kernel, Tensor | None, Tensor]:
+    """Return the kernel and the points under which sums are best done, numbers scaled."""
+    kernel, scale = kernel.on_scaled_points()
+    if scale == 1.0:
+        return kernel, queries, keys
+    factors = keys.new_ones(keys.shape[-1])
+    factors[: len(factors) - kernel.n_codes] = scale
+    return kernel, None if queries is None else queries * factors, keys * factors
 
 
 def is_hidden(*tensors: Tensor) -> bool:
