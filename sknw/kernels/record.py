@@ -20,6 +20,8 @@ GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
 # product), the centred and scaled one another (half for the difference, half for the division);
 # the square of a distance of 1 doubles both. The rest is for data that were rounded once more.
 _ROUNDINGS = 4.0
+# Steps to the fixed point of a cutoff radius for moments, and what is left to go after them.
+_STEPS_OF_REACH, _REACH_MARGIN = 6, 1.05
 _LARGEST_ALLOWANCE = 0.25  # however large the coordinates, a key close by stays inside
 
 
@@ -160,6 +162,12 @@ class Kernel:
             eps = max(eps, self.given.eps)
         return (_ROUNDINGS * eps * (sizes + 1)).clamp_max(_LARGEST_ALLOWANCE).to(dtype)
 
+    def cut_off_for(self, order: int) -> "Kernel":
+        """Return the kernel that is negligible only where ``max(1, u)^order K(u)`` is, too."""
+        if order == 0 or self.reach is None:
+            return self
+        return replace(self, reach=partial(_reach_of_moments, self.reach, order))
+
     @property
     def canonical_factor(self) -> float:
         """Bandwidth that smooths as much as a Gaussian of bandwidth 1 (Marron & Nolan 1988)."""
@@ -249,6 +257,17 @@ def _doubled(function: Callable, sq: Tensor) -> Tensor:
 
 def _at_half(function: Callable, value: Tensor) -> Tensor:
     return function(value / 2)
+
+
+def _reach_of_moments(reach: Callable, order: int, log_weight: Tensor) -> Tensor:
+    """Return the squared distance at which ``max(1, u)^order K(u)`` takes a value, or a larger one.
+
+    From the kernel's own one up, the logarithm of u grows ever more slowly.
+    """
+    squared = reach(log_weight)
+    for _ in range(_STEPS_OF_REACH):
+        squared = reach(log_weight - order / 2 * squared.clamp_min(1).log())
+    return _REACH_MARGIN * squared
 
 
 def _derivative_tail(

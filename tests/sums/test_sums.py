@@ -366,7 +366,7 @@ class Picky(Algorithm):
     def never_asked(self, *arguments):
         raise AssertionError("never asked")
 
-    seconds = prepare = plan = sums = never_asked
+    seconds = prepare = plan = sums = moments = pullback = never_asked
 
 
 def test_a_refusal_names_every_reason(monkeypatch):
