@@ -20,6 +20,8 @@ GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
 # product), the centred and scaled one another (half for the difference, half for the division);
 # the square of a distance of 1 doubles both. The rest is for data that were rounded once more.
 _ROUNDINGS = 4.0
+# Steps to the fixed point of a cutoff radius for moments, and what is left to go after them.
+_STEPS_OF_REACH, _REACH_MARGIN = 6, 1.05
 _LARGEST_ALLOWANCE = 0.25  # however large the coordinates, a key close by stays inside
 
 
@@ -68,6 +70,11 @@ class Kernel:
         ``c`` where ``dK/ds = c K`` (the Gaussian's −½).
     formula : (str, str) or None, default=None
         Family and form (profile, slope or square) under which compiled loops know the kernel.
+    square_scale : float or None, default=None
+        ``c`` where ``K(u)² = K(c u)``.
+    same_as : (Kernel, float) or None, default=None
+        A kernel and a scale ``c`` such that this one's weights are those of that kernel on points
+        times ``c``, where sums are better done so: see `on_scaled_points`.
     given : Given or None, default=None
         How the coordinates were given, which decides what is at the edge of the support; None: as
         the sums see them.
@@ -89,6 +96,8 @@ class Kernel:
     reach: Callable[[Tensor], Tensor] | None = None
     slope_factor: float | None = None
     formula: tuple[str, str] | None = None
+    square_scale: float | None = None
+    same_as: tuple["Kernel", float] | None = None
     given: Given | None = field(default=None, compare=False, repr=False)
     codes: Codes | None = field(default=None, compare=False, repr=False)
 
@@ -153,6 +162,12 @@ class Kernel:
             eps = max(eps, self.given.eps)
         return (_ROUNDINGS * eps * (sizes + 1)).clamp_max(_LARGEST_ALLOWANCE).to(dtype)
 
+    def cut_off_for(self, order: int) -> "Kernel":
+        """Return the kernel that is negligible only where ``max(1, u)^order K(u)`` is, too."""
+        if order == 0 or self.reach is None:
+            return self
+        return replace(self, reach=partial(_reach_of_moments, self.reach, order))
+
     @property
     def canonical_factor(self) -> float:
         """Bandwidth that smooths as much as a Gaussian of bandwidth 1 (Marron & Nolan 1988)."""
@@ -178,9 +193,13 @@ class Kernel:
             self,
             name=f"slope of {self.name}",
             profile=self.slope,
+            roughness=None,
+            second_moment=None,
             smooth=self.slope_factor is not None,
             tail=tail,
             formula=self._formula("slope"),
+            square_scale=None,
+            same_as=None,
         )
 
     def squared(self) -> "Kernel":
@@ -189,18 +208,43 @@ class Kernel:
             self,
             name=f"square of {self.name}",
             profile=partial(_squared_profile, self.profile),
+            slope=partial(_squared_slope, self.profile, self.slope),
+            roughness=None,
+            second_moment=None,
             tail=self.tail and partial(_squared_tail, self.tail),
             log_profile=self.log_profile and partial(_doubled, self.log_profile),
+            log_slope=self.log_slope and partial(_doubled, self.log_slope),
             reach=self.reach and partial(_at_half, self.reach),
+            slope_factor=self.slope_factor and 2 * self.slope_factor,
             formula=self._formula("square"),
+            same_as=self.square_scale and (self, self.square_scale),
         )
 
+    def on_scaled_points(self) -> tuple["Kernel", float]:
+        """Return a kernel and a scale of the points under which sums of this one are best done.
+
+        The square of a Gaussian is a Gaussian of points times √2, which every algorithm knows.
+        """
+        if self.same_as is None:
+            return self, 1.0
+        kernel, scale = self.same_as
+        codes = self.codes and replace(self.codes, costs=self.codes.costs * scale**2)
+        given = self.given and replace(self.given, zero=self.given.zero * scale)
+        return replace(kernel, codes=codes, given=given), scale
+
     def _formula(self, form: str) -> tuple[str, str] | None:
-        return self.formula and (self.formula[0], form)
+        """Return what compiled loops call that form, which they know of a profile only."""
+        if self.formula is None or self.formula[1] != "profile":
+            return None
+        return self.formula[0], form
 
 
 def _squared_profile(profile: Callable, sq: Tensor) -> Tensor:
     return profile(sq).square()
+
+
+def _squared_slope(profile: Callable, slope: Callable, sq: Tensor) -> Tensor:
+    return 2 * slope(sq.clone()) * profile(sq)
 
 
 def _squared_tail(tail: Callable, excess: Tensor, nearest: Tensor) -> Tensor:
@@ -213,6 +257,17 @@ def _doubled(function: Callable, sq: Tensor) -> Tensor:
 
 def _at_half(function: Callable, value: Tensor) -> Tensor:
     return function(value / 2)
+
+
+def _reach_of_moments(reach: Callable, order: int, log_weight: Tensor) -> Tensor:
+    """Return the squared distance at which ``max(1, u)^order K(u)`` takes a value, or a larger one.
+
+    From the kernel's own one up, the logarithm of u grows ever more slowly.
+    """
+    squared = reach(log_weight)
+    for _ in range(_STEPS_OF_REACH):
+        squared = reach(log_weight - order / 2 * squared.clamp_min(1).log())
+    return _REACH_MARGIN * squared
 
 
 def _derivative_tail(

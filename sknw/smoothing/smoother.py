@@ -405,7 +405,7 @@ class Smoother:
         return bool(self.log_weights.min() < math.log(least_weight(self.keys.dtype)) - 1e-6)
 
     def _sums(self, kernel, columns, queries, exclude) -> KernelSums:
-        """Return sums of other columns; Fourier transforms know no square of a kernel."""
+        """Return sums of other columns; Fourier transforms may have no room for the square."""
         algorithm = "auto" if self.algorithm == "nufft" else self.algorithm
         return kernel_sums(
             kernel, queries[None], self.keys[None], columns[None],

@@ -17,12 +17,14 @@ from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose
 from sknw.sums.evaluators.compiled.readiness import compile_ahead
 from sknw.sums.evaluators.registry import has_own_threads
 from sknw.sums.geometry.interactions import Layout
-from sknw.sums.problem import KernelSums, Problem
+from sknw.sums.moments import kernel_moments
+from sknw.sums.problem import KernelMoments, KernelSums, Problem
 
 __all__ = [
     "ALGORITHMS",
     "DEFAULT_RTOL",
     "Algorithm",
+    "KernelMoments",
     "KernelSums",
     "Layout",
     "PreparedSums",
@@ -32,5 +34,6 @@ __all__ = [
     "compile_ahead",
     "gradient_by_log_scales",
     "has_own_threads",
+    "kernel_moments",
     "kernel_sums",
 ]

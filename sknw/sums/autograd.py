@@ -16,6 +16,7 @@ There are first derivatives in reverse mode only. Whoever asks for others gets a
 route; `sknw.smoothing.pooling.node` has them all.
 """
 
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
@@ -75,16 +76,16 @@ def kernel_sums(
         If more is asked for than first derivatives in reverse mode.
     """
     inputs = [tensor for tensor in (queries, keys, columns, scales) if tensor is not None]
-    if is_hidden(*inputs):
-        _refuse("a transform of torch.func")
-    if any(unpack_dual(tensor).tangent is not None for tensor in inputs):
-        _refuse("forward mode")
+    refuse_other_derivatives(*inputs)
     if scales is not None:
         kernel, factors = kernel.scaled_by(scales.detach())
         keys, factors = keys.detach(), factors.to(keys.dtype)
         queries = None if queries is None else queries.detach() * factors
         keys = keys * factors
+    kernel, queries, keys = on_scaled_points(kernel, queries, keys)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if needs_grad and kernel.derivative().formula is None:
+        kernel = replace(kernel, formula=None)  # who evaluates the sums must know the slope, too
     chosen = choose_for(
         algorithm,
         kernel,
@@ -102,6 +103,44 @@ def kernel_sums(
         queries, keys, columns, scales, kernel, chosen, exclude, report
     )
     return KernelSums(log_scale, sums, report)
+
+
+def on_scaled_points(
+    kernel: Kernel, queries: Tensor | None, keys: Tensor
+) -> tuple[Kernel, Tensor | None, Tensor]:
+    """Return the kernel and the points under which sums are best done, numbers scaled."""
+    kernel, scale = kernel.on_scaled_points()
+    if scale == 1.0:
+        return kernel, queries, keys
+    factors = keys.new_ones(keys.shape[-1])
+    factors[: len(factors) - kernel.n_codes] = scale
+    return kernel, None if queries is None else queries * factors, keys * factors
+
+
+def refuse_other_derivatives(*tensors: Tensor) -> None:
+    """Raise if a tensor is within a transform of torch.func, or has a forward-mode tangent.
+
+    Raises
+    ------
+    RuntimeError
+        With the way out.
+    """
+    if is_hidden(*tensors):
+        _refuse("a transform of torch.func")
+    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        _refuse("forward mode")
+
+
+def refuse_batches(grad: Tensor) -> None:
+    """Raise if a gradient is a batch of gradients that torch hides.
+
+    Raises
+    ------
+    RuntimeError
+        With the way out.
+    """
+    if is_hidden(grad):
+        _refuse("a batch of gradients")
 
 
 def is_hidden(*tensors: Tensor) -> bool:
@@ -142,12 +181,11 @@ class _KernelSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _log_scale_grad, sums_grad):
-        if is_hidden(sums_grad):
-            _refuse("a batch of gradients")
+        refuse_batches(sums_grad)
         with torch.no_grad():
             grads = _KernelSums._gradients(ctx, sums_grad)
         *inputs, _exclude = ctx.saved_tensors
-        return *_FirstOrder.apply(*grads, *inputs, sums_grad), None, None, None, None
+        return *first_order_only(grads, *inputs, sums_grad), None, None, None, None
 
     @staticmethod
     def _gradients(ctx, sums_grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -186,16 +224,23 @@ def gradient_by_log_scales(
         return _Backward(prepared, ran, queries, exclude, grad).log_scales()
 
 
+def first_order_only(
+    grads: tuple[Tensor | None, ...], *inputs: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Return gradients as they are, whose own gradients by the inputs are refused."""
+    return _FirstOrder.apply(len(grads), *grads, *inputs)
+
+
 class _FirstOrder(torch.autograd.Function):
-    """Four gradients as they are; their own, by the tensors after them, are refused.
+    """So many gradients as they are; their own, by the tensors after them, are refused.
 
     torch's `once_differentiable` looks at the gradient of the sums alone, so a loss linear in the
     sums would silently have a second derivative of zero.
     """
 
     @staticmethod
-    def forward(ctx, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tensors[:4]
+    def forward(ctx, n_gradients: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:n_gradients]
 
     @staticmethod
     def backward(ctx, *_grads) -> NoReturn:

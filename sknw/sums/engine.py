@@ -29,6 +29,7 @@ from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.choice import choose
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
+from sknw.sums.monomials import Monomials
 from sknw.sums.problem import KernelSums, Problem
 from sknw.sums.tails import KeySet, weak_rows
 
@@ -56,6 +57,8 @@ class Run:
     ----------
     sums : KernelSums
         The sums.
+    moments : Tensor of shape (b, p, k, m)
+        The moments, in the unit of the sums, which come first.
     plan : object
         What the algorithm planned for the queries.
     redone : Redone
@@ -65,6 +68,7 @@ class Run:
     """
 
     sums: KernelSums
+    moments: Tensor
     plan: Any
     redone: Redone
     squares: Tensor | None
@@ -89,6 +93,8 @@ class PreparedSums:
         What does the plain sums.
     state : object
         What the algorithm prepared.
+    monomials : Monomials or None, default=None
+        Those of the moments that are asked for; None: sums alone.
     """
 
     kernel: Kernel
@@ -96,15 +102,21 @@ class PreparedSums:
     columns: Tensor
     algorithm: Algorithm
     state: Any
+    monomials: Monomials | None = None
 
     @classmethod
     def of(
-        cls, kernel: Kernel, keys: Tensor, columns: Tensor, algorithm: Algorithm
+        cls,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        algorithm: Algorithm,
+        monomials: Monomials | None = None,
     ) -> "PreparedSums":
         """Let the algorithm prepare."""
         with full_precision(keys):
-            state = algorithm.prepare(kernel, keys, columns)
-        return cls(kernel, keys, columns, algorithm, state)
+            state = algorithm.prepare(kernel, keys, columns, monomials=monomials)
+        return cls(kernel, keys, columns, algorithm, state, monomials)
 
     def sums(self, queries: Tensor | None, exclude: Tensor | None = None) -> KernelSums:
         """Return the sums of queries (b, m, d); None: of the keys, each leaving itself out."""
@@ -121,10 +133,12 @@ class PreparedSums:
             plan = self.algorithm.plan(self.state, queries, exclude)
             if squares and self.has_squares(queries):
                 plain, squared = self.algorithm.sums_and_squares(self.state, plan)
+                moments = plain[:, None]
             else:
-                plain, squared = self.algorithm.sums(self.state, plan), None
+                moments, squared = self.algorithm.moments(self.state, plan), None
+                plain = moments[:, 0]
             redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
-            n_pairs_redone = self._redo(plain, redone, queries, exclude)
+            n_pairs_redone = self._redo(moments, redone, queries, exclude)
         report = {
             "algorithm": self.algorithm.name,
             "evaluator": None,
@@ -137,7 +151,8 @@ class PreparedSums:
         }
         possible = plain.shape[0] * plain.shape[2] * self.keys.shape[1]
         report["share_of_pairs"] += n_pairs_redone / possible
-        return Run(KernelSums(redone.log_scale, plain.mT, report), plan, redone, squared)
+        sums = KernelSums(redone.log_scale, plain.mT, report)
+        return Run(sums, moments, plan, redone, squared)
 
     def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
         weak = weak_rows(self.kernel, plain[:, 0], self.keys.dtype)
@@ -148,7 +163,7 @@ class PreparedSums:
         return rows
 
     def _redo(self, plain: Tensor, redone: Redone, queries, exclude: Tensor | None) -> int:
-        """Overwrite rows of the plain sums by exact ones, each relative to its nearest key.
+        """Overwrite rows of the plain moments by exact ones, each relative to its nearest key.
 
         Returns the number of pairs that this took.
         """
@@ -156,8 +171,14 @@ class PreparedSums:
         queries, exclude = identified(queries, exclude, self.keys)
         for b, rows in redone.members():
             key_set, kernel = self.key_set(b), self.kernel.member(b)
-            for group, shifted in key_set.shifted_groups(kernel, queries[b], exclude, rows):
-                plain[b, :, group] = shifted.sums(kernel, self._members[b])
+            tiles = self.monomials is not None
+            groups = key_set.shifted_groups(kernel, queries[b], exclude, rows, tiles=tiles)
+            for group, shifted in groups:
+                if tiles:
+                    found = shifted.moments(kernel, self._members[b], self.monomials)
+                else:
+                    found = shifted.sums(kernel, self._members[b])
+                plain[b, ..., group] = found
                 log_scale = shifted.log_scale(kernel)
                 redone.log_scale[b, group] = log_scale.to(plain.dtype)
                 n_pairs += shifted.n_pairs
@@ -232,6 +253,7 @@ def choose_for(
     leave_one_out: bool,
     needs_grad: bool,
     rtol: float,
+    order: int = 0,
     prepared: tuple[str, ...] = (),
 ) -> Algorithm:
     """Return the algorithm for these tensors; `prepared` names those that know the keys already."""
@@ -247,6 +269,7 @@ def choose_for(
         needs_grad=needs_grad,
         leave_one_out=leave_one_out,
         rtol=rtol,
+        order=order,
         keys=keys,
         prepared=prepared,
     )

@@ -1,7 +1,9 @@
 """The records that pass between the engine and its algorithms."""
 
+import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class Problem:
         Whether gradients will be asked for, and whether queries leave out a key.
     rtol : float
         Tolerance relative to the range of the values.
+    order : int, default=0
+        Largest total degree of the moments; 0 for sums.
     keys : Tensor of shape (b, n, d) or None, default=None
         The keys in bandwidth units, for algorithms that look at them before they answer.
     prepared : tuple of str, default=()
@@ -45,14 +49,42 @@ class Problem:
     needs_grad: bool
     leave_one_out: bool
     rtol: float
+    order: int = 0
     keys: Tensor | None = None
     prepared: tuple[str, ...] = ()
     memo: dict = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def n_monomials(self) -> int:
+        """Number of monomials of the moments; 1 for sums."""
+        return math.comb(self.n_features - self.kernel.n_codes + self.order, self.order)
+
+    @property
     def n_pairs(self) -> int:
         """Number of pairs of a query and a key."""
         return self.n_batch * self.n_queries * self.n_keys
+
+
+@dataclass(frozen=True)
+class KernelMoments:
+    """Moments ``M_a = exp(log_scale) · moments[..., a, :]``, one row per query.
+
+    Parameters
+    ----------
+    log_scale : Tensor of shape (..., m)
+        Logarithm of the factor taken out of each row; 0 where the plain sums do not underflow.
+    moments : Tensor of shape (..., m, p, k)
+        Sums over the keys of kernel weight times ``(z_j − q_i)^a`` times value column.
+    exponents : ndarray of shape (p, d)
+        The exponents a of each monomial, by total degree; the first are zero.
+    report : dict
+        How they were done: see `sknw.sums.engine`.
+    """
+
+    log_scale: Tensor
+    moments: Tensor
+    exponents: np.ndarray
+    report: dict = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

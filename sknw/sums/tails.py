@@ -34,6 +34,7 @@ from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
 from sknw.sums.evaluators.registry import FUSED, evaluator_for
 from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
 from sknw.sums.geometry.interactions import NO_SHARE, Layout, Meeting, Pairs, meeting_of
+from sknw.sums.monomials import Monomials, steps_between, tile_moments, tile_pullback
 from sknw.support import tuning
 
 _KEYS_PER_TILE = 2048
@@ -383,6 +384,56 @@ class TorchRows(ShiftedRows):
         for block, weights in self.tiles(kernel):
             total += columns[:, block].to(dtype) @ weights.to(dtype).mT
         return total
+
+    def moments(self, kernel: Kernel, columns: Tensor, monomials: Monomials) -> Tensor:
+        """Return the rows' shifted moments (p, k, m) of columns (k, n)."""
+        dtype = accumulator_dtype(columns.device)
+        queries, keys = (self._numbers(at).to(dtype) for at in (self.queries, self.key_set.keys))
+        shape = len(monomials), len(columns), len(self.queries)
+        total = torch.zeros(shape, dtype=dtype, device=columns.device)
+        columns = columns.to(dtype)
+        for block, weights in self.tiles(kernel):
+            found = tile_moments(
+                monomials, weights.to(dtype), queries, keys[block], columns[:, block]
+            )
+            for place, sums in found:
+                total[place] += sums
+        return total
+
+    def pullback(
+        self, kernel: Kernel, columns: Tensor, grad: Tensor, monomials: Monomials
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of the numbers of rows (m, d) and keys (n, d), and of columns.
+
+        For the gradient (p, k, m) of the shifted moments, whose scale is held fixed.
+        """
+        dtype = accumulator_dtype(columns.device)
+        queries, keys = (self._numbers(at).to(dtype) for at in (self.queries, self.key_set.keys))
+        columns, grad = columns.to(dtype), grad.to(dtype)
+        of_rows, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+        of_columns = torch.zeros_like(columns)
+        both = zip(self.tiles(kernel), self.tiles(kernel.derivative()), strict=True)
+        for (block, weights), (_, slopes) in both:
+            by_rows, of_keys[block], of_columns[:, block] = tile_pullback(
+                monomials, weights.to(dtype), slopes.to(dtype), queries, keys[block],
+                columns[:, block], grad,
+            )  # fmt: skip
+            of_rows += by_rows
+        self._add_unusable(kernel, queries, keys, grad, monomials, of_columns)
+        return of_rows, of_keys, of_columns
+
+    def _add_unusable(self, kernel, queries, keys, grad, monomials, of_columns) -> None:
+        """Add the gradients of the columns (k, n) of keys that set no unit."""
+        log_scale = self.log_scale(kernel)[:, None]
+        unusable = (~self.key_set.usable).nonzero().squeeze(1)
+        for some in unusable.split(_KEYS_PER_TILE) if len(unusable) else ():
+            weights = self._plain_weights(kernel, slice(None), some, log_scale).to(grad.dtype)
+            steps = steps_between(queries, keys[some])
+            for place, product in monomials.times(weights, steps):
+                of_columns[:, some] += grad[place] @ product
+
+    def _numbers(self, points: Tensor) -> Tensor:
+        return numeric_part(self.key_set.codes, points)
 
     def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
         """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""

@@ -85,6 +85,26 @@ def weights(kernel, X_query, X_train, bandwidth, sample_weight=None, exclude=Non
     return normalized(np.exp(logs - np.where(top > -np.inf, top, 0.0)))
 
 
+def exponents(d, order):
+    """Exponents (p, d) of all monomials of total degree at most `order`, by degree."""
+    found = (a for a in np.ndindex(*(order + 1,) * d) if sum(a) <= order)
+    return np.array(sorted(found, key=lambda a: (sum(a), [-i for i in a]))).reshape(-1, d)
+
+
+def moments(kernel, X_query, X_train, values, order, bandwidth=1.0, exclude=None):
+    """Sums (m, p, k) of kernel times ((x_j - q_i) / h)^a times values (n, k), for exponents a.
+
+    Weights are relative to the nearest usable row's where the kernel has infinite support.
+    """
+    steps = np.asarray(X_train, float) - np.asarray(X_query, float)[:, None]
+    steps = steps / np.asarray(bandwidth, float)  # (m, n, d)
+    usable = np.ones(steps.shape[:2], bool) if exclude is None else ~np.asarray(exclude, bool)
+    u = settled_distances(X_query, X_train, bandwidth)
+    weights = np.exp(log_kernel_values(kernel, u, usable))
+    powers = [np.prod(steps**a, axis=2) for a in exponents(steps.shape[2], order)]
+    return np.stack([(weights * power) @ values for power in powers], axis=1)
+
+
 def predict(
     kernel,
     X_query,

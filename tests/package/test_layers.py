@@ -57,8 +57,17 @@ def test_rooms_import_only_downward():
     assert upward == []
 
 
-FLOORS = ["problem", "geometry", "evaluators", "algorithms", "tails", "engine", "autograd"]
-FLOORS += ["__init__"]
+FLOORS = [
+    "problem",
+    "monomials",
+    "geometry",
+    "evaluators",
+    "algorithms",
+    "tails",
+    "engine",
+    "autograd",
+]
+FLOORS += ["moments", "__init__"]
 
 
 def test_the_room_of_the_sums_has_floors():

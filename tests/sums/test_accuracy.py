@@ -24,6 +24,7 @@ from evaluation import done_by
 
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
+from sknw.sums import kernel_moments
 from sknw.sums import tails as exact
 from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
@@ -77,16 +78,43 @@ class Judge:
         return float(np.finfo(self.dtype).eps)
 
     def judge(self) -> Judgement:
-        steps = self.queries[:, None] - self.rows  # (m, n, d)
+        steps, apart, sq, excess = self.geometry()
+        if self.kernel in LIGHT_TAILED:
+            return self.means(*self.light_tailed(sq, excess, self.excess_error(steps, apart)))
+        return self.compact(sq, excess, steps, apart)
+
+    def geometry(self) -> tuple[np.ndarray, ...]:
+        """Steps and steps from the nearest row (m, n, d); squared distances and excesses (m, n)."""
+        steps = self.queries[:, None] - self.rows
         sq = np.where(self.usable, np.square(steps).sum(axis=-1), np.inf)
         nearest = self.rows[sq.argmin(axis=1)][:, None]
         # |q − z_j|² − |q − z_k|² for the nearest row k, from differences
         apart, middle = self.rows - nearest, self.rows + nearest - 2 * self.queries[:, None]
         excess = np.where(self.usable, (apart * middle).sum(axis=-1), np.inf)
-        unit = self.bandwidth**2
+        return steps, apart, sq / self.bandwidth**2, excess / self.bandwidth**2
+
+    def moments(self, exponents: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Moments (m, p, 1 + k) of weights and values, of absolute values, and their rounding."""
+        steps, apart, sq, excess = self.geometry()
         if self.kernel in LIGHT_TAILED:
-            return self.light_tailed(sq / unit, excess / unit, self.excess_error(steps, apart))
-        return self.compact(sq / unit, excess / unit, steps, apart)
+            weights, error = self.light_tailed(sq, excess, self.excess_error(steps, apart))
+            # exponents are clamped: no weight is less than exp(−700), nor any mass than its floor
+            error = error + np.exp(-700) / exact._MASS_FLOOR[getattr(torch, self.dtype.__name__)]
+        else:
+            error = self.distance_error(steps)
+            weights, low, high = (self.compact_weights(sq + e) for e in (0, error, -error))
+            error = high - low
+        steps = -steps / self.bandwidth
+        columns = np.column_stack([np.ones(len(self.y)), self.y]).astype(np.longdouble)
+        found = [], [], []
+        for a in exponents:
+            powers = np.prod(steps**a, axis=2)
+            found[0].append((weights * powers) @ columns)
+            found[1].append((weights * np.abs(powers)) @ np.abs(columns))
+            found[2].append((error * np.abs(powers)) @ np.abs(columns))
+        values, sizes, rounding = (np.stack(at, axis=1) for at in found)
+        n_terms = len(self.y) ** 0.5 + 8 + 2 * exponents.sum(axis=1)[:, None]
+        return values, sizes, rounding + self.eps * n_terms * sizes
 
     # Scaling a row z to the centre and to bandwidths costs eps |z| per coordinate, which moves its
     # squared distance by 2 eps |z| |q − z|. A query's own rounding moves all its distances alike,
@@ -114,7 +142,8 @@ class Judge:
         largest = tiles._PRODUCT_ERROR[getattr(torch, self.dtype.__name__)]
         return np.minimum(4 * self.eps * norms, largest)
 
-    def light_tailed(self, sq: np.ndarray, excess: np.ndarray, error: np.ndarray) -> Judgement:
+    def light_tailed(self, sq: np.ndarray, excess: np.ndarray, error: np.ndarray) -> tuple:
+        """Weights (m, n) relative to the nearest row's, and their errors."""
         if self.kernel == "gaussian":
             exponent, size, error = excess / 2, sq / 2, error / 2
         else:
@@ -131,7 +160,7 @@ class Judge:
         deepest = -np.log(exact._MASS_FLOOR[getattr(torch, self.dtype.__name__)])
         error = error + 8 * self.eps * np.minimum(size, deepest).astype(float)
         error = error + self.product_error()
-        return self.means(weights, np.expm1(np.minimum(error, 50)) * weights)
+        return weights, np.expm1(np.minimum(error, 50)) * weights
 
     def compact(
         self, sq: np.ndarray, excess: np.ndarray, steps: np.ndarray, apart: np.ndarray
@@ -293,6 +322,11 @@ class Case:
         usable = np.ones((len(queries), in_use.sum()), dtype=bool)
         if left_out is not None:
             usable = ~reference.copies(self.X, self.y, self.weights)[np.ix_(left_out, in_use)]
+        return self.judge_of(queries, usable).judge()
+
+    def judge_of(self, queries: np.ndarray, usable: np.ndarray) -> Judge:
+        """Return the judge of queries that may use some (m, n) of the rows that have weight."""
+        in_use = self.weights > 0
         X = self.X[in_use].astype(np.longdouble)
         centre = np.median(X, axis=0)
         return Judge(
@@ -304,7 +338,7 @@ class Case:
             mass=(self.weights[in_use] / self.weights.max()).astype(np.longdouble),
             usable=usable,
             dtype=self.dtype,
-        ).judge()
+        )
 
     def judgements(self) -> Iterator[Judgement]:
         """Of the queries, and of the rows left out."""
@@ -410,10 +444,13 @@ NUFFT_DESIGN = [
 ]
 
 
-def whole_box_fits(case: Case) -> bool:
-    """Whether even the finest transform on a box around all rows takes little memory."""
+def whole_box_fits(case: Case, reach: float = 8.2) -> bool:
+    """Whether even the finest transform on a box around all rows takes little memory.
+
+    The kernel, or its product with steps, reaches so many bandwidths.
+    """
     extent = np.ptp(case.X, axis=0) / case.bandwidth
-    n_modes = np.prod(8.2 * (extent + 16.4) / np.pi)  # the kernel reaches 8.2 bandwidths
+    n_modes = np.prod(reach * (extent + 2 * reach) / np.pi)
     return 32 * n_modes * (1 + 2**case.d) < 0.4 * MEMORY * 2**20
 
 
@@ -589,3 +626,132 @@ def test_one_remote_row_costs_far_queries_no_digits(
     roots = np.hypot(distance, side - 0.3) + distance
     weights = np.exp(-excess if kernel == "gaussian" else -2 * excess / roots)
     np.testing.assert_allclose(found, weights @ y[:-1] / weights.sum(), rtol=0, atol=2e-8)
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+
+ORDERS = {1: 6, 2: 4, 3: 3, 5: 2, 8: 1}
+
+
+@dataclass(frozen=True)
+class MomentsCase:
+    """The tensors of a case, in bandwidths about its centre, and their judge.
+
+    The judge sees the same float64 numbers, so rounding of coordinates is part of no error. What is
+    far is not quite so far as for predictions, where powers of the steps have a range of numbers.
+    """
+
+    case: Case
+
+    def __post_init__(self):
+        case, in_use = self.case, self.case.weights > 0
+        centre = np.median(case.X[in_use], axis=0)
+        rows = (case.X[in_use] - centre) / case.bandwidth
+        queries = (case.queries() - centre) / case.bandwidth
+        exclude = np.append(np.full(len(queries), -1), np.arange(N_OF_A_KIND))
+        queries = np.concatenate([queries, rows[:N_OF_A_KIND]])
+        y, mass = case.y[in_use].reshape(len(rows), -1), case.weights[in_use] / case.weights.max()
+        judge = Judge(
+            kernel=case.kernel,
+            bandwidth=np.longdouble(1),
+            queries=queries.astype(np.longdouble),
+            rows=rows.astype(np.longdouble),
+            y=y.astype(np.longdouble),
+            mass=mass.astype(np.longdouble),
+            usable=exclude[:, None] != np.arange(len(rows)),
+            dtype=np.float64,
+        )
+        columns = mass * np.column_stack([np.ones(len(rows)), y]).T
+        vars(self).update(
+            queries=queries, rows=rows, exclude=exclude, columns=columns, judge=judge,
+            span=np.ptp(y, axis=0),
+        )  # fmt: skip
+
+    def found(self, algorithm: str, order: int):
+        tensors = (torch.tensor(a)[None] for a in (self.queries, self.rows, self.columns))
+        return kernel_moments(
+            KERNELS[self.case.kernel], *tensors, order=order, algorithm=algorithm,
+            exclude=torch.tensor(self.exclude), rtol=self.case.rtol,
+        )  # fmt: skip
+
+    def assert_promise_kept(self, algorithm: str, order: int) -> None:
+        """Moments of values about their local mean, beside the mass, are within ``rtol`` ranges."""
+        found = self.found(algorithm, order)
+        exact, sizes, rounding = self.judge.moments(found.exponents)
+        moments = found.moments[0].numpy().astype(np.longdouble)
+        sure = exact[:, 0, 0] > 10 * rounding[:, 0, 0]
+        assert (np.abs(moments - exact) <= rounding)[~sure].all()
+        moments, exact, sizes, rounding = (a[sure] for a in (moments, exact, sizes, rounding))
+        if self.case.kernel in LIGHT_TAILED:
+            moments = moments / moments[:, :1, :1]
+            relative = rounding[:, :1, :1] / exact[:, :1, :1]
+            rounding, exact, sizes = (a / exact[:, :1, :1] for a in (rounding, exact, sizes))
+            rounding = rounding + 2 * relative * sizes
+        mass, means = exact[:, :1, :1], exact[:, :1, 1:] / exact[:, :1, :1]
+        error = np.abs(moments - exact) - rounding
+        allowed = 0 if algorithm == "dense" else self.case.rtol * (mass + sizes[..., :1])
+        assert (error[..., :1] <= allowed).all()
+        centred = (a[..., 1:] - means * a[..., :1] for a in (moments, exact))
+        error = np.abs(np.subtract(*centred)) - rounding[..., 1:]
+        error -= np.abs(means) * rounding[..., :1]
+        assert (error <= allowed * self.span).all()
+
+
+@over_design
+def test_the_judge_of_moments_agrees_with_the_reference(case, pruned):
+    moments, order = MomentsCase(case), min(2, ORDERS[case.d])
+    near = slice(0, 4 * N_OF_A_KIND)
+    exponents = reference.exponents(case.d, order)
+    exact, sizes, rounding = moments.judge.moments(exponents)
+    expected = reference.moments(
+        case.kernel, moments.queries[near], moments.rows, moments.columns.T, order
+    )
+    # exponents of size u² lose digits in float64
+    u = reference.scaled_distances(moments.queries[near], moments.rows, 1.0).min(axis=1)
+    lost = sizes[near] * (1e-12 + 1e-15 * u**2)[:, None, None] + 1e-300
+    assert (np.abs(expected - exact[near]) <= rounding[near] + lost).all()
+
+
+@pytest.mark.parametrize("algorithm", ["dense", "blocks"])
+@over_design
+def test_moments_keep_the_promise(monkeypatch, case, pruned, algorithm):
+    with done_by(monkeypatch, "torch", pruned=pruned):
+        MomentsCase(case).assert_promise_kept(algorithm, ORDERS[case.d])
+
+
+@pytest.mark.parametrize("algorithm", ["dense", "blocks"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("d", [2, 3])
+def test_moments_to_order_six(monkeypatch, d, kernel, algorithm):
+    with done_by(monkeypatch, "torch"):
+        case = Case(gaussian, d, kernel, 0.3, 1e-8, "uneven")
+        MomentsCase(case).assert_promise_kept(algorithm, 6)
+
+
+@needs_finufft
+@pytest.mark.parametrize("case", dict.fromkeys(case for case, _ in NUFFT_DESIGN[::2]), ids=str)
+def test_moments_by_nufft_keep_the_promise_or_have_no_room(case):
+    order = {1: 4, 2: 2, 3: 2}[case.d]
+    with sklearn.config_context(working_memory=MEMORY):
+        try:
+            MomentsCase(case).assert_promise_kept("nufft", order)
+        except ValueError as refusal:
+            assert "its grid would exceed" in str(refusal)  # noqa: PT017
+            assert not whole_box_fits(case, reach=9.5)
+
+
+@pytest.mark.parametrize("order", [1, 4])
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
+def test_moments_by_blocks_leave_out_most_pairs(monkeypatch, kernel, order):
+    case = MomentsCase(Case(clustered, 2, kernel, 0.05, 1e-3))
+    rows, columns = torch.tensor(case.rows)[None], torch.tensor(case.columns)[None]
+    settings = {"order": order, "rtol": 1e-3}
+    with done_by(monkeypatch, "torch"):
+        found, exact = (
+            kernel_moments(KERNELS[kernel], None, rows, columns, algorithm=name, **settings)
+            for name in ("blocks", "dense")
+        )
+    assert found.report["share_of_pairs"] < 0.5
+    assert found.report["algorithm"] == "blocks"
+    torch.testing.assert_close(found.moments, exact.moments, rtol=1e-3, atol=1e-3)

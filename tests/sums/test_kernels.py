@@ -96,13 +96,69 @@ def test_tail_is_the_weight_relative_to_the_nearest(name, nearest):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_derived_kernels(name):
+def test_the_derivative_is_the_slope(name):
     kernel = KERNELS[name]
-    np.testing.assert_allclose(
-        profile(kernel.squared(), U), profile(kernel, U) ** 2, rtol=1e-14, atol=0
-    )
     slope = kernel.slope(torch.tensor(U**2)).numpy()
     np.testing.assert_array_equal(profile(kernel.derivative(), U), slope)
+
+
+def bump(u):
+    return torch.where(u < 2, (2 - u) ** 3 * (1 + u), 0.0)
+
+
+SQUARED = [*KERNELS.values(), as_kernel(bump), as_kernel(lambda u: 1 / (1 + u**4))]
+
+
+@pytest.mark.parametrize("kernel", SQUARED, ids=lambda kernel: kernel.name)
+def test_the_square_is_a_kernel_of_its_own(kernel):
+    square = kernel.squared()
+    assert (square.support, square.has_edge) == (kernel.support, kernel.has_edge)
+    np.testing.assert_allclose(profile(square, U), profile(kernel, U) ** 2, rtol=1e-14, atol=0)
+    sq, step = np.concatenate([np.linspace(0.05, 0.95, 40), np.linspace(1.05, 9, 10)]), 1e-6
+    low, high = profile(square, np.sqrt(sq - step)), profile(square, np.sqrt(sq + step))
+    slope = square.derivative().profile(torch.tensor(sq)).numpy()
+    np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_square_has_its_own_roughness(name):
+    mass = quad(lambda u: profile(KERNELS[name].squared(), np.array([u]))[0], 0, 40, points=[1])[0]
+    fourth = quad(lambda u: profile(KERNELS[name], np.array([u]))[0] ** 4, 0, 40, points=[1])[0]
+    variance = quad(
+        lambda u: u * u * profile(KERNELS[name], np.array([u]))[0] ** 2, 0, 40, points=[1]
+    )[0]
+    expected = (fourth / (2 * mass**2) / (variance / mass) ** 2) ** 0.2
+    gaussian = (1 / (2 * math.sqrt(math.pi))) ** 0.2
+    assert KERNELS[name].squared().canonical_factor == pytest.approx(expected / gaussian, rel=1e-6)
+
+
+@pytest.mark.parametrize("nearest", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("name", ["gaussian", "exponential"])
+def test_the_tail_of_the_square_and_its_derivative(name, nearest):
+    kernel, square = KERNELS[name], KERNELS[name].squared()
+    excess = torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64)
+    base = torch.full_like(excess, nearest)
+    weights = kernel.tail(excess, base)
+    torch.testing.assert_close(square.tail(excess, base), weights**2)
+    slopes = 2 * weights * kernel.derivative().tail(excess, base)
+    torch.testing.assert_close(square.derivative().tail(excess, base), slopes)
+    logs = square.log_profile(base + excess)
+    torch.testing.assert_close(square.reach(logs), base + excess)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "exponential", "tophat"])
+def test_squares_that_are_the_kernel_on_scaled_points(name):
+    kernel, scale = KERNELS[name].squared().on_scaled_points()
+    assert kernel == KERNELS[name]
+    np.testing.assert_allclose(
+        profile(kernel, scale * U), profile(KERNELS[name], U) ** 2, rtol=1e-12, atol=1e-300
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"gaussian", "exponential", "tophat"}))
+def test_other_squares_stand_on_their_own_points(name):
+    square = KERNELS[name].squared()
+    assert square.on_scaled_points() == (square, 1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

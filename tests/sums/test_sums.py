@@ -332,7 +332,7 @@ class Picky(Algorithm):
     def never_asked(self, *arguments):
         raise AssertionError("never asked")
 
-    seconds = prepare = plan = sums = never_asked
+    seconds = prepare = plan = sums = moments = pullback = never_asked
 
 
 def registered(**algorithms):
@@ -370,3 +370,35 @@ def test_nothing_depends_on_the_global_generators():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+ALGORITHMS_OF_SQUARES = [
+    (name, algorithm)
+    for name in NAMES
+    for algorithm in (["dense", "blocks", "nufft"] if name == "gaussian" else ["dense", "blocks"])
+]
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS_OF_SQUARES)
+def test_sums_of_squared_weights_and_their_gradients(name, algorithm, leave_one_out):
+    if algorithm == "nufft":
+        pytest.importorskip("finufft")
+    keys = points(400, 2, seed=1, scale=0.4).requires_grad_()
+    queries = None if leave_one_out else points(300, 2, seed=2, scale=0.4).requires_grad_()
+    columns = columns_of(400, 2, seed=3).requires_grad_()
+    inputs = [at for at in (queries, keys, columns) if at is not None]
+    found = kernel_sums(KERNELS[name].squared(), queries, keys, columns, algorithm=algorithm)
+    sq = ((keys if leave_one_out else queries)[:, :, None] - keys[:, None]).square().sum(-1)
+    weights = differentiable_profile(name, sq).square()
+    if leave_one_out:
+        weights = weights.masked_fill(torch.eye(400, dtype=torch.bool), 0.0)
+    expected = weights @ columns.mT
+    torch.testing.assert_close(unscaled(found), expected, rtol=1e-7, atol=1e-7)
+    gradients = (
+        torch.autograd.grad(sums.sin().sum(), inputs, allow_unused=True)
+        for sums in (unscaled(found), expected)
+    )
+    for got, want in zip(*gradients, strict=True):
+        want = torch.zeros_like(got) if want is None else want
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.moments import contract, swapped_exclude, with_moments
+from sknw.sums.monomials import Monomials
 from sknw.sums.problem import Problem
 
 
@@ -42,12 +43,19 @@ class Algorithm(ABC):
 
     @abstractmethod
     def prepare(
-        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: Any | None = None
+        self,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        like: Any | None = None,
+        *,
+        monomials: Monomials | None = None,
     ) -> Any:
         """Return the state for these keys (b, n, d) and value columns (b, k, n).
 
-        It has the attributes `kernel`, `keys` and `columns`. `like` is an earlier state, whose work
-        may be used again if its keys are the same tensor.
+        It has the attributes `kernel`, `keys`, `columns` and `monomials`: those of the moments that
+        will be asked for, None for the sums alone. `like` is an earlier state, whose work may be
+        used again if its keys are the same tensor.
         """
 
     @abstractmethod
@@ -69,6 +77,18 @@ class Algorithm(ABC):
     @abstractmethod
     def sums(self, state: Any, plan: Any) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
+
+    @abstractmethod
+    def moments(self, state: Any, plan: Any) -> Tensor:
+        """Return the plain moments ``Σ_j K_ij (z_j − q_i)^a v_j``, shape (b, p, k, m)."""
+
+    @abstractmethod
+    def pullback(self, state: Any, plan: Any, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries, keys and columns.
+
+        For the gradient (b, p, k, m) of the moments; shapes (b, m, d), (b, n, d) and (b, k, n).
+        Where the queries are the keys, the first is None and the second the gradient by both ways.
+        """
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
         """Whether `sums_and_squares` is there for such a problem."""

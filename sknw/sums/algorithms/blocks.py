@@ -17,6 +17,7 @@ from sknw.sums.algorithms.reach import share_in_reach
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.registry import evaluator_for, has_squares
 from sknw.sums.geometry.interactions import Layout, Meeting, meeting_of, meeting_within
+from sknw.sums.monomials import Monomials, order_of
 from sknw.sums.problem import Problem
 from sknw.support import tuning
 
@@ -40,6 +41,7 @@ class BlockState:
     columns: Tensor
     layouts: list[Layout]
     forms: dict[str, list[Any]] = field(default_factory=dict)
+    monomials: Monomials | None = None
 
     def points(self, evaluator: Evaluator) -> list[Any]:
         """Return the sorted keys as the evaluator wants them."""
@@ -98,14 +100,22 @@ class Blocks(Algorithm):
         return self.rtol / 2  # a share s moves a ratio by at most s / (1 − s) of the range
 
     def prepare(
-        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: BlockState | None = None
+        self,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        like: BlockState | None = None,
+        *,
+        monomials: Monomials | None = None,
     ) -> BlockState:
         """Sort the keys."""
+        if monomials is not None:  # with gradients, which are moments of one order more
+            kernel = kernel.cut_off_for(1 + monomials.order)
         if like is not None and like.keys is keys:
-            return BlockState(kernel, keys, columns, like.layouts, like.forms)
+            return BlockState(kernel, keys, columns, like.layouts, like.forms, monomials)
         size = block_size(keys.shape[1])
         layouts = [Layout.of(rows, size, kernel.n_codes) for rows in keys]
-        return BlockState(kernel, keys, columns, layouts)
+        return BlockState(kernel, keys, columns, layouts, monomials=monomials)
 
     def plan(self, state: BlockState, queries: Tensor | None, exclude: Tensor | None) -> BlockPlan:
         """Sort the queries and find the blocks that matter to them."""
@@ -114,7 +124,9 @@ class Blocks(Algorithm):
         if queries is not None:
             layouts = [Layout.of(rows, block_size(len(rows)), n_codes) for rows in queries]
         n_pairs = keys.shape[1] * len(layouts[0])
-        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs, len(keys))
+        evaluator = evaluator_for(
+            state.kernel, keys.dtype, keys.device, n_pairs, len(keys), order_of(state.monomials)
+        )
         points = (
             state.points(evaluator)
             if queries is None
@@ -153,6 +165,21 @@ class Blocks(Algorithm):
     def sums(self, state: BlockState, plan: BlockPlan) -> Tensor:
         """Return the plain sums, shape (b, k, m)."""
         return torch.stack([member.sums() for member in _members(state, plan)])
+
+    def moments(self, state: BlockState, plan: BlockPlan) -> Tensor:
+        """Return the plain moments, shape (b, p, k, m)."""
+        if state.monomials is None:
+            return self.sums(state, plan)[:, None]
+        found = [member.moments(state.monomials) for member in _members(state, plan)]
+        return torch.stack(found)
+
+    def pullback(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries, keys and columns."""
+        members = zip(_members(state, plan), grad, strict=True)
+        found = [member.pullback(state.monomials, g) for member, g in members]
+        of_queries, of_keys, of_columns = zip(*found, strict=True)
+        of_queries = None if plan.queries is None else torch.stack(of_queries)
+        return of_queries, torch.stack(of_keys), torch.stack(of_columns)
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
         """Whether the evaluator has them."""
@@ -237,6 +264,24 @@ class _Member:
             self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
         )
         return self.meeting.queries.unsorted(found[0])
+
+    def moments(self, monomials: Monomials) -> Tensor:
+        found = self.evaluator.moments(
+            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs,
+            monomials,
+        )  # fmt: skip
+        return found[0][..., self.meeting.queries.places]
+
+    def pullback(self, monomials: Monomials, grad: Tensor) -> tuple:
+        of_queries, of_keys, of_columns = self.evaluator.pullback(
+            self.kernel, self.queries, self.keys, self.columns,
+            grad[None, ..., self.meeting.queries.order], self.exclude, self.meeting.pairs,
+            monomials,
+        )  # fmt: skip
+        if of_queries is not None:
+            of_queries = of_queries[0, self.meeting.queries.places]
+        places = self.meeting.keys.places
+        return of_queries, of_keys[0, places], of_columns[0][:, places]
 
     def sums_and_squares(self) -> Tensor:
         found = self.evaluator.sums_and_squares(

@@ -17,6 +17,7 @@ _PAIR = {
     ("torch", torch.float64): (3.0, 0.4, 0.2),
     ("torch", torch.float32): (1.5, 0.2, 0.1),
 }
+_PRODUCT = 1.0  # for each monomial of moments
 _CALL = {"fused": 100e-6, "torch": 100e-6}  # seconds for a call
 _PULL = 2.0  # a gradient takes so many times its sums
 _IN_RUNS = 1.5  # a pair in short runs of keys takes so many times one of a whole set
@@ -31,9 +32,11 @@ def seconds_of_pairs(problem: Problem, n_pairs: float) -> float:
     """Return the time that the tiles of so many pairs take."""
     place, n_batch = (problem.dtype, problem.device), problem.n_batch
     n_pairs_each = problem.n_queries * problem.n_keys
-    name = likely_evaluator(problem.kernel, *place, n_pairs_each, n_batch).name
+    name = likely_evaluator(problem.kernel, *place, n_pairs_each, n_batch, problem.order).name
     pair, feature, column = _PAIR[name, problem.dtype]
     nanoseconds = pair + feature * problem.n_features + column * problem.n_columns
+    # a monomial more is a product more, and as many sums
+    nanoseconds += (problem.n_monomials - 1) * (_PRODUCT + column * problem.n_columns)
     passes = 1 + _PULL * problem.needs_grad
     return _CALL[name] + n_pairs * nanoseconds * 1e-9 * passes / speed(problem)
 
@@ -56,6 +59,7 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
     if problem.needs_grad:  # sums with moments, over keys and over queries
         columns += 2 * -(-problem.n_columns * (1 + problem.n_features) // 2)
     spreading = n_points * _SPREAD[problem.n_features] / speed(problem)
+    columns *= problem.n_monomials
     return 2e-3 + problem.n_batch * columns * (spreading + 2 * n_grid * _GRID_POINT)
 
 

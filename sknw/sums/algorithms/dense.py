@@ -11,6 +11,7 @@ from sknw.sums.algorithms.costs import seconds_of_pairs
 from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.registry import evaluator_for, has_squares
+from sknw.sums.monomials import Monomials, order_of
 from sknw.sums.problem import Problem
 
 
@@ -22,6 +23,7 @@ class DenseState:
     keys: Tensor
     columns: Tensor
     forms: dict[str, Any] = field(default_factory=dict)
+    monomials: Monomials | None = None
 
     def points(self, evaluator: Evaluator) -> Any:
         """Return the keys as the evaluator wants them."""
@@ -54,18 +56,26 @@ class Dense(Algorithm):
         return seconds_of_pairs(problem, problem.n_pairs)
 
     def prepare(
-        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: DenseState | None = None
+        self,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        like: DenseState | None = None,
+        *,
+        monomials: Monomials | None = None,
     ) -> DenseState:
         """Keep the keys; evaluators prepare them when asked."""
         shares = like is not None and like.keys is keys
-        return DenseState(kernel, keys, columns, like.forms if shares else {})
+        return DenseState(kernel, keys, columns, like.forms if shares else {}, monomials)
 
     def plan(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> DensePlan:
         """Choose the evaluator."""
         keys = state.keys
         n_queries = keys.shape[1] if queries is None else queries.shape[1]
         n_pairs = n_queries * keys.shape[1]
-        evaluator = evaluator_for(state.kernel, keys.dtype, keys.device, n_pairs, len(keys))
+        evaluator = evaluator_for(
+            state.kernel, keys.dtype, keys.device, n_pairs, len(keys), order_of(state.monomials)
+        )
         points = None if queries is None else evaluator.points(queries, state.kernel.n_codes)
         return DensePlan(queries, exclude, evaluator, points)
 
@@ -75,6 +85,22 @@ class Dense(Algorithm):
         return plan.evaluator.sums(
             state.kernel, plan.points, keys, state.columns, plan.exclude, None
         )
+
+    def moments(self, state: DenseState, plan: DensePlan) -> Tensor:
+        """Return the plain moments, shape (b, p, k, m)."""
+        if state.monomials is None:
+            return self.sums(state, plan)[:, None]
+        keys = state.points(plan.evaluator)
+        return plan.evaluator.moments(
+            state.kernel, plan.points, keys, state.columns, plan.exclude, None, state.monomials
+        )
+
+    def pullback(self, state: DenseState, plan: DensePlan, grad: Tensor) -> tuple:
+        """Return the gradients with respect to queries, keys and columns."""
+        return plan.evaluator.pullback(
+            state.kernel, plan.points, state.points(plan.evaluator), state.columns, grad,
+            plan.exclude, None, state.monomials,
+        )  # fmt: skip
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
         """Whether the evaluator has them."""

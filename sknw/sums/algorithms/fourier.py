@@ -7,12 +7,13 @@ Fourier series, and with ξ the multiples of 2π/P up to where the kernel's tran
 
 That is one non-uniform FFT from the keys to the modes and one from the modes to the queries. The
 kernel is real and even, so two columns travel as the real and the imaginary part of one transform.
-The error is absolute, relative to ``Σ_j |v_cj|``.
+The error is absolute, relative to ``Σ_j |v_cj|``. Moments are such sums under other kernels, whose
+coefficients are those of K times Hermite polynomials of the frequency.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -21,6 +22,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from numpy.polynomial.hermite_e import hermeval
 
 from sknw.support import tuning
 from sknw.support.compat import is_installed
@@ -45,6 +47,7 @@ _BYTES_PER_GRID_POINT = _BYTES_PER_MODE = 32
 # Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.
 _TAILS = (1e-4, 1e-3, 5e-3, 2e-2)
 _SAMPLE = 2**17
+_STEPS_OF_REACH = 6  # to a fixed point that they come close to
 
 
 def available() -> bool:
@@ -84,6 +87,8 @@ class Grid:
         Largest error of a sum, relative to ``Σ_j |v_cj|``, between 1e-14 and 1e-4.
     max_bytes : int
         Memory for a call, beside its arguments, its result and the series that is kept.
+    order : int
+        Largest total degree of the moments that will be asked for.
     upsampling : float
         Points of the FFT's grid per mode and axis.
 
@@ -97,11 +102,18 @@ class Grid:
     whole: bool
     tolerance: float
     max_bytes: int
+    order: int = 0
     upsampling: float = _FINE
 
     @classmethod
     def of(
-        cls, keys: np.ndarray, tolerance: float, max_bytes: int, *, frugal: bool = False
+        cls,
+        keys: np.ndarray,
+        tolerance: float,
+        max_bytes: int,
+        *,
+        order: int = 0,
+        frugal: bool = False,
     ) -> "Grid | None":
         """Return a grid around keys (n, d), or around their bulk; None if none fits.
 
@@ -111,7 +123,7 @@ class Grid:
         for low, high, whole in _boxes(keys):
             if not np.isfinite(high - low).all():
                 return None
-            grid = cls(low, high, whole, tolerance, max_bytes)
+            grid = cls(low, high, whole, tolerance, max_bytes, order)
             sparse = 2 * len(keys) < math.prod(grid.modes)
             if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):
                 grid = replace(grid, upsampling=_COARSE)
@@ -128,13 +140,15 @@ class Grid:
 
     @property
     def reach(self) -> float:
-        """Where the kernel is negligible."""
-        return _reach(self.tolerance)
+        """Where the kernel is negligible, times as many steps as the order says."""
+        return _reach(self.tolerance, self.order)
 
     @property
     def highest(self) -> float:
         """Where the kernel's transform is negligible."""
-        return _reach(_FRUGAL_CARE * _FRUGAL_TOLERANCE) if self.is_frugal else self.reach
+        if self.is_frugal:
+            return _reach(_FRUGAL_CARE * _FRUGAL_TOLERANCE, self.order)
+        return self.reach
 
     @property
     def period(self) -> np.ndarray:
@@ -173,14 +187,30 @@ class Grid:
         counts = np.unique(cells, return_counts=True)[1]
         return error * counts.max() / counts.sum()
 
+    @property
+    def _frequencies(self) -> Iterator[np.ndarray]:
+        """Frequencies along each axis."""
+        for n, period in zip(self.modes, self.period, strict=True):
+            yield 2 * math.pi / period * np.arange(-(n // 2), n // 2 + 1)
+
     def kernel(self) -> np.ndarray:
         """Return the kernel's Fourier coefficients, in the shape of the modes."""
         product = np.ones(())
-        for n, period in zip(self.modes, self.period, strict=True):
-            frequency = 2 * math.pi / period * np.arange(-(n // 2), n // 2 + 1)
+        for frequency, period in zip(self._frequencies, self.period, strict=True):
             axis = math.sqrt(2 * math.pi) / period * np.exp(-(frequency**2) / 2)
             product = product[..., None] * axis
         return product
+
+    def multiplier(self, exponents: tuple[int, ...]) -> np.ndarray:
+        """Return the coefficients of ``t^a K`` over those of K, in the shape of the modes.
+
+        With t the step from the query to the key, each factor t is ``i d/dξ`` of the transform:
+        Hermite polynomials times a power of i.
+        """
+        product = np.ones(())
+        for frequency, exponent in zip(self._frequencies, exponents, strict=True):
+            product = product[..., None] * hermeval(frequency, np.eye(exponent + 1)[exponent])
+        return 1j ** sum(exponents) * product
 
     def fold(self, points: np.ndarray, margin: float) -> tuple[np.ndarray, slice | np.ndarray]:
         """Return angles (d, m') of the points up to `margin` off the box, and which those are."""
@@ -272,7 +302,14 @@ class FourierSums:
 
     def at(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums (k, m) at queries (m, d), and which of them (m,) can be trusted."""
-        grid, sums = self.grid, np.zeros((self.n_columns, len(queries)))
+        moments, served = self.moments_at(queries, [(0,) * queries.shape[1]])
+        return moments[0], served
+
+    def moments_at(
+        self, queries: np.ndarray, exponents: Sequence[tuple[int, ...]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return sums of kernel times ``t^a`` (p, k, m) for exponents a, and which to trust."""
+        grid, sums = self.grid, np.zeros((len(exponents), self.n_columns, len(queries)))
         served = np.full(len(queries), grid.whole)  # beyond the reach of every key, as zero
         margin = grid.reach if grid.whole else 0.0
 
@@ -282,10 +319,12 @@ class FourierSums:
                 angles, inside = grid.fold(queries[rows], margin)
                 served[rows][inside] = True
                 plan.setpts(*angles)
-                for series, pair in zip(self.series, _pairs(sums), strict=True):
-                    values = plan.execute(series)
-                    for column, part in zip(pair, (values.real, values.imag), strict=False):
-                        column[rows][inside] = part
+                for a, moments in zip(exponents, sums, strict=True):
+                    factor = grid.multiplier(a) if any(a) else None
+                    for series, pair in zip(self.series, _pairs(moments), strict=True):
+                        values = plan.execute(series if factor is None else series * factor)
+                        for column, part in zip(pair, (values.real, values.imag), strict=False):
+                            column[rows][inside] = part
 
         grid.in_threads(evaluate, len(queries), self.n_threads)
         return sums, served
@@ -295,8 +334,13 @@ class FourierSums:
         return self.at(self.keys)
 
 
-def _reach(tolerance: float) -> float:
-    return math.sqrt(-2 * math.log(_NEGLIGIBLE * tolerance))
+def _reach(tolerance: float, order: int = 0) -> float:
+    """Return where ``u^order exp(−u²/2)`` is as small as the tolerance asks for."""
+    log_weight = math.log(_NEGLIGIBLE * tolerance)
+    reach = math.sqrt(-2 * log_weight)
+    for _ in range(_STEPS_OF_REACH if order else 0):
+        reach = math.sqrt(-2 * log_weight + 2 * order * math.log(reach))
+    return reach
 
 
 def _boxes(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:

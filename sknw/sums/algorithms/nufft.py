@@ -20,11 +20,13 @@ from sknw.data.arrays import to_numpy, to_tensor, working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.sums.algorithms import fourier
 from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.fourier import FourierSums, Grid
 from sknw.sums.algorithms.reach import share_in_reach, share_of_doubt
 from sknw.sums.geometry.interactions import NO_SHARE
+from sknw.sums.monomials import Monomials
 from sknw.sums.problem import Problem
 from sknw.support.threads import n_threads
 
@@ -73,6 +75,7 @@ class NufftState:
     keys: Tensor
     columns: Tensor
     sets: list[NufftSet]
+    monomials: Monomials
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +123,15 @@ class Nufft(Algorithm):
         """Return the grid that the first member of the batch would need."""
         if "grid" not in problem.memo:
             keys = to_numpy(problem.keys[0])
-            grid = _grid_of(keys, self._typical_tolerance, frugal=self.rtol >= _FRUGAL_RTOL)
+            grid = _grid_of(
+                keys, self._typical_tolerance, problem.order, frugal=self._may_be_frugal
+            )
             problem.memo["grid"] = grid
         return problem.memo["grid"]
+
+    @property
+    def _may_be_frugal(self) -> bool:
+        return self.rtol >= _FRUGAL_RTOL
 
     @property
     def _typical_tolerance(self) -> float:
@@ -142,24 +151,35 @@ class Nufft(Algorithm):
         return transforms + seconds_of_pairs(problem, n_exact)
 
     def prepare(
-        self, kernel: Kernel, keys: Tensor, columns: Tensor, like: NufftState | None = None
+        self,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        like: NufftState | None = None,
+        *,
+        monomials: Monomials | None = None,
     ) -> NufftState:
         """Transform the keys; as accurately as probes say, or as the earlier state was."""
+        monomials = monomials or Monomials.up_to(keys.shape[2], 0)
         if like is None:
-            sets = [self._audited(kernel, *member) for member in zip(keys, columns, strict=True)]
+            members = zip(keys, columns, strict=True)
+            sets = [self._audited(kernel, *member, monomials) for member in members]
         else:
             sets = [
                 _transformed(
                     to_numpy(points),
                     to_numpy(values),
                     earlier.tolerance,
+                    monomials.order,
                     frugal=earlier.sums.grid.is_frugal,
                 )
                 for points, values, earlier in zip(keys, columns, like.sets, strict=True)
             ]
-        return NufftState(kernel, keys, columns, sets)
+        return NufftState(kernel, keys, columns, sets, monomials)
 
-    def _audited(self, kernel: Kernel, keys: Tensor, columns: Tensor) -> NufftSet:
+    def _audited(
+        self, kernel: Kernel, keys: Tensor, columns: Tensor, monomials: Monomials
+    ) -> NufftSet:
         """Transform as accurately as the probes' masses ask for, and measure the error there.
 
         A frugal grid is kept if it turns out to be good enough for poor probes, with headroom.
@@ -167,17 +187,17 @@ class Nufft(Algorithm):
         spread_out = _spread_out(len(keys))
         probes = np.concatenate([to_numpy(keys[spread_out]), _about_heavy(keys, columns[0])])
         points, values = to_numpy(keys), to_numpy(columns)
-        audit = _Audit.of(kernel, keys, columns, probes, self.rtol)
-        poor_mass = float(np.quantile(audit.exact[0, : len(spread_out)], _POOREST))
-        aim = _HEADROOM * poor_mass / audit.least_mass(np.abs(values).sum(axis=1))
+        audit = _Audit.of(kernel, keys, columns, probes, self.rtol, monomials)
+        poor_mass = float(np.quantile(audit.exact[0, 0, : len(spread_out)], _POOREST))
+        aim = _HEADROOM * poor_mass / audit.least_mass(audit.sizes_of(np.abs(values).sum(axis=1)))
         tolerance = float(np.clip(aim, *_TOLERANCES))
-        for frugal in (True, False) if self.rtol >= _FRUGAL_RTOL else (False,):
-            found = _transformed(points, values, tolerance, frugal=frugal)
+        for frugal in (True, False) if self._may_be_frugal else (False,):
+            found = _transformed(points, values, tolerance, monomials.order, frugal=frugal)
             errors = audit.errors(found)
             least_mass = audit.least_mass(errors)
             if not found.sums.grid.is_frugal or least_mass <= _HEADROOM * poor_mass:
                 break
-        error = float(errors[0] / values[0].sum())
+        error = float(errors[0, 0] / values[0].sum())
         return replace(found, error=error, least_mass=least_mass)
 
     def plan(self, state: NufftState, queries: Tensor | None, exclude: Tensor | None) -> NufftPlan:
@@ -186,19 +206,31 @@ class Nufft(Algorithm):
 
     def sums(self, state: NufftState, plan: NufftPlan) -> Tensor:
         """Return the plain sums, shape (b, k, m), 0 at queries outside the grid's box."""
-        found = []
+        return self.moments(state, plan)[:, 0]
+
+    def moments(self, state: NufftState, plan: NufftPlan) -> Tensor:
+        """Return the plain moments, (b, p, k, m), 0 at queries outside the grid's box."""
+        found, exponents = [], list(map(tuple, state.monomials.exponents.tolist()))
         for b, member in enumerate(state.sets):
+            points = member.sums.keys if plan.queries is None else to_numpy(plan.queries[b])
+            moments, served = member.sums.moments_at(points, exponents)
             if plan.queries is None:
-                sums, served = member.sums.at_keys()
-                sums -= to_numpy(state.columns[b])  # K(0) = 1
-            else:
-                sums, served = member.sums.at(to_numpy(plan.queries[b]))
+                moments[0] -= to_numpy(state.columns[b])  # K(0) = 1, and the step is zero
             plan.served.append(served)
-            found.append(to_tensor(sums, dtype=torch.float64, device="cpu"))
+            found.append(to_tensor(moments, dtype=torch.float64, device="cpu"))
         total = found[0][None] if len(found) == 1 else torch.stack(found)
         if plan.exclude is not None:
             total -= _left_out(state, plan)
         return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
+
+    def pullback(self, state: NufftState, plan: NufftPlan, grad: Tensor) -> tuple:
+        """Return the gradients by pairs of blocks, to the same tolerance.
+
+        They are moments of one order more, in as many columns as there are moments.
+        """
+        blocks = Blocks(self.rtol)
+        exact = blocks.prepare(state.kernel, state.keys, state.columns, monomials=state.monomials)
+        return blocks.pullback(exact, blocks.plan(exact, plan.queries, plan.exclude), grad)
 
     def doubtful(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
         """Rows outside the box, or whose mass is too little for the audited error."""
@@ -218,18 +250,27 @@ class Nufft(Algorithm):
 
 
 def _left_out(state: NufftState, plan: NufftPlan) -> Tensor:
-    """Return what the excluded keys add to each query's sums, (b, k, m)."""
+    """Return what the excluded keys add to each query's moments, (b, p, k, m)."""
     excludes = plan.exclude >= 0
     index = plan.exclude.clamp_min(0)
-    sq = (plan.queries - state.keys[:, index]).square().sum(dim=-1)  # (b, m)
-    weights = torch.exp(-sq / 2).masked_fill(~excludes, 0.0)
-    return weights[:, None] * state.columns[:, :, index]
+    steps = state.keys[:, index] - plan.queries  # (b, m, d)
+    weights = torch.exp(-steps.square().sum(dim=-1) / 2).masked_fill(~excludes, 0.0)
+    columns, found = state.columns[:, :, index], [None] * len(state.monomials)
+    for place, product in state.monomials.times(weights, list(steps.unbind(dim=-1))):
+        found[place] = product[:, None] * columns
+    return torch.stack(found, dim=1)
 
 
-def _dense_sums(kernel: Kernel, keys: Tensor, columns: Tensor, queries: Tensor) -> Tensor:
+def _exact_moments(
+    kernel: Kernel, keys: Tensor, columns: Tensor, queries: Tensor, monomials: Monomials
+) -> Tensor:
+    """Return moments (p, k, m) at a few queries (m, d)."""
     dense = Dense(0.0)
-    state = dense.prepare(kernel, keys[None], columns[None])
-    return dense.sums(state, dense.plan(state, queries[None], None))[0]
+    only_sums = monomials.order == 0
+    state = dense.prepare(
+        kernel, keys[None], columns[None], monomials=None if only_sums else monomials
+    )
+    return dense.moments(state, dense.plan(state, queries[None], None))[0]
 
 
 def _spread_out(n: int) -> np.ndarray:
@@ -250,20 +291,24 @@ def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Audit:
-    """Exact sums at probes, and what an error of the sums means for their ratios.
+    """Exact moments at probes, and what an error of the moments means for their ratios.
 
     Parameters
     ----------
     probes : ndarray of shape (m, d)
         Where the sums are known.
-    exact : ndarray of shape (k, m)
-        The sums there.
+    exact : ndarray of shape (p, k, m)
+        The moments there.
     largest : ndarray of shape (k,)
         Largest absolute value of each column.
     sizes, ranges : ndarray of shape (k - 1,)
         Largest absolute value, and range, of the values whose weighted means are asked for.
     rtol : float
         Largest error of a mean, relative to the range.
+    largest_steps : ndarray of shape (p,)
+        Largest value of each ``t^a K``, at least 1.
+    exponents : list of tuple of int
+        The exponents a.
     """
 
     probes: np.ndarray
@@ -272,60 +317,78 @@ class _Audit:
     sizes: np.ndarray
     ranges: np.ndarray
     rtol: float
+    largest_steps: np.ndarray
+    exponents: list[tuple[int, ...]]
 
     @classmethod
     def of(
-        cls, kernel: Kernel, keys: Tensor, columns: Tensor, probes: np.ndarray, rtol: float
+        cls,
+        kernel: Kernel,
+        keys: Tensor,
+        columns: Tensor,
+        probes: np.ndarray,
+        rtol: float,
+        monomials: Monomials,
     ) -> "_Audit":
         """Sum over all pairs of a probe and a key."""
         queries = to_tensor(probes, dtype=keys.dtype, device="cpu")
-        exact = to_numpy(_dense_sums(kernel, keys, columns, queries))
+        exact = to_numpy(_exact_moments(kernel, keys, columns, queries, monomials))
+        # u^a exp(−u²/2) is largest at u = √a
+        halves = monomials.exponents / 2
+        largest_steps = np.exp(halves * np.log(np.maximum(2 * halves, 1)) - halves).prod(axis=1)
         columns = to_numpy(columns)
         in_use = columns[0] > 0
         values = columns[1:, in_use] / columns[0, in_use]
         sizes, ranges = np.abs(values).max(axis=1), np.ptp(values, axis=1)
-        return cls(probes, exact, np.abs(columns).max(axis=1), sizes, ranges, rtol)
+        largest = np.abs(columns).max(axis=1)
+        largest_steps = np.maximum(largest_steps, 1)
+        exponents = list(map(tuple, monomials.exponents.tolist()))
+        return cls(probes, exact, largest, sizes, ranges, rtol, largest_steps, exponents)
+
+    def sizes_of(self, columns: np.ndarray) -> np.ndarray:
+        """Return how large the moments (p, k) of columns of such sizes (k,) may be."""
+        return self.largest_steps[:, None] * columns
 
     def errors(self, found: NufftSet) -> np.ndarray:
-        """Return about the largest error of each column's sums anywhere, (k,).
+        """Return about the largest error of each column's moments anywhere, (p, k).
 
         At the probes, times a safety factor; and at least what the tolerance leaves of the heaviest
         key, and rounding of the largest sum.
         """
-        sums, served = found.sums.at(self.probes)
-        seen = np.abs(sums - self.exact)[:, served].max(axis=1, initial=0.0)
-        rounding = _EPS * self.exact[0].max() * np.append(1.0, self.sizes)
-        return np.maximum(_SAFETY * seen, found.tolerance * self.largest + rounding)
+        moments, served = found.sums.moments_at(self.probes, self.exponents)
+        seen = np.abs(moments - self.exact)[..., served].max(axis=2, initial=0.0)
+        rounding = _EPS * self.exact[0, 0].max() * np.append(1.0, self.sizes)
+        return np.maximum(_SAFETY * seen, self.sizes_of(found.tolerance * self.largest + rounding))
 
     def least_mass(self, errors: np.ndarray) -> float:
-        """Return the mass at which errors (k,) of the sums are just tolerable for their ratios.
+        """Return the mass at which errors (p, k) of moments are just tolerable for their ratios.
 
         An error e of a sum and e₀ of the mass move a ratio by at most ``(e + |value| e₀) / mass``.
+        Moments of the weights alone count beside the mass as they are.
         """
         varies = self.ranges > 0
-        if not varies.any():
-            return float(errors[0] / self.rtol)
-        moved = (errors[1:] + self.sizes * errors[0])[varies] / self.ranges[varies]
-        return float(moved.max() / self.rtol)
+        moved = (errors[:, 1:] + self.sizes * errors[:, :1])[:, varies] / self.ranges[varies]
+        of_weights = errors[:, 0] if len(errors) > 1 or not varies.any() else 0.0
+        return float(max(np.max(moved, initial=0.0), np.max(of_weights)) / self.rtol)
 
 
 def _grid_bytes() -> int:
     return int(_SHARE_OF_MEMORY * working_memory_bytes())
 
 
-def _grid_of(keys: np.ndarray, tolerance: float, *, frugal: bool) -> Grid | None:
-    return Grid.of(keys, tolerance, _grid_bytes(), frugal=frugal)
+def _grid_of(keys: np.ndarray, tolerance: float, order: int, *, frugal: bool) -> Grid | None:
+    return Grid.of(keys, tolerance, _grid_bytes(), order=order, frugal=frugal)
 
 
 def _transformed(
-    keys: np.ndarray, columns: np.ndarray, tolerance: float, *, frugal: bool
+    keys: np.ndarray, columns: np.ndarray, tolerance: float, order: int, *, frugal: bool
 ) -> NufftSet:
     """Transform the keys that have a say, without an audit."""
     in_use = columns.any(axis=0)
     points = keys if in_use.all() else keys[in_use]
     if len(points) == 0:
         points = keys[:1]
-    grid = _grid_of(points, tolerance, frugal=frugal)
+    grid = _grid_of(points, tolerance, order, frugal=frugal)
     while grid is None:  # accuracy costs memory; what is doubtful then is done again
         if tolerance > _TOLERANCES[1]:
             raise ValueError(
@@ -333,5 +396,5 @@ def _transformed(
                 f"{_grid_bytes() / 2**20:.0f} MiB. Use algorithm='auto'."
             )
         tolerance *= 10
-        grid = _grid_of(points, tolerance, frugal=frugal)
+        grid = _grid_of(points, tolerance, order, frugal=frugal)
     return NufftSet(FourierSums.of(keys, columns, grid, n_threads()), tolerance)

@@ -20,8 +20,10 @@ class Evaluator(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
-        """Whether it knows the kernel's formula and can run there."""
+    def accepts(
+        self, kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int = 0
+    ) -> bool:
+        """Whether it knows the kernel, can run there, and has moments up to that order."""
 
     @abstractmethod
     def points(self, rows: Tensor, n_codes: int = 0) -> Any:

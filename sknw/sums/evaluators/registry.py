@@ -17,30 +17,40 @@ _TORCH_SECONDS_PER_PAIR = 1e-8  # of one core, about, with the gradients that fo
 
 
 def evaluator_for(
-    kernel: Kernel, dtype: torch.dtype, device: torch.device, n_pairs: float, n_problems: int = 1
+    kernel: Kernel,
+    dtype: torch.dtype,
+    device: torch.device,
+    n_pairs: float,
+    n_problems: int = 1,
+    order: int = 0,
 ) -> Evaluator:
-    """Return the evaluator for a batch of problems of so many pairs of points each.
+    """Return the evaluator of moments to an order, for problems of so many pairs of points each.
 
     What torch gets for want of compiled loops is counted: when it has become much, they are made.
     """
-    evaluator = _chosen(kernel, dtype, device, n_pairs, n_problems, FUSED.does)
-    waits = evaluator is not FUSED and FUSED.accepts(kernel, dtype, device)
+    evaluator = _chosen(kernel, dtype, device, n_pairs, n_problems, FUSED.does, order)
+    waits = evaluator is not FUSED and FUSED.accepts(kernel, dtype, device, order)
     if waits and n_pairs >= tuning.FEWEST_FUSED_PAIRS:
         LOOPS.count(_precision(dtype), _torch_seconds(n_pairs * n_problems))
     return evaluator
 
 
 def likely_evaluator(
-    kernel: Kernel, dtype: torch.dtype, device: torch.device, n_pairs: float, n_problems: int = 1
+    kernel: Kernel,
+    dtype: torch.dtype,
+    device: torch.device,
+    n_pairs: float,
+    n_problems: int = 1,
+    order: int = 0,
 ) -> Evaluator:
     """Return what `evaluator_for` would; nothing is loaded, compiled or counted."""
-    return _chosen(kernel, dtype, device, n_pairs, n_problems, LOOPS.likely)
+    return _chosen(kernel, dtype, device, n_pairs, n_problems, LOOPS.likely, order)
 
 
-def _chosen(kernel, dtype, device, n_pairs, n_problems, ask) -> Evaluator:
+def _chosen(kernel, dtype, device, n_pairs, n_problems, ask, order: int = 0) -> Evaluator:
     """Return the first evaluator that can; compiled loops only if they are asked and say so."""
     for evaluator in EVALUATORS.values():
-        if evaluator.accepts(kernel, dtype, device) and (
+        if evaluator.accepts(kernel, dtype, device, order) and (
             evaluator is not FUSED or _worth_the_loops(_precision(dtype), n_pairs, n_problems, ask)
         ):
             return evaluator

@@ -4,7 +4,7 @@ Sums stand feature-first, (b, k, m): with few columns, ``(k, n) @ (n, m)`` is se
 than its transpose. Leave-one-out of a whole set over itself visits each unordered pair once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from sknw.sums.geometry.distances import (
     tile_elements,
 )
 from sknw.sums.geometry.interactions import Pairs
+from sknw.sums.monomials import tile_moments, tile_pullback
 
 _KEYS_PER_TILE = 2048
 _SQUARE_TILE = 512
@@ -34,7 +35,9 @@ class TorchTiles(Evaluator):
 
     name = "torch"
 
-    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
+    def accepts(
+        self, kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int = 0
+    ) -> bool:
         """Whatever torch can hold."""
         return True
 
@@ -46,19 +49,65 @@ class TorchTiles(Evaluator):
         """Return ``Σ_j K_ij v_j``, shape (b, k, m)."""
         n_queries = len(keys if queries is None else queries)
         total = _zeros(columns, (*columns.shape[:2], n_queries))
-
-        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+        for batch, i, j, weights in _tiles(kernel, queries, keys, exclude, pairs):
             total[batch, :, i] += columns[batch, :, j] @ weights.mT  # (k, n_t) @ (n_t, m_t)
-
-        _visit(kernel, queries, keys, exclude, pairs, add)
         return total
+
+    def moments(self, kernel, queries, keys, columns, exclude, pairs, monomials) -> Tensor:
+        """Return ``Σ_j K_ij (z_j − q_i)^a v_j`` of each monomial, (b, p, k, m)."""
+        if len(monomials) == 1:
+            return self.sums(kernel, queries, keys, columns, exclude, pairs)[:, None]
+        points = keys if queries is None else queries
+        n_batch, n_columns, _ = columns.shape
+        total = _zeros(columns, (n_batch, len(monomials), n_columns, len(points)))
+        width = monomials.order + points.n_features
+        columns = columns.to(total.dtype)
+        for batch, i, j, weights in _tiles(kernel, queries, keys, exclude, pairs, width):
+            rows, others = points.rows[batch, i].to(total.dtype), keys.rows[batch, j]
+            found = tile_moments(
+                monomials, weights.to(total.dtype), rows, others.to(total.dtype),
+                columns[batch, :, j],
+            )  # fmt: skip
+            for place, sums in found:
+                total[batch, place, :, i] += sums
+        return total
+
+    def pullback(self, kernel, queries, keys, columns, grad, exclude, pairs, monomials) -> tuple:
+        """Return the gradients of the numbers of queries and keys, (b, m, d), and of columns.
+
+        For the gradient (b, p, k, m) of the moments. Queries None have theirs in the second.
+        """
+        points, is_itself = (keys, True) if queries is None else (queries, False)
+        if is_itself:  # shared tiles of a set over itself would not outlive those of the slopes
+            exclude = torch.arange(len(keys), device=keys.rows.device)
+        of_queries, of_keys = _zeros(columns, points.rows.shape), _zeros(columns, keys.rows.shape)
+        columns, grad = columns.to(of_keys.dtype), grad.to(of_keys.dtype)
+        of_columns = torch.zeros_like(columns)
+        width = 2 * (monomials.order + points.n_features) + 4
+        arguments = points, keys, exclude, pairs, width
+        # the memory of a tile is taken by the next one, here that of its slopes
+        plain = ((*at, tile.clone()) for *at, tile in _tiles(kernel, *arguments))
+        slopes = _tiles(kernel.derivative(), *arguments)
+        for (batch, i, j, weights), (*_, slope) in zip(plain, slopes, strict=True):
+            rows, others = points.rows[batch, i], keys.rows[batch, j]
+            by_queries, by_keys, by_columns = tile_pullback(
+                monomials,
+                *(at.to(of_keys.dtype) for at in (weights, slope, rows, others)),
+                columns[batch, :, j],
+                grad[batch, ..., i],
+            )
+            of_queries[batch, i] += by_queries
+            of_keys[batch, j] += by_keys
+            of_columns[batch, :, j] += by_columns
+        if is_itself:
+            return None, of_queries + of_keys, of_columns
+        return of_queries, of_keys, of_columns
 
     def pull(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         points = keys if queries is None else queries
         total, of_codes = _zeros(left, points.rows.shape), _zeros(left, points.codes.shape)
-
-        def add(batch: slice, i: slice, j: slice, weights: Tensor) -> None:
+        for batch, i, j, weights in _tiles(kernel, queries, keys, exclude, pairs):
             strengths = weights * (left[batch, :, i].mT @ right[batch, :, j])
             rows, others = points.rows[batch, i], keys.rows[batch, j]
             strength = strengths.sum(dim=-1, keepdim=True)
@@ -69,8 +118,6 @@ class TorchTiles(Evaluator):
                     of_codes[batch, i, f] += (strengths * steps * cost).sum(dim=-1)
             else:
                 total[batch, i] += strength * rows - strengths @ others
-
-        _visit(kernel, queries, keys, exclude, pairs, add)
         return torch.cat([total, of_codes], dim=-1)
 
 
@@ -87,40 +134,48 @@ def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.zeros(shape, dtype=accumulator_dtype(like.device), device=like.device)
 
 
-def _visit(
+def _tiles(
     kernel: Kernel,
     queries: Points | None,
     keys: Points,
     exclude: Tensor | None,
     pairs: Pairs | None,
-    add: Callable[[slice, slice, slice, Tensor], None],
-) -> None:
-    """Call ``add(batch, i, j, weights)`` with the weights (b, m_t, n_t) of every tile."""
+    width: int = 1,
+) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+    """Yield ``batch, i, j, weights`` with the weights (b, m_t, n_t) of every tile.
+
+    Tiles are small enough for so many of their kind, the `width`, to be alive at a time.
+    """
     whole_set_over_itself = queries is None and pairs is None
     if queries is None and not whole_set_over_itself:
         exclude = torch.arange(len(keys), device=keys.rows.device)
     queries = keys if queries is None else queries
-    shape = _square_shape(keys) if whole_set_over_itself else _cross_shape(queries, keys)
-    at_once = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // (shape[0] * shape[1]))
+    elements = max(1, tile_elements(keys.rows.device, keys.rows.dtype) // width)
+    if whole_set_over_itself:
+        shape = _square_shape(keys, elements)
+    else:
+        shape = _cross_shape(queries, keys, elements)
+    at_once = max(1, elements // (shape[0] * shape[1]))
     for batch in blocks(len(keys.rows), at_once):
         points = queries.of_batch(batch), keys.of_batch(batch)
         part = Tile(kernel.of_members(batch), *points, shape)
         if whole_set_over_itself:
-            part.visit_square(batch, add)
+            found = part.of_square()
         elif pairs is None:
-            part.visit(batch, _all_tiles(len(queries), len(keys), shape), exclude, add)
+            found = part.of(_all_tiles(len(queries), len(keys), shape), exclude)
         else:
-            part.visit(batch, _tiles_of(pairs, shape), exclude, add)
+            found = part.of(_tiles_of(pairs, shape), exclude)
+        for i, j, weights in found:
+            yield batch, i, j, weights
 
 
-def _cross_shape(queries: Points, keys: Points) -> tuple[int, int]:
-    elements = tile_elements(keys.rows.device, keys.rows.dtype)
+def _cross_shape(queries: Points, keys: Points, elements: int) -> tuple[int, int]:
     n_keys = max(1, min(len(keys), _KEYS_PER_TILE, elements))
     return max(1, min(len(queries), elements // n_keys)), n_keys
 
 
-def _square_shape(keys: Points) -> tuple[int, int]:
-    side = int(tile_elements(keys.rows.device, keys.rows.dtype) ** 0.5)
+def _square_shape(keys: Points, elements: int) -> tuple[int, int]:
+    side = int(elements**0.5)
     if keys.rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
         side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(keys) // 4)))
     side = max(1, min(side, len(keys)))
@@ -180,15 +235,17 @@ class Tile:
             sq = settle_edges(sq, *edges)
         return self.kernel.profile(sq)
 
-    def visit(self, batch: slice, tiles: Iterator[tuple], exclude: Tensor | None, add) -> None:
-        """Visit tiles of queries and keys."""
+    def of(
+        self, tiles: Iterator[tuple], exclude: Tensor | None
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield tiles of queries and keys with their weights."""
         for i, j in tiles:
             weights = self.weights(i, j)
             exclude_keys(weights, None if exclude is None else exclude[i], j, 0.0)
-            add(batch, i, j, weights)
+            yield i, j, weights
 
-    def visit_square(self, batch: slice, add) -> None:
-        """Visit the tiles of a set over itself, without the diagonal, each pair once."""
+    def of_square(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield the tiles of a set over itself, without the diagonal, each pair computed once."""
         tiles = list(blocks(len(self.keys), self.shape[0]))
         for a, i in enumerate(tiles):
             for j in tiles[a:]:
@@ -196,5 +253,5 @@ class Tile:
                 if i == j:
                     weights.diagonal(dim1=-2, dim2=-1).zero_()
                 else:
-                    add(batch, j, i, weights.mT)
-                add(batch, i, j, weights)
+                    yield j, i, weights.mT
+                yield i, j, weights

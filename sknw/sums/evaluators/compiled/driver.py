@@ -124,10 +124,13 @@ class Fused(Evaluator):
 
     name = "fused"
 
-    def accepts(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
-        """CPU tensors and kernels with a compiled formula, where numba is installed."""
+    def accepts(
+        self, kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int = 0
+    ) -> bool:
+        """Take sums of CPU tensors under kernels with a compiled formula, with numba installed."""
         return (
-            kernel.formula is not None
+            order == 0
+            and kernel.formula is not None
             and device.type == "cpu"
             and dtype in (torch.float32, torch.float64)
             and not getattr(_switched_off, "value", False)
