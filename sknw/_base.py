@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
+from sknw._importances import FeatureImportances
 from sknw._prepared import latest_report, prepared_smoother, remember_report
 from sknw._version import __version__
 from sknw.bandwidth import check_bandwidth
@@ -62,18 +63,28 @@ _SEED = 0  # random_state=None means deterministic, and never the global generat
 
 
 class BaseNadarayaWatson(
-    CallbackSupportMixin, MultiOutputMixin, RegressorMixin, BaseEstimator, ABC
+    FeatureImportances,
+    CallbackSupportMixin,
+    MultiOutputMixin,
+    RegressorMixin,
+    BaseEstimator,
+    ABC,
 ):
     """Kernel regression in an embedding that a subclass finds."""
 
+    # scikit-learn's HTML view links to a page of this template; there is no published site yet, and
+    # its own pages know nothing of these estimators
+    _doc_link_module = "sknw"
+    _doc_link_template = ""
+
     _parameter_constraints: ClassVar[dict] = {
         "bandwidth": "no_validation",
-        "kernel": [StrOptions(set(KERNELS)), callable],
-        "categorical_features": [None, StrOptions({"from_dtype"}), dict, "array-like"],
-        "duplicates": [StrOptions(set(DUPLICATES))],
-        "algorithm": [StrOptions({"auto", *ALGORITHMS})],
+        "kernel": [StrOptions(KERNELS), callable],
+        "categorical_features": [None, StrOptions(["from_dtype"]), dict, "array-like"],
+        "duplicates": [StrOptions(DUPLICATES)],
+        "algorithm": [StrOptions(["auto", *ALGORITHMS])],
         "rtol": [Interval(Real, 0, 1, closed="neither")],
-        "empty_neighborhood": [StrOptions(set(EMPTY_NEIGHBORHOODS))],
+        "empty_neighborhood": [StrOptions(EMPTY_NEIGHBORHOODS)],
         "device": [None, str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],

@@ -5,7 +5,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
-from sknw.bandwidth import NeighborBandwidth, Selection, resolve_bandwidth
+from sknw.bandwidth import (
+    NeighborBandwidth,
+    Selection,
+    aitchison_aitken,
+    resolve_bandwidth,
+)
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.smoothing.neighbors import LocalSmoother
 from sknw.smoothing.smoother import Smoother
@@ -102,6 +107,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         a search, as the next three.
     irrelevant_features_ : ndarray of int
         Indices of the features whose bandwidth ended at the upper bound.
+    feature_importances_ : ndarray of shape (n_features,)
+        Importance of each feature to the distance, with a sum of one.
     search_path_ : dict of ndarray
         Every ``"bandwidth"`` (n_evaluations, n_features) at which the criterion was computed in
         the last stage of the search, in this order, and its ``"criterion"`` (n_evaluations,). For
@@ -253,8 +260,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     def aitchison_aitken(self):
         """Return what Aitchison and Aitken's kernel calls the λ of the unordered features.
 
-        Their kernel is ``1 − λ`` for a match and ``λ/(c − 1)`` for a mismatch of c categories; it
-        gives the same weights as ``λ^{1(a≠b)}`` does with the λ of `bandwidth_`.
+        `sknw.bandwidth.aitchison_aitken` of the λ of `bandwidth_`.
 
         Returns
         -------
@@ -265,9 +271,15 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         lambdas = np.full(self.n_features_in_, np.nan)
         for index, categories in self._observations.features.categories.items():
             if not categories.ordered:
-                mismatches = (categories.n_categories - 1) * self.bandwidth_[index]
-                lambdas[index] = mismatches / (1 + mismatches)
+                lambdas[index] = aitchison_aitken(self.bandwidth_[index], categories.n_categories)
         return lambdas
+
+    def _feature_scales(self) -> np.ndarray:
+        if hasattr(self, "n_neighbors_"):  # windows differ: the typical one
+            return np.full(self.n_features_in_, 1 / np.median(self._radii))
+        with np.errstate(divide="ignore"):
+            scales = 1 / self._observations.features.widths(self.bandwidth_)
+        return np.broadcast_to(scales, (self.n_features_in_,))
 
     def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
         return scaled

@@ -139,8 +139,10 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     validation_curve_ : list of float
         The error of the validation rows after each step, in the same units; empty without
         `early_stopping`.
-    best_loss_ : float
-        The leave-one-out loss of all rows at the end.
+    criterion_ : float
+        The leave-one-out loss of all rows at the end, also as ``best_loss_``.
+    feature_importances_ : ndarray of shape (n_features,)
+        Importance of each feature to the distance, with a sum of one; of linear metrics only.
     n_iter_ : int
         Number of steps of the best start.
     n_observations_, duplicates_, algorithm_, device_, n_features_in_, feature_names_in_
@@ -180,16 +182,16 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseNadarayaWatson._parameter_constraints,
-        "metric": [StrOptions(set(METRICS)), Metric, torch.nn.Module],
+        "metric": [StrOptions(METRICS), Metric, torch.nn.Module],
         "n_components": [None, Interval(Integral, 1, None, closed="left")],
         "w_init": [None, Real, "array-like"],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "solver": [StrOptions({"auto", *SOLVERS}), Solver],
+        "solver": [StrOptions(["auto", *SOLVERS]), Solver],
         "learning_rate_init": [None, Interval(Real, 0, None, closed="neither")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions(["auto"]), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "n_starts": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "n_starts": [StrOptions(["auto"]), Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -411,6 +413,20 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if len(features.coded):
             return features.expanded().n_columns
         return self.metric_.n_components_
+
+    @property
+    def criterion_(self):
+        """The leave-one-out loss of all rows at the end: the name that both estimators share."""
+        return self.best_loss_
+
+    def _feature_scales(self) -> np.ndarray:
+        features = self._observations.features
+        if self.metric_.scale_of_column(features.n_columns) is not None:
+            with np.errstate(divide="ignore"):
+                scales = np.abs(self.w_) / features.widths(self.bandwidth_)
+            return np.broadcast_to(scales, (features.n_features,))
+        lengths = np.square(self.components_).sum(axis=0)
+        return np.sqrt(np.bincount(features.of_column, lengths, minlength=features.n_features))
 
     @property
     @question

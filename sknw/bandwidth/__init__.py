@@ -9,7 +9,7 @@ from numbers import Real
 import numpy as np
 
 from sknw.bandwidth.neighbors import NeighborBandwidth
-from sknw.bandwidth.rules import Scott, Silverman
+from sknw.bandwidth.rules import Scott, Silverman, aitchison_aitken
 from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.features import Features
@@ -95,6 +95,7 @@ __all__ = [
     "NeighborBandwidth",
     "Selection",
     "Selector",
+    "aitchison_aitken",
     "check_bandwidth",
     "resolve_bandwidth",
 ]

@@ -67,8 +67,8 @@ class NeighborBandwidth(Selector, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "n_neighbors": [StrOptions({"loo"}), Interval(Integral, 1, None, closed="left")],
-        "kind": [StrOptions(set(NEIGHBOR_KINDS))],
+        "n_neighbors": [StrOptions(["loo"]), Interval(Integral, 1, None, closed="left")],
+        "kind": [StrOptions(NEIGHBOR_KINDS)],
     }
 
     def __init__(self, n_neighbors="loo", *, kind="query"):

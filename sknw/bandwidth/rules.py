@@ -22,6 +22,39 @@ def _by_rule(factor, observations: Observations, kernel: Kernel) -> np.ndarray:
     return observations.spread * scale
 
 
+def aitchison_aitken(lambdas, n_categories):
+    """Return what Aitchison and Aitken's kernel calls the λ of an unordered category.
+
+    Their kernel [1]_ is ``1 − λ`` for a match and ``λ/(c − 1)`` for a mismatch of c categories. It
+    gives the same weights as ``λ^{1(a≠b)}`` with the λ of `bandwidth_`.
+
+    Parameters
+    ----------
+    lambdas : float or array-like
+        λ as in `bandwidth_`, between 0 and 1.
+    n_categories : int or array-like
+        Number of categories c, at least 2.
+
+    Returns
+    -------
+    converted : float or ndarray
+        Between 0 and ``(c − 1)/c``.
+
+    References
+    ----------
+    .. [1] J. Aitchison and C. G. G. Aitken, "Multivariate binary discrimination by the kernel
+           method", Biometrika 63(3), 1976.
+
+    Examples
+    --------
+    >>> from sknw.bandwidth import aitchison_aitken
+    >>> round(float(aitchison_aitken(0.5, 3)), 3)
+    0.5
+    """
+    mismatches = (np.asarray(n_categories) - 1) * np.asarray(lambdas, dtype=np.float64)
+    return mismatches / (1 + mismatches)
+
+
 class Scott(Selector):
     """``σ_j n^(−1/(d+4))``, times the kernel's canonical factor (Scott 1992, eq. 6.44)."""
 

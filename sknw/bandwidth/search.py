@@ -90,13 +90,13 @@ class BandwidthSearch(Selector, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "criterion": [StrOptions(set(CRITERIA))],
+        "criterion": [StrOptions(CRITERIA)],
         "per_feature": ["boolean"],
-        "n_starts": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "n_starts": [StrOptions(["auto"]), Interval(Integral, 1, None, closed="left")],
         "bounds": "no_validation",
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "n_held_out": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
+        "n_held_out": [StrOptions(["auto"]), Interval(Integral, 2, None, closed="left")],
     }
 
     def __init__(

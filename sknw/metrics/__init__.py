@@ -17,6 +17,8 @@ METRICS: dict[str, type[Metric]] = {
     "mlp": MlpMetric,
 }
 
+Metric.__module__ = __name__  # messages name what users import
+
 __all__ = [
     "METRICS",
     "DiagonalMetric",

@@ -1,10 +1,12 @@
 """What others have or have not: scikit-learn's private names (1.6 onward), optional packages."""
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from sklearn import __version__ as _sklearn_version
 from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import validate_data
@@ -23,6 +25,17 @@ except ImportError:  # before 1.9
 # Before 1.7.2 one of scikit-learn's own checks cannot be run on an estimator with this tag: it
 # subtracts a mean from integer categories in place.
 HAS_CATEGORICAL_TAG = parse_version(_sklearn_version) >= parse_version("1.7.2")
+
+
+class StrOptions(_StrOptions):
+    """Choices by name, which messages list in the order given; a set would be in any."""
+
+    def __init__(self, options: Iterable[str]):
+        self._in_order = list(options)
+        super().__init__(set(self._in_order))
+
+    def __str__(self) -> str:
+        return f"a str among {{{', '.join(map(repr, self._in_order))}}}"
 
 
 def is_installed(package: str) -> bool:

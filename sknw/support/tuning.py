@@ -77,6 +77,12 @@ ROWS_OF_TRIALS, TRIAL_STEPS = 1500, 12
 # Keys from which it pays to put near ones beside each other.
 FEWEST_KEYS_TO_SORT = 20_000
 
+# --- estimators ----------------------------------------------------------------------------------
+
+# Range of a feature in bandwidths below which it changes no weight of a Gaussian kernel by more
+# than half a per cent, so that it counts as irrelevant.
+LEAST_REACH_OF_A_RELEVANT_FEATURE = 0.1
+
 
 @contextmanager
 def override(**values: float) -> Iterator[None]:

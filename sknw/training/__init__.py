@@ -11,6 +11,8 @@ from sknw.training.solvers import SOLVERS
 from sknw.training.stages import Request, train
 from sknw.training.validation import in_blocks
 
+Solver.__module__ = __name__  # messages name what users import
+
 __all__ = [
     "SOLVERS",
     "Adam",

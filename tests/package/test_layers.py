@@ -18,7 +18,7 @@ LAYERS = [
     ["metrics"],
     ["fitting"],
     ["bandwidth", "training"],
-    ["_prepared", "_base"],
+    ["_importances", "_prepared", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
     ["plotting"],
     ["__init__"],
