@@ -27,8 +27,15 @@ PARAMETRIC = [
     ParametricNWRegressor(
         alpha=0.1, n_starts=2, max_iter=20, random_state=0, categorical_features=None
     ),
-    ParametricNWRegressor("scalar", bandwidth=1.0, kernel="epanechnikov", n_starts=1, max_iter=5),
-    ParametricNWRegressor("scalar", solver="sgd", max_iter=5, w_init=1.0, learning_rate_init=0.1),
+    ParametricNWRegressor("scalar", bandwidth=1.0, n_starts=1),
+    ParametricNWRegressor(
+        "scalar",
+        kernel="epanechnikov",
+        solver="sgd",
+        max_iter=5,
+        w_init=1.0,
+        learning_rate_init=0.1,
+    ),
     # to the last digit: a second fit starts where the first ended, and the checks compare the two
     ParametricNWRegressor("scalar", warm_start=True, tol=1e-12),
     ParametricNWRegressor(
