@@ -1,8 +1,8 @@
 """The squared leave-one-out error of common scales, with its gradient in closed form.
 
 Searches over bandwidths and diagonal metrics do nothing but evaluate it. With one output and a
-kernel whose gradient comes with the sums (`Run.squares`), the chain of derivatives is short: with
-``m_i = S_i1 / S_i0`` and ``g_i = dL/dm_i``,
+kernel whose gradient comes with the sums (`Run.by_log_scales`), the chain of derivatives is short:
+with ``m_i = S_i1 / S_i0`` and ``g_i = dL/dm_i``,
 
     dL/dlog c = 2 Σ_i g_i / S_i0 (Q_i1 − m_i Q_i0),    Q_i = Σ_j K'_ij v_j (q_i − z_j)²
 
@@ -71,7 +71,7 @@ class ScaleLoss:
         prepared, queries = self._prepared(scales[None], algorithm, needs_grad=True)
         if not prepared.has_squares(queries):
             return None
-        run = prepared.run(queries, self.queried, squares=True)
+        run = prepared.run(queries, self.queried, by_log_scales=True)
         mass, total = self._of_rows(run.sums).sums[0].mT
         if bool((mass <= 0).any()) or bool(run.redone.rows.any()):
             return None
@@ -82,7 +82,7 @@ class ScaleLoss:
         by_sums = torch.stack([-slope * means, slope])
         if self.own is not None:
             by_sums = self.own.summed(by_sums, run.sums.mass.shape[1])
-        by_logs = 2 * torch.einsum("dkm,km->d", run.squares[0], by_sums)
+        by_logs = torch.einsum("dkm,km->d", run.by_log_scales[0], by_sums)
         return share @ errors.square(), by_logs
 
     def at_several(self, scales: Tensor) -> Tensor:

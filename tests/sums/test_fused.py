@@ -18,6 +18,7 @@ from sknw.kernels import KERNELS
 from sknw.sums.evaluators import registry as evaluators
 from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.evaluators.registry import FUSED, TORCH, evaluator_for
+from sknw.sums.monomials import Monomials
 from sknw.sums.tails import KeySet, nearest_kernel
 
 CPU = torch.device("cpu")
@@ -76,7 +77,7 @@ def test_any_number_of_features_and_columns(d, k):
             (
                 e.sums(kernel, e.points(queries), e.points(keys), columns, None, None),
                 e.sums(kernel, None, e.points(keys), columns, None, None),
-                e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None),
+                e.steps(kernel, e.points(queries), e.points(keys), left, right, None, None),
             )
             for e in (FUSED, TORCH)
         ),
@@ -303,6 +304,7 @@ import sknw
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.registry import FUSED
 from sknw.sums.geometry.interactions import Layout, meeting_within
+from sknw.sums.monomials import Monomials
 report = sknw.compile_ahead()
 from sknw.sums.evaluators.compiled import loops as compiled
 drivers = compiled.add_sums, compiled.add_squares, compiled.add_pulls, compiled.find_nearest
@@ -312,13 +314,14 @@ for dtype in (torch.float64, torch.float32):
     columns = torch.ones(1, 2, 300, dtype=dtype)
     layout = Layout.of(rows[0], 64)
     near = meeting_within(layout, layout, 1.0).pairs
-    FUSED.sums_and_squares(KERNELS["gaussian"], None, keys, columns, None, None)
+    squares = Monomials.squares(keys.features.shape[1])
+    FUSED.moments(KERNELS["gaussian"], None, keys, columns, None, None, squares)
     for pairs in (None, near):
         shift = FUSED.nearest(keys, keys, exclude, pairs, exactly=True)
         for name in ("gaussian", "biweight"):
             kernel = KERNELS[name]
             FUSED.sums(kernel, None, keys, columns, None, pairs)
-            FUSED.pull(kernel.derivative(), keys, keys, columns, columns, exclude, pairs)
+            FUSED.steps(kernel.derivative(), keys, keys, columns, columns, exclude, pairs)
         FUSED.sums(KERNELS["gaussian"], keys, keys, columns, exclude, pairs, shift)
 print(report["float64"], report["float32"], *(len(driver.overloads) for driver in drivers))
 """
@@ -397,28 +400,27 @@ LEFT_OUT = {"all keys": (None, None), "some": ("rows", "exclude"), "none": ("row
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("left_out", LEFT_OUT)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_squares_are_the_pulls_of_torch(d, weighted, left_out, dtype):
+def test_squares_are_the_squared_steps_of_torch(d, weighted, left_out, dtype):
     kernel, n = KERNELS["gaussian"], 1203  # more than a piece, and odd
     keys, columns = points(n, d, seed=d, dtype=dtype), two_columns(n, dtype, weighted=weighted)
     rows, excluded = LEFT_OUT[left_out]
     queries = keys[:, 100:401] if rows else None
     exclude = torch.arange(100, 401) if excluded else None
-    found = FUSED.sums_and_squares(
+    found = FUSED.moments(
         kernel, None if queries is None else FUSED.points(queries), FUSED.points(keys), columns,
-        exclude, None,
+        exclude, None, Monomials.squares(d),
     )  # fmt: skip
     keys, columns = keys.double(), columns.double()  # the reference has no rounding of its own
     on_torch = None if queries is None else TORCH.points(queries.double())
     sums = TORCH.sums(kernel, on_torch, TORCH.points(keys), columns, exclude, None)
-    slope = kernel.derivative()
-    pulls = [
-        TORCH.pull(slope, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
+    steps = [
+        TORCH.steps(kernel, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
         for own in one_column_each(sums)
     ]
     tolerance = 1e-13 if dtype == torch.float64 else 1e-5
     for got, want in (
         (found[:, 0], sums),
-        (found[:, 1:], torch.stack([at.mT for at in pulls], dim=2)),
+        (found[:, 1:], torch.stack([at.mT for at in steps], dim=2)),
     ):
         assert (got - want.reshape(got.shape)).abs().max() < tolerance * want.abs().max()
 
@@ -444,7 +446,7 @@ def test_pulls_on_an_odd_number_of_queries(d, squared, k):
     queries, keys = (points(n, d, seed=n, dtype=dtype) for n in (271, 1203))
     left, right = columns_of(k, 271, seed=1, dtype=dtype), columns_of(k, 1203, seed=2, dtype=dtype)
     pulls = [
-        e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None, squared=squared)
+        e.steps(kernel, e.points(queries), e.points(keys), left, right, None, None, squared=squared)
         for e in (FUSED, TORCH)
     ]
     close(*pulls, dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor, working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.sums.algorithms import fourier
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import Algorithm, Gradients, Wanted
 from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
 from sknw.sums.algorithms.dense import Dense
@@ -204,11 +204,7 @@ class Nufft(Algorithm):
         """Nothing is to be known before the sums."""
         return NufftPlan(queries, exclude, [])
 
-    def sums(self, state: NufftState, plan: NufftPlan) -> Tensor:
-        """Return the plain sums, shape (b, k, m), 0 at queries outside the grid's box."""
-        return self.moments(state, plan)[:, 0]
-
-    def moments(self, state: NufftState, plan: NufftPlan) -> Tensor:
+    def moments(self, state: NufftState, plan: NufftPlan, *, squares: bool = False) -> Tensor:
         """Return the plain moments, (b, p, k, m), 0 at queries outside the grid's box."""
         found, exponents = [], list(map(tuple, state.monomials.exponents.tolist()))
         for b, member in enumerate(state.sets):
@@ -223,17 +219,21 @@ class Nufft(Algorithm):
             total -= _left_out(state, plan)
         return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
 
-    def pullback(self, state: NufftState, plan: NufftPlan, grad: Tensor) -> tuple:
-        """Return the gradients by pairs of blocks, to the same tolerance.
+    def pullback(
+        self, state: NufftState, plan: NufftPlan, grad: Tensor, wanted: Wanted
+    ) -> Gradients:
+        """Return the gradients of sums by transforms, and of moments by pairs of blocks.
 
-        They are moments of one order more, in as many columns as there are moments.
+        The latter are moments of one order more, in as many columns as there are moments.
         """
+        if state.monomials.order == 0:
+            return super().pullback(state, plan, grad, wanted)
         blocks = Blocks(self.rtol)
         exact = blocks.prepare(state.kernel, state.keys, state.columns, monomials=state.monomials)
-        return blocks.pullback(exact, blocks.plan(exact, plan.queries, plan.exclude), grad)
+        return blocks.pullback(exact, blocks.plan(exact, plan.queries, plan.exclude), grad, wanted)
 
-    def doubtful(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
-        """Rows outside the box, or whose mass is too little for the audited error."""
+    def inaccurate_rows(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
+        """Return rows outside the box, or whose mass is too little for the audited error."""
         rows = []
         for member, served, mass in zip(state.sets, plan.served, sums[:, 0], strict=True):
             within = to_tensor(served, dtype=torch.bool, device="cpu")

@@ -165,8 +165,10 @@ class Fused(Evaluator):
         family, form = kernel.formula
         return family == "gaussian" and form == "profile" and n_columns == 2
 
-    def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
-        """Return sums, and sums under the slope times squared steps, (b, 1 + d, 2, m)."""
+    def moments(self, kernel, queries, keys, columns, exclude, pairs, monomials) -> Tensor:
+        """Return sums, and where asked for also those of squared steps, (b, 1 + d, k, m)."""
+        if len(monomials) == 1:
+            return self.sums(kernel, queries, keys, columns, exclude, pairs)[:, None]
         queries, exclude = _with_identity(queries, keys, exclude)
         columns, d = _columns(columns, keys), keys.features.shape[1]
         out = np.zeros((len(columns), 1 + d, 2, len(queries)))
@@ -176,12 +178,12 @@ class Fused(Evaluator):
             call.run(
                 "add_squares", one_column, weight is not None, out=out[b].reshape(2 + 2 * d, -1)
             )
-            out[b, 1:] *= call.unit(2) * _OF_POWERS["slope"]
+            out[b, 1:] *= call.unit(2)
             if weight is not None:
                 out[b, :, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
-    def pull(
+    def steps(
         self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, shift=None
     ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
