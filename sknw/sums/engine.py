@@ -1,7 +1,8 @@
-"""Kernel sums from any algorithm: plain first, then rows in need done again exactly.
+"""Moments from any algorithm: plain first, then tail rows done again exactly.
 
-A row is done again where its plain mass underflows, and where the algorithm doubts it (an absolute
-error that is too large beside the mass). `KernelSums.report` tells what happened:
+A row is a tail row where its plain mass underflows, or where the algorithm says that it is
+inaccurate (an absolute error that is too large beside the mass). `KernelSums.report` tells what
+happened:
 
 ``algorithm``, ``evaluator``
     Names of what ran.
@@ -38,7 +39,7 @@ DEFAULT_RTOL = 1e-8
 
 @dataclass(frozen=True)
 class Redone:
-    """Which rows (b, m) were done again, and the logarithm of each row's unit (b, m)."""
+    """The tail rows (b, m), which were done again, and the logarithm of each row's unit (b, m)."""
 
     rows: Tensor
     log_scale: Tensor

@@ -1,4 +1,4 @@
-"""Rows done again: exact sums relative to the nearest key, where plain sums are not good enough.
+"""Tail rows: exact sums relative to the nearest key, where plain sums are not good enough.
 
 A kernel that never reaches zero gives every query some neighbour, however far. Each weight is taken
 relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
@@ -13,9 +13,10 @@ Mismatches of categories that have to match exactly come first: the nearest key 
 fewest, and only such keys have weight, each by its other distance. So the squared distance of a
 nearest key counts without them, and they cancel from excesses before anything else is added.
 
-Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
-and keys, only blocks that matter meet: what is left out is less than rounding of the sums, so the
-rows of every algorithm are exact, whatever its tolerance.
+Their sums go through the compiled loops where those know the kernel's tail, and where there are
+many rows and keys, only blocks that matter meet: what is left out is less than rounding of the
+sums, so the tail rows of every algorithm are exact, whatever its tolerance. Moments and gradients
+go through tiles of torch.
 """
 
 from abc import ABC, abstractmethod
@@ -32,13 +33,17 @@ from sknw.kernels.codes import Codes, numeric_part
 from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
 from sknw.sums.evaluators.registry import FUSED, evaluator_for
 from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
-from sknw.sums.geometry.interactions import NO_SHARE, Layout, Meeting, Pairs, meeting_of
+from sknw.sums.geometry.interactions import (
+    NO_SHARE,
+    InteractionList,
+    Layout,
+    Pairs,
+    interactions_of,
+)
 from sknw.sums.monomials import Monomials, steps_between, tile_moments, tile_pullback
+from sknw.support import tuning
 
 _KEYS_PER_TILE = 2048
-_WORTH_A_LAYOUT = 5e7  # pairs
-_MANY_ROWS, _WORTH_IT_FOR_MANY = 64, 5e6  # rows, and pairs from which a layout pays for them
-_KEY_BLOCK, _ROW_BLOCK = 256, 16
 # Logarithm of the largest weight of a key that sets no unit.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
@@ -46,7 +51,7 @@ _MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
 
 
 def underflowing_rows(kernel: Kernel, mass: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return which rows of a plain mass need to be done again; None where no row can."""
+    """Return which rows of a plain mass underflow; None where no row can."""
     return mass < _MASS_FLOOR[dtype] if kernel.tail is not None else None
 
 
@@ -100,7 +105,7 @@ class ShiftedRows(ABC):
 
 @dataclass(frozen=True, eq=False)
 class KeySet:
-    """Keys that rows may be done against again.
+    """Keys that tail rows are summed over.
 
     Parameters
     ----------
@@ -138,7 +143,8 @@ class KeySet:
     def in_blocks(self) -> "CompiledKeys":
         """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
-        layout = Layout.of(self.keys[usable], max(_KEY_BLOCK, len(usable) // 2048), self.n_codes)
+        size = max(tuning.TAIL_KEYS_PER_BLOCK, len(usable) // 2048)
+        layout = Layout.of(self.keys[usable], size, self.n_codes)
         points = FUSED.points(layout.points[None], self.n_codes)
         return CompiledKeys(usable[layout.order], points, False, layout)
 
@@ -442,7 +448,7 @@ class CompiledRows(ShiftedRows):
         The rows, sorted.
     keys : CompiledKeys
         The keys that count.
-    meeting : Meeting or None
+    interaction list : InteractionList or None
         Which of them meet which keys; None: all.
     exactly : bool
         Whether the nearest key has to be just that, ties included.
@@ -450,7 +456,7 @@ class CompiledRows(ShiftedRows):
 
     layout: Layout
     keys: CompiledKeys
-    meeting: Meeting | None
+    interactions: InteractionList | None
     exactly: bool
 
     @classmethod
@@ -458,13 +464,16 @@ class CompiledRows(ShiftedRows):
         cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
-        layout = Layout.of(queries, max(_ROW_BLOCK, len(queries) // 2048), key_set.n_codes)
+        size = max(tuning.TAIL_ROWS_PER_BLOCK, len(queries) // 2048)
+        layout = Layout.of(queries, size, key_set.n_codes)
         exactly = kernel.tail is _nearest_tail
-        worth = _WORTH_IT_FOR_MANY if len(queries) >= _MANY_ROWS else _WORTH_A_LAYOUT
+        worth = tuning.TAIL_PAIRS_FOR_BLOCKS
+        if len(queries) >= tuning.MANY_TAIL_ROWS:
+            worth = tuning.TAIL_PAIRS_FOR_BLOCKS_OF_MANY
         if len(queries) * len(key_set.keys) < worth:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
-        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
+        met = interactions_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
         return cls(queries, key_set, exclude, layout, keys, met, exactly)
 
     @cached_property
@@ -478,7 +487,7 @@ class CompiledRows(ShiftedRows):
 
     @property
     def _pairs(self) -> Pairs | None:
-        return None if self.meeting is None else self.meeting.pairs
+        return None if self.interactions is None else self.interactions.pairs
 
     @cached_property
     def _exclude(self) -> Tensor | None:

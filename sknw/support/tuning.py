@@ -24,6 +24,24 @@ LONGEST_SILENCE = 5.0
 # Seconds between the lines of a stage that does tell.
 SECONDS_BETWEEN_LINES = 1.0
 
+# --- sums ----------------------------------------------------------------------------------------
+
+# Pairs of one problem from which a call of compiled loops pays: their loading takes longer before.
+FEWEST_COMPILED_PAIRS = 2**17
+# Pairs below which all of them take less time than a look at the data that could spare some.
+FEWEST_PAIRS_FOR_A_CHOICE = 2e7
+# Points of a block: small boxes drop more pairs, whole vectors of a core are read fastest.
+POINTS_PER_BLOCK = 64
+# Blocks of keys from which a look at the near keys tells more of a query's mass than bounds do.
+FEWEST_BLOCKS_FOR_A_LOOK = 64
+# Pairs of tail rows and keys from which blocks of both pay, for few rows and for many.
+TAIL_PAIRS_FOR_BLOCKS = 5e7
+MANY_TAIL_ROWS = 64
+TAIL_PAIRS_FOR_BLOCKS_OF_MANY = 5e6
+# Keys and rows of such blocks.
+TAIL_KEYS_PER_BLOCK = 256
+TAIL_ROWS_PER_BLOCK = 16
+
 
 @contextmanager
 def override(**values: float) -> Iterator[None]:

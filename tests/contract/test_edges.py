@@ -17,6 +17,7 @@ from sknw.functional import attention_pooling
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.evaluators.torch import Tile
+from sknw.support import tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw.support.warnings.EmptyNeighborhoodWarning")
 
@@ -85,7 +86,7 @@ def way(request, monkeypatch):
     algorithm, evaluator = request.param
     if evaluator == "fused":
         pytest.importorskip("numba")
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
+    monkeypatch.setattr(tuning, "FEWEST_COMPILED_PAIRS", 0)
     with fused.disabled() if evaluator == "torch" else nullcontext():
         yield algorithm
 

@@ -15,6 +15,7 @@ from sknw import NadarayaWatsonRegressor, ParametricNWRegressor, _prepared
 from sknw.kernels import KERNELS
 from sknw.sums import ALGORITHMS, PreparedSums
 from sknw.sums.algorithms import choice
+from sknw.support import tuning
 
 
 def data(n=300, d=2, seed=0):
@@ -169,5 +170,5 @@ def test_the_choice_is_made_once_for_like_predictions(monkeypatch):
     X, y = data(3000)
     model = NadarayaWatsonRegressor(0.1).fit(X, y)
     model.predict(X)
-    monkeypatch.setattr(choice, "_FEWEST_PAIRS", None)  # another choice would fail
+    monkeypatch.setattr(tuning, "FEWEST_PAIRS_FOR_A_CHOICE", None)  # another choice would fail
     model.predict(X)

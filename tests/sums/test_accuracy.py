@@ -25,10 +25,11 @@ from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
 from sknw.sums import kernel_moments
 from sknw.sums import tails as exact
-from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
 from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.geometry import distances as tiles
+from sknw.support import tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw.support.warnings.EmptyNeighborhoodWarning")
 
@@ -385,12 +386,12 @@ over_design = pytest.mark.parametrize(("case", "pruned"), DESIGN, ids=str)
 
 def done_by(monkeypatch, evaluator: str, *, pruned: bool = False):
     """Have pairs evaluated by this evaluator, in small blocks; `pruned`: in exact rows too."""
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
-    monkeypatch.setattr(blocks, "_SMALLEST", 8)
+    monkeypatch.setattr(tuning, "FEWEST_COMPILED_PAIRS", 0)
+    monkeypatch.setattr(tuning, "POINTS_PER_BLOCK", 8)
     if pruned:
-        monkeypatch.setattr(exact, "_WORTH_A_LAYOUT", 0)
-        monkeypatch.setattr(exact, "_KEY_BLOCK", 8)
-        monkeypatch.setattr(exact, "_ROW_BLOCK", 8)
+        monkeypatch.setattr(tuning, "TAIL_PAIRS_FOR_BLOCKS", 0)
+        monkeypatch.setattr(tuning, "TAIL_KEYS_PER_BLOCK", 8)
+        monkeypatch.setattr(tuning, "TAIL_ROWS_PER_BLOCK", 8)
     return fused.disabled() if evaluator == "torch" else nullcontext()
 
 

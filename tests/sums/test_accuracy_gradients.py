@@ -19,10 +19,10 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.kernels import KERNELS
 from sknw.smoothing.smoother import smooth
 from sknw.sums import kernel_sums
-from sknw.sums import tails as exact
-from sknw.sums.algorithms import blocks, fourier
+from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
 from sknw.sums.evaluators.compiled import driver as fused
+from sknw.support import tuning
 
 LIGHT_TAILED = reference.INFINITE_SUPPORT
 ROUNDING = 1e-11
@@ -63,12 +63,12 @@ WAYS_BY_KERNEL, WAYS_OF_TAILS = (
 
 def done_by(monkeypatch, way, *, pruned=True):
     """Have pairs evaluated this way, in small blocks; `pruned`: in exact rows too."""
-    monkeypatch.setattr(evaluators_module, "_FEWEST_FUSED_PAIRS", 0)
-    monkeypatch.setattr(blocks, "_SMALLEST", 8)
+    monkeypatch.setattr(tuning, "FEWEST_COMPILED_PAIRS", 0)
+    monkeypatch.setattr(tuning, "POINTS_PER_BLOCK", 8)
     if pruned:
-        monkeypatch.setattr(exact, "_WORTH_A_LAYOUT", 0)
-        monkeypatch.setattr(exact, "_KEY_BLOCK", 8)
-        monkeypatch.setattr(exact, "_ROW_BLOCK", 8)
+        monkeypatch.setattr(tuning, "TAIL_PAIRS_FOR_BLOCKS", 0)
+        monkeypatch.setattr(tuning, "TAIL_KEYS_PER_BLOCK", 8)
+        monkeypatch.setattr(tuning, "TAIL_ROWS_PER_BLOCK", 8)
     return fused.disabled() if way[1] == "torch" else nullcontext()
 
 

@@ -11,11 +11,11 @@ from problems import problem
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS, as_kernel
 from sknw.sums import kernel_sums
-from sknw.sums.algorithms import blocks as blocks_module
 from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.evaluators.compiled.driver import disabled
 from sknw.sums.evaluators.registry import FUSED, TORCH
-from sknw.sums.geometry.interactions import Layout, Pairs, meeting_of
+from sknw.sums.geometry.interactions import Layout, Pairs, interactions_of
+from sknw.support import tuning
 
 
 def cloud(n, d, *, seed=0, kind="uniform"):
@@ -76,7 +76,7 @@ def test_what_is_dropped_weighs_less_than_the_tolerance(name, rtol, kind):
     keys = Layout.of(60 * cloud(900, 2, kind=kind), 16)
     queries = Layout.of(60 * cloud(300, 2, seed=1, kind=kind), 16)
     weights = torch.rand(900, generator=generator, dtype=torch.float64) ** 8
-    found = meeting_of(KERNELS[name], queries, keys, weights, rtol)
+    found = interactions_of(KERNELS[name], queries, keys, weights, rtol)
     sq = torch.cdist(queries.points, keys.points).square()
     mass = KERNELS[name].profile(sq.clone()) * weights
     needed = sq <= torch.as_tensor(found.reaches)[:, None]
@@ -101,7 +101,7 @@ def test_a_query_that_leaves_out_its_only_near_key_keeps_the_far_ones():
 
 @pytest.mark.parametrize("torch_tiles", [False, True])
 def test_a_key_without_weight_still_has_a_gradient(monkeypatch, torch_tiles):
-    monkeypatch.setattr(blocks_module, "_SMALLEST", 8)
+    monkeypatch.setattr(tuning, "POINTS_PER_BLOCK", 8)
     keys = 5 * cloud(400, 2)[None]
     columns = torch.ones(1, 2, 400, dtype=torch.float64)
     near_first = (keys[0] - keys[0, 0]).square().sum(1).argsort()[:20]
@@ -120,7 +120,7 @@ def test_the_compiled_loops_look_closer_than_at_blocks():
     if not FUSED.accepts(KERNELS["tophat"], torch.float64, torch.device("cpu")):
         pytest.skip("numba is not installed")
     keys = Layout.of(12 * cloud(4000, 2), 32)
-    found = meeting_of(KERNELS["tophat"], keys, keys, torch.ones(4000), 1e-8)
+    found = interactions_of(KERNELS["tophat"], keys, keys, torch.ones(4000), 1e-8)
     in_blocks = found.pairs.evaluated
     columns = torch.ones(1, 1, 4000, dtype=torch.float64)
     results = [
@@ -152,7 +152,7 @@ def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel, mo
     X, y, far = rng.normal(size=(600, 2)), rng.normal(size=600), 30 + rng.normal(size=(80, 2))
     found = []
     for worth in (np.inf, 0):
-        monkeypatch.setattr("sknw.sums.tails._WORTH_IT_FOR_MANY", worth)
+        monkeypatch.setattr(tuning, "TAIL_PAIRS_FOR_BLOCKS_OF_MANY", worth)
         model = NadarayaWatsonRegressor(0.3, kernel=kernel, algorithm="blocks", rtol=1e-10).fit(
             X, y
         )

@@ -5,14 +5,13 @@ from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.nufft import Nufft
 from sknw.sums.problem import Problem
+from sknw.support import tuning
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm for algorithm in (Dense, Blocks, Nufft)
 }
 # Ratios of sums keep the tolerance with some care left for their gradients.
-_GRADIENT_CARE = 1e-3
-# Below so many pairs, looking at the data takes longer than doing all of them.
-_FEWEST_PAIRS = 2e7
+_GRADIENT_SAFETY_FACTOR = 1e-3
 
 
 def choose(algorithm: str, problem: Problem) -> Algorithm:
@@ -26,8 +25,8 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
         If none of the candidates can; the message gives every reason of every candidate.
     """
     automatic = isinstance(algorithm, str) and algorithm == "auto"
-    rtol = problem.rtol * (_GRADIENT_CARE if problem.needs_grad else 1.0)
-    if automatic and problem.n_pairs < _FEWEST_PAIRS:
+    rtol = problem.rtol * (_GRADIENT_SAFETY_FACTOR if problem.needs_grad else 1.0)
+    if automatic and problem.n_pairs < tuning.FEWEST_PAIRS_FOR_A_CHOICE:
         return Dense(rtol)
     candidates = list(ALGORITHMS.values()) if automatic else [named_algorithm(algorithm)]
     able, refusals = [], []
