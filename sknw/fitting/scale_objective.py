@@ -92,7 +92,7 @@ class CriterionOfScales:
         with torch.no_grad():
             algorithm = task.able_algorithm(task.rows, at, needs_grad=True)
             prepared, queries = self._prepared(at[None], algorithm, needs_grad=True)
-            run = prepared.run(queries, self._queried, squares=True)
+            run = prepared.run(queries, self._queried, by_log_scales=True)
             sums = self._of_rows(run.sums)
             fit = LocalFit.of(sums.sums)
             errors, leverage = self._errors(prepared, queries, fit), self._leverage(prepared, fit)

@@ -57,7 +57,7 @@ def _derivative(function: Callable, distance: Tensor) -> Tensor:
 def _slope_at_zero(function: Callable, like: Tensor) -> Tensor:
     """Return ``dK/ds`` at 0, half of the second derivative in the distance; 0 at a cusp.
 
-    Pairs of equal points do not pull, so only second derivatives of the sums see it.
+    The step of equal points is zero, so only second derivatives of the sums see it.
     """
     with torch.inference_mode(False):
         zero = like.new_zeros(1)

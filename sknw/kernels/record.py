@@ -300,7 +300,7 @@ def _integrated_moments(kernel: Kernel) -> tuple[float, float]:
 
 
 def half_inverse_root(sq: Tensor) -> Tensor:
-    """``1 / (2u)``, the derivative of u in s; 0 at u = 0, where no pair can pull."""
+    """``1 / (2u)``, the derivative of u in s; 0 at u = 0, where a pair has no step."""
     return torch.where(sq > 0, 0.5 * sq.rsqrt(), 0.0)
 
 

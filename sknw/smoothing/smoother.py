@@ -24,7 +24,7 @@ from sknw.smoothing.log_attention import log_attention, profile_of_pairs
 from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
 from sknw.sums.geometry.distances import tile_elements
-from sknw.sums.tails import KeySet, nearest_kernel, weak_rows
+from sknw.sums.tails import KeySet, nearest_kernel, underflowing_rows
 
 # Sums of weights over which their squares do not underflow, for each key.
 _LEAST_SQUARED = {torch.float64: 1e-140, torch.float32: 1e-14}
@@ -439,7 +439,7 @@ class Smoother:
         _drop(weights, exclude)
         mass = weights.sum(dim=1)
         weak = self._is_faint(KernelSums.plain(mass[:, None]))
-        underflown = weak_rows(self.kernel, mass, weights.dtype)
+        underflown = underflowing_rows(self.kernel, mass, weights.dtype)
         weak = weak if underflown is None else weak | underflown
         for rows, attention in self._attention_by_logs(weak, queries, exclude):
             weights[rows] = attention.to(weights.dtype)

@@ -4,10 +4,12 @@ For queries ``q_i``, keys ``z_j`` and value columns ``v_j``, all in bandwidth un
 
     S_i = Σ_j K(‖q_i − z_j‖) v_j
 
-`kernel_sums` is differentiable; `PreparedSums` keeps what the keys need between calls. From below:
-`problem` holds the records, `tiles/` evaluates given pairs of queries and keys, `algorithms/`
-decide which pairs are evaluated, `engine` has rows in need done again by `exact`, and `autograd`
-differentiates.
+`kernel_sums` is differentiable, and so are `kernel_moments`, the sums with monomials of the steps
+``z_j − q_i``; `PreparedSums` keeps what the keys need between calls. From below: `problem` and
+`monomials` hold the records, `geometry/` tells which points are near each other, `evaluators/`
+evaluate given pairs of queries and keys, `algorithms/` decide which pairs are evaluated, `engine`
+has rows that underflow or are inaccurate done again by `tails`, and `autograd` and `moments`
+differentiate.
 """
 
 from sknw.sums.algorithms.algorithm import Algorithm

@@ -8,9 +8,8 @@ The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij 
     dL/dv_j = Σ_i K(s_ij) G_i
     dL/dlog c = 2 Σ_ij K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)²    for scales c of the features
 
-Algorithms know these as `pull`, `scatter` and `stretch`. Rows that were done again
-(`sknw.sums.tails`) do theirs in their own unit: a row's log-scale is a constant that cancels from
-every ratio, so it is not differentiated.
+They are the algorithm's `pullback`. Tail rows (`sknw.sums.tails`) do theirs in their own unit: a
+row's log-scale is a constant that cancels from every ratio, so it is not differentiated.
 
 There are first derivatives in reverse mode only. Whoever asks for others gets an error by every
 route; `sknw.smoothing.pooling.node` has them all.
@@ -20,11 +19,12 @@ from dataclasses import replace
 from typing import NoReturn
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import Algorithm, Gradients, Wanted
 from sknw.sums.engine import (
     DEFAULT_RTOL,
     PreparedSums,
@@ -34,6 +34,7 @@ from sknw.sums.engine import (
     identified,
 )
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
+from sknw.sums.monomials import Monomials
 from sknw.sums.problem import KernelSums
 
 
@@ -170,8 +171,8 @@ class _KernelSums(torch.autograd.Function):
     ):
         prepared = PreparedSums.of(kernel, keys, columns, algorithm)
         n_kept = columns.shape[1] * (keys if queries is None else queries).numel()
-        squares = ctx.needs_input_grad[3] and n_kept <= _MOST_KEPT
-        ctx.ran = prepared.run(queries, exclude, squares=squares)
+        by_log_scales = ctx.needs_input_grad[3] and n_kept <= _MOST_KEPT
+        ctx.ran = prepared.run(queries, exclude, by_log_scales)
         result = ctx.ran.sums
         report.update(result.report)
         ctx.save_for_backward(queries, keys, columns, scales, exclude)
@@ -182,24 +183,77 @@ class _KernelSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _log_scale_grad, sums_grad):
         refuse_batches(sums_grad)
-        with torch.no_grad():
-            grads = _KernelSums._gradients(ctx, sums_grad)
-        *inputs, _exclude = ctx.saved_tensors
+        *inputs, exclude = ctx.saved_tensors
+        queries, keys, columns, scales = inputs
+        needed = ctx.needs_input_grad
+        wanted = Wanted(points=needed[0] or needed[1], columns=needed[2], log_scales=needed[3])
+        with torch.no_grad(), full_precision(keys), beside_compilers():
+            grad = sums_grad.mT.to(keys.dtype)[:, None]
+            found = gradients_of(ctx.ran, ctx.prepared, queries, exclude, grad, wanted)
+        by_scales = found.log_scales
+        if by_scales is not None:
+            by_scales = (by_scales.sum(dim=0) / scales).to(scales.dtype)
+        grads = (
+            found.queries if found.queries is None else found.queries.to(keys.dtype),
+            found.keys if found.keys is None else found.keys.to(keys.dtype),
+            found.columns if found.columns is None else found.columns.to(columns.dtype),
+            by_scales,
+        )
         return *first_order_only(grads, *inputs, sums_grad), None, None, None, None
 
-    @staticmethod
-    def _gradients(ctx, sums_grad: Tensor) -> tuple[Tensor | None, ...]:
-        queries, _keys, _columns, scales, exclude = ctx.saved_tensors
-        passes = _Backward(ctx.prepared, ctx.ran, queries, exclude, sums_grad.mT)
-        queries_grad, keys_grad, columns_grad, scales_grad = None, None, None, None
-        with full_precision(passes.keys), beside_compilers():
-            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-                queries_grad, keys_grad = passes.points()
-            if ctx.needs_input_grad[2]:
-                columns_grad = passes.columns()
-            if ctx.needs_input_grad[3]:
-                scales_grad = (passes.log_scales() / scales).to(scales.dtype)
-        return queries_grad, keys_grad, columns_grad, scales_grad
+
+def gradients_of(
+    ran: Run,
+    prepared: PreparedSums,
+    queries: Tensor | None,
+    exclude: Tensor | None,
+    grad: Tensor,
+    wanted: Wanted,
+) -> Gradients:
+    """Return the gradients that are wanted, for that (b, p, k, m) of the moments.
+
+    Tail rows have theirs from tiles of weights relative to the nearest key's.
+    """
+    kernel, keys, columns = prepared.kernel, prepared.keys, prepared.columns
+    trusted, known = grad.masked_fill(ran.redone.rows[:, None, None], 0.0), ran.by_log_scales
+    unknown = replace(wanted, log_scales=wanted.log_scales and known is None)
+    found = prepared.algorithm.pullback(prepared.state, ran.plan, trusted, unknown)
+    found = _of_all_features(found, queries, keys)
+    if wanted.log_scales and known is not None:
+        by_log_scales = torch.einsum("bdkm,bkm->bd", known, trusted[:, 0].to(known.dtype))
+        found = replace(found, log_scales=by_log_scales)
+    of_rows = found.keys if found.queries is None else found.queries
+    monomials = prepared.monomials or Monomials.up_to(keys.shape[-1] - kernel.n_codes, 0)
+    points, exclude = identified(queries, exclude, keys)
+    for b, rows in ran.redone.members():
+        member, key_set = kernel.member(b), prepared.key_set(b)
+        groups = key_set.shifted_groups(member, points[b], exclude, rows, tiles=True)
+        for group, shifted in groups:
+            own = grad[b][..., group]
+            if wanted.log_scales:
+                found.log_scales[b] += shifted.by_log_scales(member, columns[b], own[0])
+            if wanted.points or wanted.columns:
+                by_rows, by_keys, by_columns = shifted.pullback(member, columns[b], own, monomials)
+                if wanted.columns:
+                    found.columns[b] += by_columns
+                if wanted.points:
+                    n_numbers = by_keys.shape[-1]
+                    of_rows[b, group, :n_numbers] += by_rows
+                    found.keys[b, :, :n_numbers] += by_keys
+    return found
+
+
+def _of_all_features(found: Gradients, queries: Tensor | None, keys: Tensor) -> Gradients:
+    """Return the gradients, those of points with zeros for codes."""
+
+    def beside_codes(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+        if grad is None or grad.shape == like.shape:
+            return grad
+        return F.pad(grad, (0, like.shape[-1] - grad.shape[-1]))
+
+    return replace(
+        found, queries=beside_codes(found.queries, queries), keys=beside_codes(found.keys, keys)
+    )
 
 
 def gradient_by_log_scales(
@@ -214,14 +268,16 @@ def gradient_by_log_scales(
     Parameters
     ----------
     prepared, ran : PreparedSums, Run
-        The sums, run for these queries with ``squares=True``.
+        The sums, run for these queries with ``by_log_scales=True``.
     queries, exclude
         As in `PreparedSums.run`.
     grad : Tensor of shape (b, k, m)
         The gradient with respect to the sums, as they are scaled.
     """
+    wanted, grad = Wanted(log_scales=True), grad.to(prepared.keys.dtype)[:, None]
     with torch.no_grad(), full_precision(prepared.keys), beside_compilers():
-        return _Backward(prepared, ran, queries, exclude, grad).log_scales()
+        found = gradients_of(ran, prepared, queries, exclude, grad, wanted)
+    return found.log_scales.sum(dim=0)
 
 
 def first_order_only(
@@ -245,62 +301,3 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *_grads) -> NoReturn:
         _refuse("a second derivative")
-
-
-class _Backward:
-    """One backward pass, for the gradient G (b, k, m) of the sums."""
-
-    def __init__(
-        self,
-        prepared: PreparedSums,
-        ran: Run,
-        queries: Tensor | None,
-        exclude: Tensor | None,
-        grad: Tensor,
-    ):
-        self.prepared, self.squares = prepared, ran.squares
-        self.keys, self.values, self.kernel = prepared.keys, prepared.columns, prepared.kernel
-        self.plan, self.redone = ran.plan, ran.redone
-        self.algorithm, self.state = prepared.algorithm, prepared.state
-        self.grad = grad.to(self.keys.dtype)
-        self.trusted = self.grad.masked_fill(self.redone.rows[:, None], 0.0)
-        self.points_from, self.exclude = identified(queries, exclude, self.keys)
-
-    def points(self) -> tuple[Tensor | None, Tensor]:
-        """Gradients with respect to queries and keys; both in the second where they are one."""
-        slope = self.kernel.derivative()
-        queries_grad, keys_grad = self.algorithm.pull(self.state, self.plan, slope, self.trusted)
-        of_rows = keys_grad if queries_grad is None else queries_grad
-        for b, rows, shifted in self._redone_groups():
-            grad = self.grad[b][:, rows]
-            of_queries, of_keys = shifted.pull(slope, grad, self.values[b])
-            of_rows[b, rows] += 2 * of_queries
-            keys_grad[b] += 2 * of_keys
-        keys_grad = keys_grad.to(self.keys.dtype)
-        return None if queries_grad is None else queries_grad.to(self.keys.dtype), keys_grad
-
-    def log_scales(self) -> Tensor:
-        """Gradient with respect to the logarithms of common scales (d,)."""
-        slope = self.kernel.derivative()
-        if self.squares is None:
-            total = self.algorithm.stretch(self.state, self.plan, slope, self.trusted).sum(dim=0)
-        else:
-            total = torch.einsum("bdkm,bkm->d", self.squares, self.trusted.double())
-        for b, rows, shifted in self._redone_groups():
-            total = total + shifted.stretch(slope.member(b), self.grad[b][:, rows], self.values[b])
-        return 2 * total
-
-    def columns(self) -> Tensor:
-        """Gradient with respect to the value columns (b, k, n)."""
-        total = self.algorithm.scatter(self.state, self.plan, self.trusted)
-        for b, rows, shifted in self._redone_groups():
-            total[b] += shifted.scatter(self.kernel, self.grad[b][:, rows])
-        return total.to(self.values.dtype)
-
-    def _redone_groups(self):
-        for b, rows in self.redone.members():
-            groups = self.prepared.key_set(b).shifted_groups(
-                self.kernel.member(b), self.points_from[b], self.exclude, rows
-            )
-            for group, shifted in groups:
-                yield b, group, shifted

@@ -1,7 +1,8 @@
-"""Kernel sums from any algorithm: plain first, then rows in need done again exactly.
+"""Moments from any algorithm: plain first, then tail rows done again exactly.
 
-A row is done again where its plain mass underflows, and where the algorithm doubts it (an absolute
-error that is too large beside the mass). `KernelSums.report` tells what happened:
+A row is a tail row where its plain mass underflows, or where the algorithm says that it is
+inaccurate (an absolute error that is too large beside the mass). `KernelSums.report` tells what
+happened:
 
 ``algorithm``, ``evaluator``
     Names of what ran.
@@ -31,14 +32,14 @@ from sknw.sums.algorithms.choice import choose
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import KernelSums, Problem
-from sknw.sums.tails import KeySet, weak_rows
+from sknw.sums.tails import KeySet, underflowing_rows
 
 DEFAULT_RTOL = 1e-8
 
 
 @dataclass(frozen=True)
 class Redone:
-    """Which rows (b, m) were done again, and the logarithm of each row's unit (b, m)."""
+    """The tail rows (b, m), which were done again, and the logarithm of each row's unit (b, m)."""
 
     rows: Tensor
     log_scale: Tensor
@@ -63,15 +64,16 @@ class Run:
         What the algorithm planned for the queries.
     redone : Redone
         What was done again.
-    squares : Tensor of shape (b, d, k, m) or None
-        Sums under the slope of ``v_j (q_i − z_j)²`` for each feature, where they came as well.
+    by_log_scales : Tensor of shape (b, d, k, m) or None
+        Derivatives of the sums by the logarithms of common scales of queries and keys,
+        ``2 Σ_j K'_ij (z_j − q_i)² v_j`` feature by feature, where they came as well.
     """
 
     sums: KernelSums
     moments: Tensor
     plan: Any
     redone: Redone
-    squares: Tensor | None
+    by_log_scales: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +125,22 @@ class PreparedSums:
         return self.run(queries, exclude).sums
 
     def has_squares(self, queries: Tensor | None) -> bool:
-        """Whether `run` can have the squares of queries (b, m, d) with their sums."""
+        """Whether one pass has the sums of queries (b, m, d) and what is by log-scales."""
         n_queries = (self.keys if queries is None else queries).shape[1]
         return self.algorithm.has_squares(self.kernel, self.keys, n_queries, self.columns.shape[1])
 
-    def run(self, queries: Tensor | None, exclude: Tensor | None, squares: bool = False) -> "Run":
-        """Return the sums and what their derivatives need; with `squares`, for those by scales."""
+    def run(
+        self, queries: Tensor | None, exclude: Tensor | None, by_log_scales: bool = False
+    ) -> "Run":
+        """Return the sums and what their derivatives need, those by log-scales from one pass."""
         with full_precision(self.keys), beside_compilers():
             plan = self.algorithm.plan(self.state, queries, exclude)
-            if squares and self.has_squares(queries):
-                plain, squared = self.algorithm.sums_and_squares(self.state, plan)
-                moments = plain[:, None]
+            if by_log_scales and self.has_squares(queries):
+                found = self.algorithm.moments(self.state, plan, squares=True)
+                moments, by_log_scales = found[:, :1], 2 * self.kernel.slope_factor * found[:, 1:]
             else:
-                moments, squared = self.algorithm.moments(self.state, plan), None
-                plain = moments[:, 0]
+                moments, by_log_scales = self.algorithm.moments(self.state, plan), None
+            plain = moments[:, 0]
             redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
             n_pairs_redone = self._redo(moments, redone, queries, exclude)
         report = {
@@ -152,13 +156,13 @@ class PreparedSums:
         possible = plain.shape[0] * plain.shape[2] * self.keys.shape[1]
         report["share_of_pairs"] += n_pairs_redone / possible
         sums = KernelSums(redone.log_scale, plain.mT, report)
-        return Run(sums, moments, plan, redone, squared)
+        return Run(sums, moments, plan, redone, by_log_scales)
 
     def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
-        weak = weak_rows(self.kernel, plain[:, 0], self.keys.dtype)
-        doubtful = self.algorithm.doubtful(self.state, plan, plain)
+        underflowing = underflowing_rows(self.kernel, plain[:, 0], self.keys.dtype)
+        inaccurate = self.algorithm.inaccurate_rows(self.state, plan, plain)
         rows = torch.zeros_like(plain[:, 0], dtype=torch.bool)
-        for mask in (weak, doubtful):
+        for mask in (underflowing, inaccurate):
             rows = rows if mask is None else rows | mask
         return rows
 

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from sknw.data.arrays import to_tensor
 from sknw.kernels import Kernel
-from sknw.kernels.codes import numeric_part
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import Algorithm, Wanted
 from sknw.sums.autograd import (
     first_order_only,
+    gradients_of,
     kernel_sums,
     on_scaled_points,
     refuse_batches,
     refuse_other_derivatives,
 )
-from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision, identified
+from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import KernelMoments
@@ -124,42 +124,14 @@ class _KernelMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _log_scale_grad, moments_grad):
         refuse_batches(moments_grad)
-        *inputs, _exclude = ctx.saved_tensors
-        with torch.no_grad(), full_precision(ctx.prepared.keys), beside_compilers():
-            grads = _gradients(ctx, moments_grad.permute(0, 2, 3, 1))
+        *inputs, exclude = ctx.saved_tensors
+        queries, keys, columns = inputs
+        grad, wanted = moments_grad.permute(0, 2, 3, 1), Wanted(points=True, columns=True)
+        with torch.no_grad(), full_precision(keys), beside_compilers():
+            found = gradients_of(ctx.ran, ctx.prepared, queries, exclude, grad, wanted)
+        grads = (
+            found.queries if found.queries is None else found.queries.to(keys.dtype),
+            found.keys.to(keys.dtype),
+            found.columns.to(columns.dtype),
+        )
         return *first_order_only(grads, *inputs, moments_grad), None, None, None, None, None
-
-
-def _gradients(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Return the gradients of queries, keys and columns for that (b, p, k, m) of the moments."""
-    queries, keys, columns, exclude = ctx.saved_tensors
-    prepared, tail_rows = ctx.prepared, ctx.ran.redone
-    trusted = grad.masked_fill(tail_rows.rows[:, None, None], 0.0)
-    of_queries, of_keys, of_columns = prepared.algorithm.pullback(
-        prepared.state, ctx.ran.plan, trusted
-    )
-    of_rows = of_keys if of_queries is None else of_queries
-    points, exclude = identified(queries, exclude, keys)
-    for b, rows in tail_rows.members():
-        kernel, key_set = prepared.kernel.member(b), prepared.key_set(b)
-        groups = key_set.shifted_groups(kernel, points[b], exclude, rows, tiles=True)
-        for group, shifted in groups:
-            by_rows, by_keys, by_columns = shifted.pullback(
-                kernel, columns[b], grad[b][..., group], prepared.monomials
-            )
-            of_rows[b, group] += by_rows
-            of_keys[b] += by_keys
-            of_columns[b] += by_columns
-    codes = prepared.kernel.codes
-    of_points = [
-        at if at is None else _beside_codes(at, like, numeric_part(codes, like).shape[-1])
-        for at, like in ((of_queries, queries), (of_keys, keys))
-    ]
-    return *of_points, of_columns.to(columns.dtype)
-
-
-def _beside_codes(of_numbers: Tensor, like: Tensor, n_numbers: int) -> Tensor:
-    """Return gradients of all columns of points, zero for codes."""
-    found = torch.zeros_like(like)
-    found[..., :n_numbers] = of_numbers
-    return found

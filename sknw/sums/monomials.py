@@ -35,7 +35,6 @@ class Monomials:
     exponents: np.ndarray
 
     @classmethod
-    @lru_cache(maxsize=64)
     def up_to(cls, n_features: int, order: int) -> "Monomials":
         """Return the monomials of total degree at most `order`.
 
@@ -53,6 +52,12 @@ class Monomials:
                 f"Moments of order {order} in {n_features} dimensions are {n_monomials:,} "
                 f"monomials, over {MOST_MONOMIALS:,}; the largest order that fits is {fits}."
             )
+        return cls._graded(n_features, order)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def _graded(cls, n_features: int, order: int) -> "Monomials":
+        n_monomials = math.comb(n_features + order, order)
         exponents = np.zeros((n_monomials, n_features), dtype=np.int64)
         factors = (
             chosen
@@ -62,6 +67,13 @@ class Monomials:
         for row, chosen in zip(exponents, factors, strict=True):
             np.add.at(row, list(chosen), 1)
         return cls(exponents)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def squares(cls, n_features: int) -> "Monomials":
+        """Return 1 and the square of each step."""
+        ones = np.zeros((1, n_features), dtype=np.int64)
+        return cls(np.concatenate([ones, 2 * np.eye(n_features, dtype=np.int64)]))
 
     def __len__(self) -> int:
         return len(self.exponents)
@@ -75,6 +87,11 @@ class Monomials:
     def order(self) -> int:
         """The largest total degree."""
         return int(self.degrees.max(initial=0))
+
+    @property
+    def are_squares(self) -> bool:
+        """Whether these are 1 and the squares, without what is between."""
+        return self.order == 2 and bool((self.degrees != 1).all())
 
     @cached_property
     def successors(self) -> np.ndarray:
@@ -97,7 +114,12 @@ class Monomials:
                 if successor >= 0:
                     yield from down(successor, product * steps[feature], feature)
 
-        return down(0, start, 0)
+        if self.are_squares:
+            yield 0, start
+            for feature, step in enumerate(steps):
+                yield 1 + feature, start * step.square()
+        else:
+            yield from down(0, start, 0)
 
 
 def steps_between(queries: Tensor, keys: Tensor) -> list[Tensor]:

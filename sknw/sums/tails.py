@@ -1,4 +1,4 @@
-"""Rows done again: exact sums relative to the nearest key, where plain sums are not good enough.
+"""Tail rows: exact sums relative to the nearest key, where plain sums are not good enough.
 
 A kernel that never reaches zero gives every query some neighbour, however far. Each weight is taken
 relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
@@ -13,9 +13,10 @@ Mismatches of categories that have to match exactly come first: the nearest key 
 fewest, and only such keys have weight, each by its other distance. So the squared distance of a
 nearest key counts without them, and they cancel from excesses before anything else is added.
 
-Rows go through the compiled loops where those know the kernel's tail, and where there are many rows
-and keys, only blocks that matter meet: what is left out is less than rounding of the sums, so the
-rows of every algorithm are exact, whatever its tolerance.
+Their sums go through the compiled loops where those know the kernel's tail, and where there are
+many rows and keys, only blocks that matter meet: what is left out is less than rounding of the
+sums, so the tail rows of every algorithm are exact, whatever its tolerance. Moments and gradients
+go through tiles of torch.
 """
 
 from abc import ABC, abstractmethod
@@ -29,25 +30,28 @@ from torch import Tensor
 from sknw.data.arrays import accumulator_dtype, to_tensor
 from sknw.kernels import Kernel
 from sknw.kernels.codes import Codes, numeric_part
-from sknw.sums.algorithms.moments import swapped_exclude
 from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
 from sknw.sums.evaluators.registry import FUSED, evaluator_for
 from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
-from sknw.sums.geometry.interactions import NO_SHARE, Layout, Meeting, Pairs, meeting_of
+from sknw.sums.geometry.interactions import (
+    NO_SHARE,
+    InteractionList,
+    Layout,
+    Pairs,
+    interactions_of,
+)
 from sknw.sums.monomials import Monomials, steps_between, tile_moments, tile_pullback
 from sknw.support import tuning
 
 _KEYS_PER_TILE = 2048
-_MANY_ROWS = 64
-# Logarithm of the largest weight, and of one that does not underflow beside a gradient.
+# Logarithm of the largest weight of a key that sets no unit.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
-_DEEPEST_PLAIN = {torch.float64: -300.0, torch.float32: -30.0}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
 _MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
 
 
-def weak_rows(kernel: Kernel, mass: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return which rows of a plain mass need to be done again; None where no row can."""
+def underflowing_rows(kernel: Kernel, mass: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return which rows of a plain mass underflow; None where no row can."""
     return mass < _MASS_FLOOR[dtype] if kernel.tail is not None else None
 
 
@@ -98,42 +102,10 @@ class ShiftedRows(ABC):
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
 
-    def scatter(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
-        total = self.scatter_to_usable(kernel, grad)
-        unusable = (~self.key_set.usable).nonzero().squeeze(1)
-        if len(unusable):
-            log_scale = self.log_scale(kernel)[:, None]
-            for keys in unusable.split(_KEYS_PER_TILE):
-                for rows in blocks(len(self.queries), _KEYS_PER_TILE):
-                    weights = self._plain_weights(kernel, rows, keys, log_scale[rows])
-                    total[:, keys] += grad[:, rows] @ weights.to(grad.dtype)
-        return total
-
-    def _plain_weights(self, kernel: Kernel, rows: slice, keys: Tensor, unit: Tensor) -> Tensor:
-        """Return weights (m_t, n_t) of keys that set no unit: they may be nearer than those."""
-        sq = pair_distances(kernel.codes, self.queries[rows], self.key_set.keys[keys])
-        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
-        if self.exclude is not None:
-            weights.masked_fill_(self.exclude[rows, None] == keys, 0.0)
-        return weights
-
-    @abstractmethod
-    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return the same for the keys that have weight; 0 for the others."""
-
-    @abstractmethod
-    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
-
-    @abstractmethod
-    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
-        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,); of codes the costs of mismatches."""
-
 
 @dataclass(frozen=True, eq=False)
 class KeySet:
-    """Keys that rows may be done against again.
+    """Keys that tail rows are summed over.
 
     Parameters
     ----------
@@ -171,9 +143,8 @@ class KeySet:
     def in_blocks(self) -> "CompiledKeys":
         """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
-        layout = Layout.of(
-            self.keys[usable], max(tuning.TAIL_KEY_BLOCK, len(usable) // 2048), self.n_codes
-        )
+        size = max(tuning.TAIL_KEYS_PER_BLOCK, len(usable) // 2048)
+        layout = Layout.of(self.keys[usable], size, self.n_codes)
         points = FUSED.points(layout.points[None], self.n_codes)
         return CompiledKeys(usable[layout.order], points, False, layout)
 
@@ -427,7 +398,7 @@ class TorchRows(ShiftedRows):
         log_scale = self.log_scale(kernel)[:, None]
         unusable = (~self.key_set.usable).nonzero().squeeze(1)
         for some in unusable.split(_KEYS_PER_TILE) if len(unusable) else ():
-            weights = self._plain_weights(kernel, slice(None), some, log_scale).to(grad.dtype)
+            weights = self._plain_weights(kernel, some, log_scale).to(grad.dtype)
             steps = steps_between(queries, keys[some])
             for place, product in monomials.times(weights, steps):
                 of_columns[:, some] += grad[place] @ product
@@ -435,35 +406,31 @@ class TorchRows(ShiftedRows):
     def _numbers(self, points: Tensor) -> Tensor:
         return numeric_part(self.key_set.codes, points)
 
-    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
-        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
-        for block, weights in self.tiles(kernel):
-            total[:, block] = grad @ weights.to(grad.dtype)
-        return total
+    def _plain_weights(self, kernel: Kernel, keys: Tensor, unit: Tensor) -> Tensor:
+        """Return weights (m, n_t) of keys that set no unit: they may be nearer than those."""
+        sq = pair_distances(kernel.codes, self.queries, self.key_set.keys[keys])
+        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
+        if self.exclude is not None:
+            weights.masked_fill_(self.exclude[:, None] == keys, 0.0)
+        return weights
 
-    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
-        queries, keys = self.queries, self.key_set.keys
-        of_rows, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
-        for block, weights in self.tiles(kernel):
-            strengths = weights * (grad.mT @ columns[:, block])
-            of_rows += strengths.sum(dim=1, keepdim=True) * queries - strengths @ keys[block]
-            of_keys[block] = strengths.sum(dim=0)[:, None] * keys[block] - strengths.mT @ queries
-        n_numbers = queries.shape[1] - self.key_set.n_codes
-        of_rows[:, n_numbers:], of_keys[:, n_numbers:] = 0.0, 0.0
-        return of_rows, of_keys
+    def by_log_scales(self, kernel: Kernel, columns: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient (d,) by the logarithms of common scales of rows and keys.
 
-    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
-        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
-        of_rows, of_keys = self.pull(kernel, grad, columns)
-        total = (of_rows * self.queries).sum(dim=0) + (of_keys * self.key_set.keys).sum(dim=0)
-        codes = self.key_set.codes
-        for block, weights in () if codes is None else self.tiles(kernel):
-            strengths = weights * (grad.mT @ columns[:, block])
-            for f, steps, cost in codes.mismatches(self.queries, self.key_set.keys[block]):
-                total[f - len(codes)] += (strengths * steps * cost).sum()
-        return total
+        For that (k, m) of the shifted sums: ``2 Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²`` of numbers,
+        and of codes the costs of mismatches in the place of squares.
+        """
+        codes, total = self.key_set.codes, self.queries.new_zeros(self.queries.shape[1])
+        n_numbers = len(total) - self.key_set.n_codes
+        queries = self._numbers(self.queries)
+        for block, slopes in self.tiles(kernel.derivative()):
+            keys = self.key_set.keys[block]
+            strengths = slopes * (grad.mT @ columns[:, block])
+            for f, step in enumerate(steps_between(queries, self._numbers(keys))):
+                total[f] += (strengths * step.square()).sum()
+            for f, steps, cost in () if codes is None else codes.mismatches(self.queries, keys):
+                total[n_numbers + f] += (strengths * steps * cost).sum()
+        return 2 * total
 
 
 @dataclass(frozen=True, eq=False)
@@ -481,7 +448,7 @@ class CompiledRows(ShiftedRows):
         The rows, sorted.
     keys : CompiledKeys
         The keys that count.
-    meeting : Meeting or None
+    interaction list : InteractionList or None
         Which of them meet which keys; None: all.
     exactly : bool
         Whether the nearest key has to be just that, ties included.
@@ -489,7 +456,7 @@ class CompiledRows(ShiftedRows):
 
     layout: Layout
     keys: CompiledKeys
-    meeting: Meeting | None
+    interactions: InteractionList | None
     exactly: bool
 
     @classmethod
@@ -497,17 +464,16 @@ class CompiledRows(ShiftedRows):
         cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
     ) -> "CompiledRows":
         """Sort the rows and find the keys that matter to them."""
-        layout = Layout.of(
-            queries, max(tuning.TAIL_ROW_BLOCK, len(queries) // 2048), key_set.n_codes
-        )
+        size = max(tuning.TAIL_ROWS_PER_BLOCK, len(queries) // 2048)
+        layout = Layout.of(queries, size, key_set.n_codes)
         exactly = kernel.tail is _nearest_tail
-        worth = tuning.PAIRS_OF_A_TAIL_LAYOUT
-        if len(queries) >= _MANY_ROWS:
-            worth = tuning.PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY
+        worth = tuning.TAIL_PAIRS_FOR_BLOCKS
+        if len(queries) >= tuning.MANY_TAIL_ROWS:
+            worth = tuning.TAIL_PAIRS_FOR_BLOCKS_OF_MANY
         if len(queries) * len(key_set.keys) < worth:
             return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
         keys = key_set.in_blocks
-        met = meeting_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
+        met = interactions_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
         return cls(queries, key_set, exclude, layout, keys, met, exactly)
 
     @cached_property
@@ -521,7 +487,7 @@ class CompiledRows(ShiftedRows):
 
     @property
     def _pairs(self) -> Pairs | None:
-        return None if self.meeting is None else self.meeting.pairs
+        return None if self.interactions is None else self.interactions.pairs
 
     @cached_property
     def _exclude(self) -> Tensor | None:
@@ -554,58 +520,6 @@ class CompiledRows(ShiftedRows):
             kernel, self._rows, self.keys.points, columns, self._exclude, self._pairs, self._shift
         )
         return self.layout.unsorted(sums[0])
-
-    def scatter_to_usable(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return, for every key, the sum (k, n) over the rows of weight times gradient (k, m)."""
-        deep, plain_grad = self._in_plain_units(kernel, grad)
-        total = grad.new_zeros((len(grad), len(self.key_set.keys)))
-        total[:, self.keys.order] = FUSED.sums(
-            kernel, self.keys.points, self._rows, plain_grad, *self._turned()
-        )[0].to(grad.dtype)
-        if len(deep):
-            total += self._by_torch(deep).scatter_to_usable(kernel, grad[:, deep])
-        return total
-
-    def pull(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` (m, d), and over the rows (n, d)."""
-        deep, plain_grad = self._in_plain_units(kernel, grad)
-        columns_in_use = self.keys.gathered(columns)
-        of_rows = FUSED.pull(
-            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order], columns_in_use,
-            self._exclude, self._pairs, shift=self._shift,
-        )  # fmt: skip
-        of_rows = self.layout.unsorted(of_rows[0].mT).mT
-        of_keys = of_rows.new_zeros(self.key_set.keys.shape)
-        of_keys[self.keys.order] = FUSED.pull(
-            kernel, self.keys.points, self._rows, columns_in_use, plain_grad, *self._turned()
-        )[0]
-        if len(deep):
-            of_keys += self._by_torch(deep).pull(kernel, grad[:, deep], columns)[1]
-        return of_rows, of_keys
-
-    def stretch(self, kernel: Kernel, grad: Tensor, columns: Tensor) -> Tensor:
-        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²``, (d,)."""
-        return FUSED.pull(
-            kernel, self._rows, self.keys.points, grad[None, :, self.layout.order],
-            self.keys.gathered(columns), self._exclude, self._pairs,
-            squared=True, shift=self._shift,
-        )[0].sum(dim=0)  # fmt: skip
-
-    def _in_plain_units(self, kernel: Kernel, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows (indices) too deep for that, and the others' sorted gradient."""
-        log_scale = self.log_scale(kernel)
-        is_deep = log_scale < _DEEPEST_PLAIN[self.queries.dtype]
-        plain = grad.double() * torch.where(is_deep, 0.0, torch.exp(-log_scale.double()))
-        return is_deep.nonzero().squeeze(1), plain[None, :, self.layout.order]
-
-    def _by_torch(self, rows: Tensor) -> TorchRows:
-        exclude = _of(self.exclude, rows)
-        return TorchRows.of(self.key_set, self.queries[rows], exclude)
-
-    def _turned(self) -> tuple[Tensor | None, Pairs | None]:
-        """Return what keys leave out and which rows they meet, for sums over the rows."""
-        pairs = None if self.meeting is None else self.meeting.turned
-        return swapped_exclude(self._exclude, len(self.keys)), pairs
 
 
 def _log_weight(kernel: Kernel, squared_distance: Tensor) -> Tensor:

@@ -26,19 +26,23 @@ SECONDS_BETWEEN_LINES = 1.0
 
 # --- sums ----------------------------------------------------------------------------------------
 
-# Pairs from which a call of compiled code, or for one problem its loading, is worth its time.
-FEWEST_FUSED_PAIRS = 2**17
+# Pairs of one problem from which a call of compiled loops pays: their loading takes longer before.
+FEWEST_COMPILED_PAIRS = 2**17
+# Pairs below which all of them take less time than a look at the data that could spare some.
+FEWEST_PAIRS_FOR_A_CHOICE = 2e7
+# Points of a block: small boxes drop more pairs, whole vectors of a core are read fastest.
+POINTS_PER_BLOCK = 64
+# Blocks of keys from which a look at the near keys tells more of a query's mass than bounds do.
+FEWEST_BLOCKS_FOR_A_LOOK = 64
+# Pairs of tail rows and keys from which blocks of both pay, for few rows and for many.
+TAIL_PAIRS_FOR_BLOCKS = 5e7
+MANY_TAIL_ROWS = 64
+TAIL_PAIRS_FOR_BLOCKS_OF_MANY = 5e6
+# Keys and rows of such blocks.
+TAIL_KEYS_PER_BLOCK = 256
+TAIL_ROWS_PER_BLOCK = 16
 # Pairs from which a thread more is worth its start.
 PAIRS_PER_THREAD = 5e5
-# Pairs below which looking at the data takes longer than doing all of them.
-FEWEST_PAIRS_TO_CHOOSE_FOR = 2e7
-# Points of a block: smaller boxes drop more pairs, but more boxes are compared. Sums over keys are
-# fastest where blocks are whole vectors of a core, several at a time.
-SMALLEST_BLOCK = 64
-# Pairs of tail rows and keys from which sorting them into blocks pays, for few rows and for many.
-PAIRS_OF_A_TAIL_LAYOUT, PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY = 5e7, 5e6
-# Keys and tail rows of a block.
-TAIL_KEY_BLOCK, TAIL_ROW_BLOCK = 256, 16
 # Rows of a block of a fast transform: they stay in cache.
 ROWS_OF_A_TRANSFORM = 2**16
 # Rows from which a fast transform on a thread of its own is worth it.

@@ -170,5 +170,5 @@ def test_the_choice_is_made_once_for_like_predictions():
     X, y = data(3000)
     model = NadarayaWatsonRegressor(0.1).fit(X, y)
     model.predict(X)
-    with tuning.override(FEWEST_PAIRS_TO_CHOOSE_FOR=None):  # another choice would fail
+    with tuning.override(FEWEST_PAIRS_FOR_A_CHOICE=None):  # another choice would fail
         model.predict(X)

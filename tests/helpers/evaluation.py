@@ -18,8 +18,8 @@ def done_by(evaluator: str, *, pruned: bool = False) -> Iterator[None]:
     """
     if evaluator == "fused":
         pytest.importorskip("numba")
-    small = {"FEWEST_FUSED_PAIRS": 0, "SMALLEST_BLOCK": 8}
+    small = {"FEWEST_COMPILED_PAIRS": 0, "POINTS_PER_BLOCK": 8}
     if pruned:
-        small |= {"PAIRS_OF_A_TAIL_LAYOUT": 0, "TAIL_KEY_BLOCK": 8, "TAIL_ROW_BLOCK": 8}
+        small |= {"TAIL_PAIRS_FOR_BLOCKS": 0, "TAIL_KEYS_PER_BLOCK": 8, "TAIL_ROWS_PER_BLOCK": 8}
     with tuning.override(**small), disabled() if evaluator == "torch" else nullcontext():
         yield

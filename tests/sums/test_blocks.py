@@ -15,7 +15,7 @@ from sknw.kernels import KERNELS, as_kernel
 from sknw.sums import kernel_sums
 from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.evaluators.registry import FUSED, TORCH
-from sknw.sums.geometry.interactions import Layout, Pairs, meeting_of
+from sknw.sums.geometry.interactions import Layout, Pairs, interactions_of
 from sknw.support import tuning
 
 
@@ -78,7 +78,7 @@ def test_what_is_dropped_weighs_less_than_the_tolerance(name, rtol, kind):
     keys = Layout.of(60 * cloud(900, 2, kind=kind), 16)
     queries = Layout.of(60 * cloud(300, 2, seed=1, kind=kind), 16)
     weights = torch.rand(900, generator=generator, dtype=torch.float64) ** 8
-    found = meeting_of(KERNELS[name], queries, keys, weights, rtol)
+    found = interactions_of(KERNELS[name], queries, keys, weights, rtol)
     sq = torch.cdist(queries.points, keys.points).square()
     mass = KERNELS[name].profile(sq.clone()) * weights
     needed = sq <= torch.as_tensor(found.reaches)[:, None]
@@ -121,7 +121,7 @@ def test_the_compiled_loops_look_closer_than_at_blocks():
     if not FUSED.accepts(KERNELS["tophat"], torch.float64, torch.device("cpu")):
         pytest.skip("numba is not installed")
     keys = Layout.of(12 * cloud(4000, 2), 32)
-    found = meeting_of(KERNELS["tophat"], keys, keys, torch.ones(4000), 1e-8)
+    found = interactions_of(KERNELS["tophat"], keys, keys, torch.ones(4000), 1e-8)
     in_blocks = found.pairs.evaluated
     columns = torch.ones(1, 1, 4000, dtype=torch.float64)
     results = [
@@ -153,7 +153,7 @@ def test_rows_done_again_are_the_same_with_and_without_blocks_of_keys(kernel):
     X, y, far = rng.normal(size=(600, 2)), rng.normal(size=600), 30 + rng.normal(size=(80, 2))
     found = []
     for worth in (np.inf, 0):
-        with tuning.override(PAIRS_OF_A_TAIL_LAYOUT_FOR_MANY=worth):
+        with tuning.override(TAIL_PAIRS_FOR_BLOCKS_OF_MANY=worth):
             model = NadarayaWatsonRegressor(0.3, kernel=kernel, algorithm="blocks", rtol=1e-10)
             found.append(model.fit(X, y).predict(far))
             assert np.array_equal(model.predict(far), found[-1])

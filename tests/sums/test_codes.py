@@ -18,6 +18,7 @@ from sknw.kernels.codes import EXACT, Codes
 from sknw.sums import kernel_sums
 from sknw.sums.evaluators.compiled.driver import disabled
 from sknw.sums.evaluators.registry import EVALUATORS
+from sknw.sums.monomials import Monomials
 from sknw.sums.tails import KeySet, nearest_kernel
 
 FUSED, TORCH = EVALUATORS["fused"], EVALUATORS["torch"]
@@ -88,19 +89,21 @@ def test_squares_of_codes_are_what_mismatches_cost(name, d, itself):
     expected = np.einsum("mn,mnf->mf", strengths, parts)
     for evaluator in (FUSED, TORCH):
         at = None if itself else evaluator.points(queries, 2), evaluator.points(keys, 2)
-        found = evaluator.pull(kernel, *at, left, right, None, None, squared=True)[0]
+        found = evaluator.steps(kernel, *at, left, right, None, None, squared=True)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
-        plain = evaluator.pull(kernel, *at, left, right, None, None)[0]
+        plain = evaluator.steps(kernel, *at, left, right, None, None)[0]
         assert plain.shape == found.shape
         assert not plain[:, d:].any()
     if name == "gaussian":
         gaussian = with_codes(name)
         at = None if itself else FUSED.points(queries, 2), FUSED.points(keys, 2)
-        found = FUSED.sums_and_squares(gaussian, *at, right, None, None)[0]  # (1 + d, 2, m)
-        slopes = gaussian.derivative().profile(torch.tensor(total)).numpy()
+        found = FUSED.moments(gaussian, *at, right, None, None, Monomials.squares(d + 2))[
+            0
+        ]  # (1 + d, 2, m)
+        weights = gaussian.profile(torch.tensor(total)).numpy()
         if itself:
-            np.fill_diagonal(slopes, 0.0)
-        expected = np.einsum("mn,mnf,kn->fkm", slopes, parts, right[0].numpy())
+            np.fill_diagonal(weights, 0.0)
+        expected = np.einsum("mn,mnf,kn->fkm", weights, parts, right[0].numpy())
         np.testing.assert_allclose(found[1:], expected, rtol=1e-9, atol=1e-9)
 
 

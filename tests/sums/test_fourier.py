@@ -202,31 +202,34 @@ def test_a_frugal_grid_holds_all_keys_in_less_memory(make):
     keys, columns = make(rng, 20000, 3), np.ones((2, 20000))
     coarse = replace(Grid.of(keys, 1e-12, 2**32), upsampling=fourier._COARSE)
     most = int(0.75 * coarse.n_bytes)
-    bulk, frugal = Grid.of(keys, 1e-12, most), Grid.of(keys, 1e-12, most, frugal=True)
+    bulk, low_upsampling = (
+        Grid.of(keys, 1e-12, most),
+        Grid.of(keys, 1e-12, most, low_upsampling=True),
+    )
     assert bulk is None or not bulk.whole
-    assert frugal.whole
-    assert frugal.is_frugal
-    assert frugal.n_bytes <= most
-    np.testing.assert_array_equal(frugal.period, coarse.period)
+    assert low_upsampling.whole
+    assert low_upsampling.has_low_upsampling
+    assert low_upsampling.n_bytes <= most
+    np.testing.assert_array_equal(low_upsampling.period, coarse.period)
     queries = keys[:200] + 0.1
-    sums, served = FourierSums.of(keys, columns, frugal, 1).at(queries)
+    sums, served = FourierSums.of(keys, columns, low_upsampling, 1).at(queries)
     exact = matrix_sums(queries, keys, columns)
     assert served.all()
-    assert np.abs(sums - exact).max() <= fourier._FRUGAL_TOLERANCE * exact.max()
+    assert np.abs(sums - exact).max() <= fourier._LOW_UPSAMPLING_TOLERANCE * exact.max()
 
 
 def test_a_frugal_grid_is_taken_only_where_no_better_one_fits():
     keys = gaussian(np.random.default_rng(0), 1000, 3)
-    assert not Grid.of(keys, 1e-12, BYTES, frugal=True).is_frugal
+    assert not Grid.of(keys, 1e-12, BYTES, low_upsampling=True).has_low_upsampling
 
 
 def test_a_large_tolerance_is_kept_on_the_sparest_grid():
     keys, columns = 2 * uniform(np.random.default_rng(0), 2000, 3), np.ones((1, 2000))
     coarse = replace(Grid.of(keys, 1e-9, BYTES), upsampling=fourier._COARSE)
     grid = Grid.of(keys, 1e-9, int(0.8 * coarse.n_bytes))
-    assert grid.upsampling == fourier._FRUGAL
+    assert grid.upsampling == fourier._LOW_UPSAMPLING
     assert grid.whole
-    assert not grid.is_frugal
+    assert not grid.has_low_upsampling
     sums, _ = FourierSums.of(keys, columns, grid, 1).at(keys)
     assert relative_error(sums, keys, keys, columns) <= 1e-9
 

@@ -19,6 +19,7 @@ from sknw.kernels import KERNELS
 from sknw.sums.evaluators import registry as evaluators
 from sknw.sums.evaluators.compiled import driver as fused
 from sknw.sums.evaluators.registry import FUSED, TORCH, evaluator_for
+from sknw.sums.monomials import Monomials
 from sknw.sums.tails import KeySet, nearest_kernel
 from sknw.support import tuning
 
@@ -78,7 +79,7 @@ def test_any_number_of_features_and_columns(d, k):
             (
                 e.sums(kernel, e.points(queries), e.points(keys), columns, None, None),
                 e.sums(kernel, None, e.points(keys), columns, None, None),
-                e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None),
+                e.steps(kernel, e.points(queries), e.points(keys), left, right, None, None),
             )
             for e in (FUSED, TORCH)
         ),
@@ -299,23 +300,25 @@ import torch
 import sknw
 from sknw.kernels import KERNELS
 from sknw.sums.evaluators.registry import FUSED
-from sknw.sums.geometry.interactions import Layout, meeting_within
+from sknw.sums.geometry.interactions import Layout, interactions_within
+from sknw.sums.monomials import Monomials
 report = sknw.compile_ahead()
 from sknw.sums.evaluators.compiled import loops as compiled
-drivers = compiled.add_sums, compiled.add_squares, compiled.add_pulls, compiled.find_nearest
+drivers = compiled.add_sums, compiled.add_squares, compiled.add_steps, compiled.find_nearest
 for dtype in (torch.float64, torch.float32):
     rows = torch.randn(1, 300, 2, dtype=dtype)
     keys, exclude = FUSED.points(rows), torch.arange(300)
     columns = torch.ones(1, 2, 300, dtype=dtype)
     layout = Layout.of(rows[0], 64)
-    near = meeting_within(layout, layout, 1.0).pairs
-    FUSED.sums_and_squares(KERNELS["gaussian"], None, keys, columns, None, None)
+    near = interactions_within(layout, layout, 1.0).pairs
+    squares = Monomials.squares(keys.features.shape[1])
+    FUSED.moments(KERNELS["gaussian"], None, keys, columns, None, None, squares)
     for pairs in (None, near):
         shift = FUSED.nearest(keys, keys, exclude, pairs, exactly=True)
         for name in ("gaussian", "biweight"):
             kernel = KERNELS[name]
             FUSED.sums(kernel, None, keys, columns, None, pairs)
-            FUSED.pull(kernel.derivative(), keys, keys, columns, columns, exclude, pairs)
+            FUSED.steps(kernel.derivative(), keys, keys, columns, columns, exclude, pairs)
         FUSED.sums(KERNELS["gaussian"], keys, keys, columns, exclude, pairs, shift)
 print(report["float64"], report["float32"], *(len(driver.overloads) for driver in drivers))
 """
@@ -394,28 +397,27 @@ LEFT_OUT = {"all keys": (None, None), "some": ("rows", "exclude"), "none": ("row
     ("d", "left_out", "weighted", "dtype"),
     pairwise([1, 2, 3, 4, 5, 8], list(LEFT_OUT), [False, True], [torch.float64, torch.float32]),
 )
-def test_squares_are_the_pulls_of_torch(d, weighted, left_out, dtype):
+def test_squares_are_the_squared_steps_of_torch(d, weighted, left_out, dtype):
     kernel, n = KERNELS["gaussian"], 1203  # more than a piece, and odd
     keys, columns = points(n, d, seed=d, dtype=dtype), two_columns(n, dtype, weighted=weighted)
     rows, excluded = LEFT_OUT[left_out]
     queries = keys[:, 100:401] if rows else None
     exclude = torch.arange(100, 401) if excluded else None
-    found = FUSED.sums_and_squares(
+    found = FUSED.moments(
         kernel, None if queries is None else FUSED.points(queries), FUSED.points(keys), columns,
-        exclude, None,
+        exclude, None, Monomials.squares(d),
     )  # fmt: skip
     keys, columns = keys.double(), columns.double()  # the reference has no rounding of its own
     on_torch = None if queries is None else TORCH.points(queries.double())
     sums = TORCH.sums(kernel, on_torch, TORCH.points(keys), columns, exclude, None)
-    slope = kernel.derivative()
-    pulls = [
-        TORCH.pull(slope, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
+    steps = [
+        TORCH.steps(kernel, on_torch, TORCH.points(keys), own, columns, exclude, None, squared=True)
         for own in one_column_each(sums)
     ]
     tolerance = 1e-13 if dtype == torch.float64 else 1e-5
     for got, want in (
         (found[:, 0], sums),
-        (found[:, 1:], torch.stack([at.mT for at in pulls], dim=2)),
+        (found[:, 1:], torch.stack([at.mT for at in steps], dim=2)),
     ):
         assert (got - want.reshape(got.shape)).abs().max() < tolerance * want.abs().max()
 
@@ -441,40 +443,7 @@ def test_pulls_on_an_odd_number_of_queries(d, squared, k):
     queries, keys = (points(n, d, seed=n, dtype=dtype) for n in (271, 1203))
     left, right = columns_of(k, 271, seed=1, dtype=dtype), columns_of(k, 1203, seed=2, dtype=dtype)
     pulls = [
-        e.pull(kernel, e.points(queries), e.points(keys), left, right, None, None, squared=squared)
+        e.steps(kernel, e.points(queries), e.points(keys), left, right, None, None, squared=squared)
         for e in (FUSED, TORCH)
     ]
     close(*pulls, dtype)
-
-
-SPANS = {
-    "near": (8.0, None, True),
-    "far": (9.5, None, False),
-    "a query that is no number": (1.0, np.nan, False),
-    "an infinite query": (1.0, np.inf, False),
-}
-
-
-@pytest.mark.parametrize(("largest", "odd", "is_near"), SPANS.values(), ids=SPANS)
-def test_without_the_guard_only_where_all_is_near_and_to_the_same_bits(
-    largest, odd, is_near, monkeypatch
-):
-    kernel, dtype = KERNELS["gaussian"], torch.float64
-    keys, queries = (torch.rand(1, n, 3, dtype=dtype) * largest * 2 - largest for n in (900, 40))
-    keys[0, 0], queries[0, 0] = largest, -largest  # squared: 12 largest², in powers of two 8.7
-    if odd is not None:
-        queries[0, 5, 1] = odd
-    columns = torch.stack([torch.ones(900), torch.rand(900)])[None].to(dtype)
-    monkeypatch.setattr(fused, "_NEAR", {8: 12 * 8.0**2 / 2 / np.log(2) + 1})
-    found, near = [], []
-    known = fused._Call.is_near.fget
-    monkeypatch.setattr(
-        fused._Call, "is_near", property(lambda call: near.append(known(call)) or near[-1])
-    )
-    for worth in (np.inf, 0):
-        monkeypatch.setattr(fused, "_WORTH_A_LOOK", worth)
-        found.append(
-            FUSED.sums(kernel, FUSED.points(queries), FUSED.points(keys), columns, None, None)
-        )
-    assert near == [False, is_near]
-    np.testing.assert_array_equal(*found)

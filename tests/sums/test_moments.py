@@ -87,6 +87,15 @@ def test_each_monomial_is_visited_once(d, order):
         assert product.item() == np.prod((np.arange(d) + 2.0) ** monomials.exponents[place])
 
 
+def test_squares_are_visited_without_what_is_between():
+    monomials = Monomials.squares(3)
+    steps = [torch.full((1,), float(f + 2), dtype=torch.float64) for f in range(3)]
+    found = dict(monomials.times(torch.full((1,), 5.0, dtype=torch.float64), steps))
+    assert {place: product.item() for place, product in found.items()} == {
+        0: 5.0, 1: 20.0, 2: 45.0, 3: 80.0
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("order", [-1, 1.0, True, "2", None])
 def test_an_order_is_a_number_of_steps(order):
     keys, columns = points(5, 2, seed=0), columns_of(5, 1, seed=1)

@@ -19,7 +19,7 @@ from sknw.kernels import Kernel
 from sknw.kernels.differentiable import differentiable_log_weights, differentiable_weights
 from sknw.smoothing.smoother import refuse_if_raising
 from sknw.sums.geometry.distances import edge_allowance
-from sknw.sums.tails import weak_rows
+from sknw.sums.tails import underflowing_rows
 
 # Logarithm of the largest weight relative to the nearest key's: keys of weight zero may be nearer.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
@@ -229,7 +229,7 @@ def _exponents(kernel: Kernel, points: _Points, usable: Tensor | None) -> Tensor
     nearest = nearest if usable is None else torch.where(usable.any(-1, True), nearest, 0.0)
     top = kernel.log_profile(nearest)
     # a NaN is far too: the comparison is false
-    is_near = ~(weak_rows(kernel, top.exp(), sq.dtype)) & (nearest < torch.inf)
+    is_near = ~(underflowing_rows(kernel, top.exp(), sq.dtype)) & (nearest < torch.inf)
     if holds_somewhere(~is_near, if_hidden=True):
         return _exponents_far_away(kernel, points, usable)
     logs = differentiable_log_weights(kernel, sq)

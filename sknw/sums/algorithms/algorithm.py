@@ -2,20 +2,75 @@
 
 An algorithm computes plain sums and says which problems, and afterwards which rows, it cannot do.
 It works in three steps, so that work is done once: `prepare` for a set of keys, `plan` for a set of
-queries, and then any of `sums`, `pull`, `stretch` and `scatter`. The engine repairs rows that
-underflow or that the algorithm doubts; autograd differentiates through the latter three, for which
-this base class has a form that any algorithm inherits.
+queries, and then `moments` and their `pullback`, of which this base class has a form that follows
+from moments. The engine has rows done again that underflow or that the algorithm says are
+inaccurate.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithms.moments import contract, swapped_exclude, with_moments
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import Problem
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients are wanted: of queries and keys, of columns, by logarithms of scales."""
+
+    points: bool = False
+    columns: bool = False
+    log_scales: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of a loss; None where not wanted.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (b, m, d) or None
+        None also where the queries are the keys: then `keys` is the gradient by both ways.
+    keys : Tensor of shape (b, n, d) or None
+        Zero, or without the columns, for codes of categories.
+    columns : Tensor of shape (b, k, n) or None
+        Of the value columns.
+    log_scales : Tensor of shape (b, d) or None
+        By the logarithms of common scales of queries and keys.
+    """
+
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    columns: Tensor | None = None
+    log_scales: Tensor | None = None
+
+
+def transposed_exclude(exclude: Tensor | None, n_keys: int) -> Tensor | None:
+    """Return for every key the query that leaves it out, or -1; no key is left out twice."""
+    if exclude is None:
+        return None
+    transposed = exclude.new_full((n_keys,), -1)
+    has_one = exclude >= 0
+    transposed[exclude[has_one]] = has_one.nonzero().squeeze(1)
+    return transposed
+
+
+def asked_for(state: Any, *, squares: bool) -> Monomials:
+    """Return the monomials whose moments are asked for: those of the state, or squares."""
+    n_features = state.keys.shape[2]
+    if squares:
+        return Monomials.squares(n_features)
+    return state.monomials or Monomials.up_to(n_features, 0)
+
+
+def both_ways(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``[G, v]`` and ``[v, G]``: over one set, both ways of a pair in one symmetric sum."""
+    return torch.cat([grad, values], dim=1), torch.cat([values, grad], dim=1)
 
 
 class Algorithm(ABC):
@@ -75,79 +130,67 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def sums(self, state: Any, plan: Any) -> Tensor:
-        """Return the plain sums, shape (b, k, m)."""
+    def moments(self, state: Any, plan: Any, *, squares: bool = False) -> Tensor:
+        """Return the plain moments ``Σ_j K_ij (z_j − q_i)^a v_j``, shape (b, p, k, m).
 
-    @abstractmethod
-    def moments(self, state: Any, plan: Any) -> Tensor:
-        """Return the plain moments ``Σ_j K_ij (z_j − q_i)^a v_j``, shape (b, p, k, m)."""
-
-    @abstractmethod
-    def pullback(self, state: Any, plan: Any, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries, keys and columns.
-
-        For the gradient (b, p, k, m) of the moments; shapes (b, m, d), (b, n, d) and (b, k, n).
-        Where the queries are the keys, the first is None and the second the gradient by both ways.
+        The first are the sums, and there are no others where the state was prepared for none. With
+        `squares` the sums are followed by the moments of each feature's squared step, where
+        `has_squares` says so.
         """
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
-        """Whether `sums_and_squares` is there for such a problem."""
+        """Whether one pass has sums with `squares`, faster than two have them."""
         return False
 
-    def sums_and_squares(self, state: Any, plan: Any) -> tuple[Tensor, Tensor]:
-        """Return the plain sums, and ``Σ_j K'_ij v_j (q_i − z_j)²`` feature by feature.
-
-        The latter has shape (b, d, k, m) and is what `stretch` needs.
-        """
-        raise NotImplementedError
-
-    def doubtful(self, state: Any, plan: Any, sums: Tensor) -> Tensor | None:
+    def inaccurate_rows(self, state: Any, plan: Any, sums: Tensor) -> Tensor | None:
         """Return which rows (b, m) of the sums are too inaccurate; column 0 is the mass."""
         return None
 
-    def pull(self, state: Any, plan: Any, kernel: Kernel, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries (b, m, d) and keys (b, n, d).
+    def pullback(self, state: Any, plan: Any, grad: Tensor, wanted: Wanted) -> Gradients:
+        """Return the gradients that are wanted, for that (b, p, k, m) of the moments.
 
-        ``2 Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)`` and its counterpart over the queries, for the
-        gradient G (b, k, m) of the sums and `kernel`, whose profile is the slope K'. Where the
-        queries are the keys, the first is None and the second the gradient by both ways.
+        This form is for sums alone (p = 1): moments of one order more, over the keys and with the
+        roles of queries and keys swapped, and of squared steps for scales. With
+        ``S_i = Σ_j K(s_ij) v_j``, ``s_ij = |q_i − z_j|²`` and the gradient G,
+
+            dL/dq_i = −2 Σ_j K'(s_ij) ⟨G_i, v_j⟩ (z_j − q_i)
+            dL/dz_j = −2 Σ_i K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)
+            dL/dv_j = Σ_i K(s_ij) G_i
+            dL/dlog c = 2 Σ_ij K'(s_ij) ⟨G_i, v_j⟩ (z_j − q_i)²    for scales c of the features
         """
+        keys, grad, columns = state.keys, grad[:, 0], state.columns
+        by_queries = by_keys = by_columns = by_log_scales = None
+        slope, n_features = state.kernel.derivative(), keys.shape[2]
+        first, squares = Monomials.up_to(n_features, 1), Monomials.squares(n_features)
+        if wanted.points:
+            steps = self._moments_of(state, plan, slope, columns, first)[:, 1:]
+            by_queries = -2 * torch.einsum("bkm,bdkm->bmd", grad.to(steps.dtype), steps)
+            steps = self._transposed_moments(state, plan, slope, grad, first)[:, 1:]
+            by_keys = -2 * torch.einsum("bkn,bdkn->bnd", columns.to(steps.dtype), steps)
+        if wanted.columns:
+            by_columns = self._transposed_moments(state, plan, state.kernel, grad, None)[:, 0]
+        if wanted.log_scales:
+            squared = self._moments_of(state, plan, slope, columns, squares)[:, 1:]
+            by_log_scales = 2 * torch.einsum("bkm,bdkm->bd", grad.to(squared.dtype), squared)
+        if wanted.points and plan.queries is None:
+            by_queries, by_keys = None, by_queries + by_keys
+        return Gradients(by_queries, by_keys, by_columns, by_log_scales)
+
+    def _moments_of(self, state, plan, kernel, columns, monomials) -> Tensor:
+        """Return moments (b, p, k, m) of columns (b, k, n) of the keys, under another kernel."""
+        other = self.prepare(kernel, state.keys, columns, like=state, monomials=monomials)
+        return self.moments(other, self.plan(other, plan.queries, plan.exclude))
+
+    def _transposed_moments(self, state, plan, kernel, columns, monomials) -> Tensor:
+        """Return, for every key, moments (b, p, k, n) of columns (b, k, m) of the queries."""
         keys, queries = state.keys, plan.queries
-        points_from = keys if queries is None else queries
-        wide = self.prepare(kernel, keys, with_moments(state.columns, keys), like=state)
-        forward = self.sums(wide, self.plan(wide, queries, plan.exclude))
-        queries_grad = contract(points_from, grad, forward)
-        swapped = self._over_queries(state, plan, kernel, with_moments(grad, points_from))
-        keys_grad = contract(keys, state.columns, swapped)
+        from_points = keys if queries is None else queries
+        columns = columns.contiguous()
+        other = self.prepare(kernel, from_points, columns, like=state, monomials=monomials)
         if queries is None:
-            return None, queries_grad + keys_grad
-        return queries_grad, keys_grad
-
-    def stretch(self, state: Any, plan: Any, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return ``Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²`` feature by feature, (b, d).
-
-        Twice that is the gradient with respect to the logarithms of common scales of queries and
-        keys. It equals half of what `pull` gives, contracted with the points.
-        """
-        queries_grad, keys_grad = self.pull(state, plan, kernel, grad)
-        total = (keys_grad * state.keys).sum(dim=1)
-        if queries_grad is not None:
-            total = total + (queries_grad * plan.queries).sum(dim=1)
-        return total / 2
-
-    def scatter(self, state: Any, plan: Any, grad: Tensor) -> Tensor:
-        """Return ``Σ_i K_ij G_i``, the gradient with respect to the columns (b, k, n)."""
-        return self._over_queries(state, plan, state.kernel, grad)
-
-    def _over_queries(self, state: Any, plan: Any, kernel: Kernel, columns: Tensor) -> Tensor:
-        """Return, for every key, the sums (b, k, n) over the queries of columns (b, k, m)."""
-        keys, queries = state.keys, plan.queries
-        points_from = keys if queries is None else queries
-        swapped = self.prepare(kernel, points_from, columns.contiguous(), like=state)
-        if queries is None:
-            return self.sums(swapped, self.plan(swapped, None, None))
-        exclude = swapped_exclude(plan.exclude, keys.shape[1])
-        return self.sums(swapped, self.plan(swapped, keys, exclude))
+            return self.moments(other, self.plan(other, None, None))
+        exclude = transposed_exclude(plan.exclude, keys.shape[1])
+        return self.moments(other, self.plan(other, keys, exclude))
 
     def report(self, state: Any, plan: Any) -> dict:
         """Return what a user may want to know: the entries of `sknw.sums.engine` that it knows."""

@@ -10,25 +10,36 @@ import torch
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import (
+    Algorithm,
+    Gradients,
+    Wanted,
+    asked_for,
+    both_ways,
+    transposed_exclude,
+)
 from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_runs
-from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.algorithms.reach import share_in_reach
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.registry import evaluator_for, has_squares
-from sknw.sums.geometry.interactions import Layout, Meeting, meeting_of, meeting_within
+from sknw.sums.geometry.interactions import (
+    InteractionList,
+    Layout,
+    interactions_of,
+    interactions_within,
+)
 from sknw.sums.monomials import Monomials, order_of
 from sknw.sums.problem import Problem
 from sknw.support import tuning
 
 _MOST_BLOCKS = 4096
+
 _NEAR_LOG_WEIGHT = -1.0  # of keys that tell a query its mass
-_WORTH_A_LOOK = 64  # blocks of keys; of fewer, bounds tell as much
 
 
 def block_size(n: int) -> int:
     """Return the number of points of a block."""
-    smallest = tuning.SMALLEST_BLOCK
+    smallest = tuning.POINTS_PER_BLOCK
     return smallest * max(1, -(-n // (smallest * _MOST_BLOCKS)))
 
 
@@ -63,12 +74,12 @@ class BlockState:
 
 @dataclass(frozen=True, eq=False)
 class BlockPlan:
-    """Queries with their meetings, who evaluates the tiles, and pairs that planning evaluated."""
+    """Queries, their interaction lists, who evaluates tiles, and pairs that planning evaluated."""
 
     queries: Tensor | None
     exclude: Tensor | None
     evaluator: Evaluator
-    meetings: list[Meeting]
+    interactions: list[InteractionList]
     excludes: list[Tensor | None]
     points: list[Any]
     n_planning: int = 0
@@ -136,93 +147,70 @@ class Blocks(Algorithm):
         compact = not math.isinf(state.kernel.support)
         near = keys.new_full((), _NEAR_LOG_WEIGHT, dtype=torch.float64)
         reach = state.kernel.support**2 if compact else float(state.kernel.reach(near))
-        meetings = [
-            meeting_within(rows, at, reach) for rows, at in zip(layouts, state.layouts, strict=True)
+        interactions = [
+            interactions_within(rows, at, reach)
+            for rows, at in zip(layouts, state.layouts, strict=True)
         ]
-        excludes = [_sorted_exclude(exclude, meeting) for meeting in meetings]
-        plan = BlockPlan(queries, exclude, evaluator, meetings, excludes, points)
+        excludes = [_sorted_exclude(exclude, interactions) for interactions in interactions]
+        plan = BlockPlan(queries, exclude, evaluator, interactions, excludes, points)
         if compact:
             return plan
         members, n_planning = list(_members(state, plan)), 0
         masses = [None] * len(members)
-        if len(state.layouts[0].low) >= _WORTH_A_LOOK:
+        if len(state.layouts[0].low) >= tuning.FEWEST_BLOCKS_FOR_A_LOOK:
             masses = [member.masses() for member in members]
-            n_planning = sum(meeting.pairs.evaluated for meeting in meetings)
-        found = [self._meeting(*at) for at in zip(members, masses, strict=True)]
-        return replace(plan, meetings=found, n_planning=n_planning)
+            n_planning = sum(interactions.pairs.evaluated for interactions in interactions)
+        found = [self._interactions(*at) for at in zip(members, masses, strict=True)]
+        return replace(plan, interactions=found, n_planning=n_planning)
 
-    def _meeting(self, member: "_Member", masses: Tensor | None) -> Meeting:
+    def _interactions(self, member: "_Member", masses: Tensor | None) -> InteractionList:
         """Let the mass of the near keys tell queries how far they have to look."""
-        return meeting_of(
+        return interactions_of(
             member.kernel,
-            member.meeting.queries,
-            member.meeting.keys,
+            member.interactions.queries,
+            member.interactions.keys,
             member.columns[0, 0].detach(),
             self._share_dropped,
             masses,
         )
 
-    def sums(self, state: BlockState, plan: BlockPlan) -> Tensor:
-        """Return the plain sums, shape (b, k, m)."""
-        return torch.stack([member.sums() for member in _members(state, plan)])
-
-    def moments(self, state: BlockState, plan: BlockPlan) -> Tensor:
+    def moments(self, state: BlockState, plan: BlockPlan, *, squares: bool = False) -> Tensor:
         """Return the plain moments, shape (b, p, k, m)."""
-        if state.monomials is None:
-            return self.sums(state, plan)[:, None]
-        found = [member.moments(state.monomials) for member in _members(state, plan)]
-        return torch.stack(found)
-
-    def pullback(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries, keys and columns."""
-        members = zip(_members(state, plan), grad, strict=True)
-        found = [member.pullback(state.monomials, g) for member, g in members]
-        of_queries, of_keys, of_columns = zip(*found, strict=True)
-        of_queries = None if plan.queries is None else torch.stack(of_queries)
-        return of_queries, torch.stack(of_keys), torch.stack(of_columns)
+        monomials = asked_for(state, squares=squares)
+        return torch.stack([member.moments(monomials) for member in _members(state, plan)])
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
         """Whether the evaluator has them."""
         return has_squares(kernel, keys, n_queries, n_columns)
 
-    def sums_and_squares(self, state: BlockState, plan: BlockPlan) -> tuple[Tensor, Tensor]:
-        """Return both from one pass over the pairs."""
-        found = torch.stack([member.sums_and_squares() for member in _members(state, plan)])
-        return found[:, 0], found[:, 1:]
-
-    def pull(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries and keys."""
-        members = list(zip(_members(state, plan), _each(kernel, grad), grad, strict=True))
-        if plan.queries is None:
-            return None, torch.stack([member.pull_of_all(k, g) for member, k, g in members])
-        return (
-            torch.stack([member.pull_of_queries(k, g) for member, k, g in members]),
-            torch.stack([member.pull_of_keys(k, g) for member, k, g in members]),
+    def pullback(
+        self, state: BlockState, plan: BlockPlan, grad: Tensor, wanted: Wanted
+    ) -> Gradients:
+        """Return the gradients that are wanted."""
+        members = zip(_members(state, plan), grad, strict=True)
+        if state.monomials is not None:
+            found = [member.pullback_of_moments(state.monomials, g) for member, g in members]
+        else:
+            found = [member.pullback(g[0], wanted) for member, g in members]
+        return Gradients(
+            *(None if at[0] is None else torch.stack(at) for at in zip(*found, strict=True))
         )
-
-    def stretch(self, state: BlockState, plan: BlockPlan, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return the gradient with respect to log-scales, halved."""
-        members = zip(_members(state, plan), _each(kernel, grad), grad, strict=True)
-        return torch.stack([member.stretch(k, g) for member, k, g in members])
-
-    def scatter(self, state: BlockState, plan: BlockPlan, grad: Tensor) -> Tensor:
-        """Return the gradient with respect to the columns."""
-        members = _members(state, plan)
-        return torch.stack([member.scatter(g) for member, g in zip(members, grad, strict=True)])
 
     def report(self, state: BlockState, plan: BlockPlan) -> dict:
         """Return the share of pairs that were evaluated."""
-        evaluated = plan.n_planning + sum(meeting.pairs.evaluated for meeting in plan.meetings)
-        possible = sum(meeting.pairs.possible for meeting in plan.meetings)
+        evaluated = plan.n_planning + sum(
+            interactions.pairs.evaluated for interactions in plan.interactions
+        )
+        possible = sum(interactions.pairs.possible for interactions in plan.interactions)
         return {"evaluator": plan.evaluator.name, "share_of_pairs": evaluated / possible}
 
 
-def _sorted_exclude(exclude: Tensor | None, meeting: Meeting) -> Tensor | None:
+def _sorted_exclude(exclude: Tensor | None, interactions: InteractionList) -> Tensor | None:
     """Return the sorted key that each sorted query leaves out, or -1."""
     if exclude is None:
         return None
-    exclude = exclude[meeting.queries.order]
-    return torch.where(exclude >= 0, meeting.keys.places[exclude.clamp_min(0)], -1)
+    exclude = exclude[interactions.queries.order]
+    return torch.where(exclude >= 0, interactions.keys.places[exclude.clamp_min(0)], -1)
 
 
 def _each(kernel: Kernel, members: Sized) -> list[Kernel]:
@@ -231,12 +219,12 @@ def _each(kernel: Kernel, members: Sized) -> list[Kernel]:
 
 
 def _members(state: BlockState, plan: BlockPlan) -> Iterator["_Member"]:
-    evaluator, kernels = plan.evaluator, _each(state.kernel, plan.meetings)
-    for b, meeting in enumerate(plan.meetings):
+    evaluator, kernels = plan.evaluator, _each(state.kernel, plan.interactions)
+    for b, interactions in enumerate(plan.interactions):
         queries = None if plan.queries is None else plan.points[b]
         yield _Member(
-            evaluator, kernels[b], state.points(evaluator)[b], state.sorted_columns[b], meeting,
-            plan.excludes[b], queries,
+            evaluator, kernels[b], state.points(evaluator)[b], state.sorted_columns[b],
+            interactions, plan.excludes[b], queries,
         )  # fmt: skip
 
 
@@ -248,7 +236,7 @@ class _Member:
     kernel: Kernel
     keys: Any
     columns: Tensor
-    meeting: Meeting
+    interactions: InteractionList
     exclude: Tensor | None
     queries: Any | None
 
@@ -256,80 +244,81 @@ class _Member:
         """Return the mass of each sorted query."""
         weights = self.columns[:, :1].detach()
         return self.evaluator.sums(
-            self.kernel, self.queries, self.keys, weights, self.exclude, self.meeting.pairs
+            self.kernel, self.queries, self.keys, weights, self.exclude, self.interactions.pairs
         )[0, 0]
 
-    def sums(self) -> Tensor:
-        found = self.evaluator.sums(
-            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
-        )
-        return self.meeting.queries.unsorted(found[0])
-
     def moments(self, monomials: Monomials) -> Tensor:
+        """Return the plain moments, (p, k, m)."""
         found = self.evaluator.moments(
-            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs,
-            monomials,
+            self.kernel, self.queries, self.keys, self.columns, self.exclude,
+            self.interactions.pairs, monomials,
         )  # fmt: skip
-        return found[0][..., self.meeting.queries.places]
+        return found[0][..., self.interactions.queries.places]
 
-    def pullback(self, monomials: Monomials, grad: Tensor) -> tuple:
-        of_queries, of_keys, of_columns = self.evaluator.pullback(
+    def pullback_of_moments(self, monomials: Monomials, grad: Tensor) -> tuple:
+        """Return the gradients (m, d), (n, d) and (k, n) of queries, keys and columns."""
+        by_queries, by_keys, by_columns = self.evaluator.pullback(
             self.kernel, self.queries, self.keys, self.columns,
-            grad[None, ..., self.meeting.queries.order], self.exclude, self.meeting.pairs,
+            grad[None, ..., self.interactions.queries.order], self.exclude, self.interactions.pairs,
             monomials,
         )  # fmt: skip
-        if of_queries is not None:
-            of_queries = of_queries[0, self.meeting.queries.places]
-        places = self.meeting.keys.places
-        return of_queries, of_keys[0, places], of_columns[0][:, places]
+        if by_queries is not None:
+            by_queries = by_queries[0, self.interactions.queries.places]
+        places = self.interactions.keys.places
+        return by_queries, by_keys[0, places], by_columns[0][:, places]
 
-    def sums_and_squares(self) -> Tensor:
-        found = self.evaluator.sums_and_squares(
-            self.kernel, self.queries, self.keys, self.columns, self.exclude, self.meeting.pairs
+    def pullback(self, grad: Tensor, wanted: Wanted) -> tuple:
+        """Return the gradients of queries, keys and columns, and by log-scales, or None."""
+        by_queries, by_keys, by_columns, by_log_scales = None, None, None, None
+        if wanted.points:
+            by_queries, by_keys = self._by_points(grad)
+        if wanted.columns:
+            by_columns = self._transposed_sums(grad)
+        if wanted.log_scales:
+            by_log_scales = self._by_log_scales(grad)
+        return by_queries, by_keys, by_columns, by_log_scales
+
+    def _by_points(self, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the gradients of queries and keys; of keys alone where they are one."""
+        slope, grad, steps = self.kernel.derivative(), self._sorted(grad), self.evaluator.steps
+        queries, keys = self.interactions.queries, self.interactions.keys
+        if self.queries is None:
+            left, right = both_ways(grad, self.columns)
+            both = steps(slope, None, self.keys, left, right, None, self.interactions.both_ways)
+            return None, 2 * both[0][keys.places]
+        by_queries = steps(
+            slope,
+            self.queries,
+            self.keys,
+            grad,
+            self.columns,
+            self.exclude,
+            self.interactions.pairs,
         )
-        return found[0][..., self.meeting.queries.places]
+        by_keys = steps(
+            slope, self.keys, self.queries, self.columns, grad, self._transposed_exclude(),
+            self.interactions.transposed,
+        )  # fmt: skip
+        return 2 * by_queries[0][queries.places], 2 * by_keys[0][keys.places]
 
-    def pull_of_all(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        left, right = both_ways(self._sorted(grad), self.columns)
-        pull = self.evaluator.pull(
-            kernel, None, self.keys, left, right, None, self.meeting.both_ways
-        )
-        return 2 * self.meeting.keys.unsorted(pull[0].mT).mT
+    def _by_log_scales(self, grad: Tensor) -> Tensor:
+        found = self.evaluator.steps(
+            self.kernel.derivative(), self.queries, self.keys, self._sorted(grad), self.columns,
+            self.exclude, self.interactions.pairs, squared=True,
+        )  # fmt: skip
+        return 2 * found[0].sum(dim=0)
 
-    def pull_of_queries(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        grad, pairs = self._sorted(grad), self.meeting.pairs
-        pull = self.evaluator.pull(
-            kernel, self.queries, self.keys, grad, self.columns, self.exclude, pairs
-        )
-        return 2 * self.meeting.queries.unsorted(pull[0].mT).mT
-
-    def pull_of_keys(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        grad, pairs = self._sorted(grad), self.meeting.turned
-        pull = self.evaluator.pull(
-            kernel, self.keys, self.queries, self.columns, grad, self._turned_exclude(), pairs
-        )
-        return 2 * self.meeting.keys.unsorted(pull[0].mT).mT
-
-    def stretch(self, kernel: Kernel, grad: Tensor) -> Tensor:
-        grad, pairs = self._sorted(grad), self.meeting.pairs
-        pull = self.evaluator.pull(
-            kernel, self.queries, self.keys, grad, self.columns, self.exclude, pairs, squared=True
-        )
-        return pull[0].sum(dim=0)
-
-    def scatter(self, grad: Tensor) -> Tensor:
+    def _transposed_sums(self, grad: Tensor) -> Tensor:
+        """Return, for every key, the sums (k, n) over the queries."""
         queries = (None, self.keys) if self.queries is None else (self.keys, self.queries)
         found = self.evaluator.sums(
-            self.kernel,
-            *queries,
-            self._sorted(grad),
-            self._turned_exclude(),
-            self.meeting.turned,
-        )
-        return self.meeting.keys.unsorted(found[0])
+            self.kernel, *queries, self._sorted(grad), self._transposed_exclude(),
+            self.interactions.transposed,
+        )  # fmt: skip
+        return self.interactions.keys.unsorted(found[0])
 
     def _sorted(self, grad: Tensor) -> Tensor:
-        return grad[None, :, self.meeting.queries.order]
+        return grad[None, :, self.interactions.queries.order]
 
-    def _turned_exclude(self) -> Tensor | None:
-        return swapped_exclude(self.exclude, len(self.meeting.keys))
+    def _transposed_exclude(self) -> Tensor | None:
+        return transposed_exclude(self.exclude, len(self.interactions.keys))

@@ -6,9 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from sknw.kernels import Kernel
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import (
+    Algorithm,
+    Gradients,
+    Wanted,
+    asked_for,
+    both_ways,
+    transposed_exclude,
+)
 from sknw.sums.algorithms.costs import seconds_of_pairs
-from sknw.sums.algorithms.moments import both_ways, swapped_exclude
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.registry import evaluator_for, has_squares
 from sknw.sums.monomials import Monomials, order_of
@@ -79,65 +85,58 @@ class Dense(Algorithm):
         points = None if queries is None else evaluator.points(queries, state.kernel.n_codes)
         return DensePlan(queries, exclude, evaluator, points)
 
-    def sums(self, state: DenseState, plan: DensePlan) -> Tensor:
-        """Return the plain sums, shape (b, k, m)."""
-        keys = state.points(plan.evaluator)
-        return plan.evaluator.sums(
-            state.kernel, plan.points, keys, state.columns, plan.exclude, None
-        )
-
-    def moments(self, state: DenseState, plan: DensePlan) -> Tensor:
+    def moments(self, state: DenseState, plan: DensePlan, *, squares: bool = False) -> Tensor:
         """Return the plain moments, shape (b, p, k, m)."""
-        if state.monomials is None:
-            return self.sums(state, plan)[:, None]
-        keys = state.points(plan.evaluator)
-        return plan.evaluator.moments(
-            state.kernel, plan.points, keys, state.columns, plan.exclude, None, state.monomials
-        )
-
-    def pullback(self, state: DenseState, plan: DensePlan, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries, keys and columns."""
-        return plan.evaluator.pullback(
-            state.kernel, plan.points, state.points(plan.evaluator), state.columns, grad,
-            plan.exclude, None, state.monomials,
+        arguments = (
+            state.kernel, plan.points, state.points(plan.evaluator), state.columns, plan.exclude,
+            None,
         )  # fmt: skip
+        return plan.evaluator.moments(*arguments, asked_for(state, squares=squares))
 
     def has_squares(self, kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
         """Whether the evaluator has them."""
         return has_squares(kernel, keys, n_queries, n_columns)
 
-    def sums_and_squares(self, state: DenseState, plan: DensePlan) -> tuple[Tensor, Tensor]:
-        """Return both from one pass over the pairs."""
-        keys = state.points(plan.evaluator)
-        found = plan.evaluator.sums_and_squares(
-            state.kernel, plan.points, keys, state.columns, plan.exclude, None
-        )
-        return found[:, 0], found[:, 1:]
+    def pullback(
+        self, state: DenseState, plan: DensePlan, grad: Tensor, wanted: Wanted
+    ) -> Gradients:
+        """Return the gradients that are wanted."""
+        if state.monomials is not None:
+            return Gradients(
+                *plan.evaluator.pullback(
+                    state.kernel, plan.points, state.points(plan.evaluator), state.columns, grad,
+                    plan.exclude, None, state.monomials,
+                )
+            )  # fmt: skip
+        grad, by_queries, by_keys, by_columns, by_log_scales = grad[:, 0], None, None, None, None
+        if wanted.points:
+            by_queries, by_keys = self._by_points(state, plan, grad)
+        if wanted.columns:
+            by_columns = self._transposed_sums(state, plan, grad)
+        if wanted.log_scales:
+            by_log_scales = 2 * plan.evaluator.steps(
+                state.kernel.derivative(), plan.points, state.points(plan.evaluator), grad,
+                state.columns, plan.exclude, None, squared=True,
+            ).sum(dim=1)  # fmt: skip
+        return Gradients(by_queries, by_keys, by_columns, by_log_scales)
 
-    def pull(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> tuple:
-        """Return the gradients with respect to queries and keys."""
-        keys, values = state.points(plan.evaluator), state.columns
-        pull = plan.evaluator.pull
+    def _by_points(self, state: DenseState, plan: DensePlan, grad: Tensor) -> tuple:
+        """Return the gradients of queries and keys; of keys alone where they are one."""
+        keys, values, slope = state.points(plan.evaluator), state.columns, state.kernel.derivative()
+        steps = plan.evaluator.steps
         if plan.queries is None:
             left, right = both_ways(grad, values)
-            return None, 2 * pull(kernel, None, keys, left, right, None, None)
-        exclude = swapped_exclude(plan.exclude, state.keys.shape[1])
-        queries_grad = pull(kernel, plan.points, keys, grad, values, plan.exclude, None)
-        return 2 * queries_grad, 2 * pull(kernel, keys, plan.points, values, grad, exclude, None)
+            return None, 2 * steps(slope, None, keys, left, right, None, None)
+        exclude = transposed_exclude(plan.exclude, state.keys.shape[1])
+        by_queries = steps(slope, plan.points, keys, grad, values, plan.exclude, None)
+        return 2 * by_queries, 2 * steps(slope, keys, plan.points, values, grad, exclude, None)
 
-    def stretch(self, state: DenseState, plan: DensePlan, kernel: Kernel, grad: Tensor) -> Tensor:
-        """Return the gradient with respect to log-scales, halved."""
-        return plan.evaluator.pull(
-            kernel, plan.points, state.points(plan.evaluator), grad, state.columns, plan.exclude,
-            None, squared=True,
-        ).sum(dim=1)  # fmt: skip
-
-    def scatter(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
-        """Return the gradient with respect to the columns."""
+    def _transposed_sums(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
+        """Return, for every key, the sums (b, k, n) over the queries."""
         keys = state.points(plan.evaluator)
         if plan.queries is None:
             return plan.evaluator.sums(state.kernel, None, keys, grad, None, None)
-        exclude = swapped_exclude(plan.exclude, state.keys.shape[1])
+        exclude = transposed_exclude(plan.exclude, state.keys.shape[1])
         return plan.evaluator.sums(state.kernel, keys, plan.points, grad, exclude, None)
 
     def report(self, state: DenseState, plan: DensePlan) -> dict:

@@ -34,11 +34,11 @@ _NEGLIGIBLE = 0.5
 _ROUNDING = 1e-16
 # Points of the FFT's grid per mode and axis. Coarse: less FFT, but every point spread wider, and
 # for a smaller tolerance wider than finufft does.
-_FINE, _COARSE, _FRUGAL = 2.0, 1.5, 1.25
+_FINE, _COARSE, _LOW_UPSAMPLING = 2.0, 1.5, 1.25
 _COARSE_TOLERANCE = 1e-12
-# The smallest that finufft can do on the frugal grid. That is its error at the highest frequencies,
-# where the kernel's transform is small: what is cut off there must be less.
-_FRUGAL_TOLERANCE, _FRUGAL_CARE = 3e-10, 0.1
+# The smallest that finufft can do on the grid of low upsampling. That is its error at the highest
+# frequencies, where the kernel's transform is small: what is cut off there must be less.
+_LOW_UPSAMPLING_TOLERANCE, _LOW_UPSAMPLING_SAFETY = 3e-10, 0.1
 # Rows of a block are as many as the points of their FFT, where these are many; and a transform on a
 # thread of its own is worth one row for so many of them.
 _GRID_POINTS_PER_ROW = 8
@@ -92,9 +92,9 @@ class Grid:
     upsampling : float
         Points of the FFT's grid per mode and axis.
 
-    A frugal grid keeps the tolerance for what periodic images add. Its transforms are less
-    accurate: their error is that of `_FRUGAL_TOLERANCE` beside the sums of the densest region,
-    which is for the caller to measure.
+    A grid of low upsampling keeps the tolerance for what periodic images add. Its transforms are
+    less accurate: their error is that of `_LOW_UPSAMPLING_TOLERANCE` beside the sums of the densest
+    region, which is for the caller to measure.
     """
 
     low: np.ndarray
@@ -113,12 +113,12 @@ class Grid:
         max_bytes: int,
         *,
         order: int = 0,
-        frugal: bool = False,
+        low_upsampling: bool = False,
     ) -> "Grid | None":
         """Return a grid around keys (n, d), or around their bulk; None if none fits.
 
-        Keys without a value in any column are better left out: they only widen the box. `frugal`
-        allows a frugal grid where it takes in more of the keys.
+        Keys without a value in any column are better left out: they only widen the box.
+        `low_upsampling` allows such a grid where it takes in more of the keys.
         """
         for low, high, whole in _boxes(keys):
             if not np.isfinite(high - low).all():
@@ -127,16 +127,16 @@ class Grid:
             sparse = 2 * len(keys) < math.prod(grid.modes)
             if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):
                 grid = replace(grid, upsampling=_COARSE)
-            if (frugal or tolerance >= _FRUGAL_TOLERANCE) and not grid._fits:
-                grid = replace(grid, upsampling=_FRUGAL)
+            if (low_upsampling or tolerance >= _LOW_UPSAMPLING_TOLERANCE) and not grid._fits:
+                grid = replace(grid, upsampling=_LOW_UPSAMPLING)
             if grid._fits and grid._rounding_error(keys) <= tolerance:
                 return grid
         return None
 
     @property
-    def is_frugal(self) -> bool:
+    def has_low_upsampling(self) -> bool:
         """Whether the transforms are less accurate than the tolerance."""
-        return self.upsampling == _FRUGAL and self.tolerance < _FRUGAL_TOLERANCE
+        return self.upsampling == _LOW_UPSAMPLING and self.tolerance < _LOW_UPSAMPLING_TOLERANCE
 
     @property
     def reach(self) -> float:
@@ -146,8 +146,8 @@ class Grid:
     @property
     def highest(self) -> float:
         """Where the kernel's transform is negligible."""
-        if self.is_frugal:
-            return _reach(_FRUGAL_CARE * _FRUGAL_TOLERANCE, self.order)
+        if self.has_low_upsampling:
+            return _reach(_LOW_UPSAMPLING_SAFETY * _LOW_UPSAMPLING_TOLERANCE, self.order)
         return self.reach
 
     @property
@@ -226,7 +226,7 @@ class Grid:
 
         options = {"upsampfac": self.upsampling, "nthreads": n_threads, "showwarn": 0}
         isign = -1 if kind == 1 else 1
-        eps = _FRUGAL_TOLERANCE if self.is_frugal else self.tolerance
+        eps = _LOW_UPSAMPLING_TOLERANCE if self.has_low_upsampling else self.tolerance
         return Plan(kind, self.modes, eps=eps, isign=isign, **options)
 
     def in_threads(self, task: Callable, n_rows: int, n_threads: int) -> list:

@@ -5,8 +5,8 @@ ratio is the absolute error over the mass. So exact sums at a few keys come firs
 masses say how accurate the transform must be, and the difference between both sums, times a
 safety factor, is the audited error. It is never taken to be less than what rounding and the
 tolerance make of the heaviest key, and where keys are much heavier than most, points about those
-are probes too. Queries with too little mass for the error, and queries outside the grid's box, are
-doubtful: the engine does them again exactly.
+are audit points too. Queries with too little mass for the error, and queries outside the grid's
+box, are inaccurate: the engine does them again exactly.
 """
 
 import math
@@ -19,30 +19,32 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor, working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.sums.algorithms import fourier
-from sknw.sums.algorithms.algorithm import Algorithm
+from sknw.sums.algorithms.algorithm import Algorithm, Gradients, Wanted
 from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.fourier import FourierSums, Grid
-from sknw.sums.algorithms.reach import share_in_reach, share_of_doubt
+from sknw.sums.algorithms.reach import share_in_reach, share_inaccurate
 from sknw.sums.geometry.interactions import NO_SHARE
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import Problem
+from sknw.support import tuning
 from sknw.support.threads import n_threads
 
 _MOST_FEATURES = 3
-_PROBES = 64
-# Keys so many times as heavy as the mean are heavy; so many of them have probes about them, at
-# distances from the key itself to where it is about to vanish.
+_AUDIT_POINTS = 64
+# Keys so many times as heavy as the mean are heavy; so many of them have audit points about them,
+# at distances from the key itself to where it is about to vanish.
 _HEAVY, _MOST_HEAVY, _ABOUT_HEAVY = 8.0, 16, (0.0, 2.5, 6.0)
 _EPS = float(np.finfo(np.float64).eps)
-_SAFETY = 5.0  # the largest error at all queries beside the largest at the probes
-_POOREST = 0.1  # share of the probes whose mass may be too little for the planned accuracy
-_HEADROOM = 0.1
-_FRUGAL_RTOL = 3e-9  # down to which a frugal grid is worth a trial
+_ERROR_SAFETY_FACTOR = (
+    5.0  # the largest error at all queries beside the largest at the audit points
+)
+_POOREST = 0.1  # share of the audit points whose mass may be too little for the planned accuracy
+_AIM_SAFETY_FACTOR = 0.1
+_LOW_UPSAMPLING_RTOL = 3e-9  # down to which a grid of low upsampling is worth a trial
 _TOLERANCES = 1e-14, 1e-5
 _SHARE_OF_MEMORY = 0.75  # of the working memory, for the grid
-_KEY_BLOCK = 256  # of the exact sums that rows in doubt are done by
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class NufftSet:
     error : float
         Audited error of the mass relative to the total weight; 0 where no audit was asked for.
     least_mass : float
-        Below this mass, a row is doubtful.
+        Below this mass, a row is inaccurate.
     """
 
     sums: FourierSums
@@ -124,29 +126,32 @@ class Nufft(Algorithm):
         if "grid" not in problem.memo:
             keys = to_numpy(problem.keys[0])
             grid = _grid_of(
-                keys, self._typical_tolerance, problem.order, frugal=self._may_be_frugal
+                keys,
+                self._typical_tolerance,
+                problem.order,
+                low_upsampling=self._may_have_low_upsampling,
             )
             problem.memo["grid"] = grid
         return problem.memo["grid"]
 
     @property
-    def _may_be_frugal(self) -> bool:
-        return self.rtol >= _FRUGAL_RTOL
+    def _may_have_low_upsampling(self) -> bool:
+        return self.rtol >= _LOW_UPSAMPLING_RTOL
 
     @property
     def _typical_tolerance(self) -> float:
         return float(np.clip(1e-4 * self.rtol, *_TOLERANCES))
 
     def seconds(self, problem: Problem) -> float:
-        """Add up transforms of keys and queries, exact sums at the probes and of rows in doubt."""
+        """Add up transforms, and exact sums at the audit points and of inaccurate rows."""
         grid = self._grid(problem)
         n_points = problem.n_queries
-        n_probes = 0 if self.name in problem.prepared else _PROBES
-        if n_probes:
+        n_audit_points = 0 if self.name in problem.prepared else _AUDIT_POINTS
+        if n_audit_points:
             n_points += problem.n_keys
-        doubtful = share_of_doubt(problem, grid, _TOLERANCES[0] / self.rtol)
-        n_exact = n_probes * problem.n_keys
-        n_exact += doubtful * share_in_reach(problem, NO_SHARE, _KEY_BLOCK) * problem.n_pairs
+        inaccurate = share_inaccurate(problem, grid, _TOLERANCES[0] / self.rtol)
+        in_reach = share_in_reach(problem, NO_SHARE, tuning.TAIL_KEYS_PER_BLOCK)
+        n_exact = n_audit_points * problem.n_keys + inaccurate * in_reach * problem.n_pairs
         transforms = seconds_of_transforms(problem, grid.n_points, n_points)
         return transforms + seconds_of_pairs(problem, n_exact)
 
@@ -159,7 +164,7 @@ class Nufft(Algorithm):
         *,
         monomials: Monomials | None = None,
     ) -> NufftState:
-        """Transform the keys; as accurately as probes say, or as the earlier state was."""
+        """Transform the keys; as accurately as audit points say, or as the earlier state was."""
         monomials = monomials or Monomials.up_to(keys.shape[2], 0)
         if like is None:
             members = zip(keys, columns, strict=True)
@@ -171,7 +176,7 @@ class Nufft(Algorithm):
                     to_numpy(values),
                     earlier.tolerance,
                     monomials.order,
-                    frugal=earlier.sums.grid.is_frugal,
+                    low_upsampling=earlier.sums.grid.has_low_upsampling,
                 )
                 for points, values, earlier in zip(keys, columns, like.sets, strict=True)
             ]
@@ -180,22 +185,32 @@ class Nufft(Algorithm):
     def _audited(
         self, kernel: Kernel, keys: Tensor, columns: Tensor, monomials: Monomials
     ) -> NufftSet:
-        """Transform as accurately as the probes' masses ask for, and measure the error there.
+        """Transform as accurately as the audit points' masses ask for, and measure the error there.
 
-        A frugal grid is kept if it turns out to be good enough for poor probes, with headroom.
+        A grid of low upsampling is kept if it turns out to be good enough for poor audit points,
+        with a safety factor.
         """
         spread_out = _spread_out(len(keys))
-        probes = np.concatenate([to_numpy(keys[spread_out]), _about_heavy(keys, columns[0])])
+        audit_points = np.concatenate([to_numpy(keys[spread_out]), _about_heavy(keys, columns[0])])
         points, values = to_numpy(keys), to_numpy(columns)
-        audit = _Audit.of(kernel, keys, columns, probes, self.rtol, monomials)
+        audit = _Audit.of(kernel, keys, columns, audit_points, self.rtol, monomials)
         poor_mass = float(np.quantile(audit.exact[0, 0, : len(spread_out)], _POOREST))
-        aim = _HEADROOM * poor_mass / audit.least_mass(audit.sizes_of(np.abs(values).sum(axis=1)))
+        aim = (
+            _AIM_SAFETY_FACTOR
+            * poor_mass
+            / audit.least_mass(audit.sizes_of(np.abs(values).sum(axis=1)))
+        )
         tolerance = float(np.clip(aim, *_TOLERANCES))
-        for frugal in (True, False) if self._may_be_frugal else (False,):
-            found = _transformed(points, values, tolerance, monomials.order, frugal=frugal)
+        for low_upsampling in (True, False) if self._may_have_low_upsampling else (False,):
+            found = _transformed(
+                points, values, tolerance, monomials.order, low_upsampling=low_upsampling
+            )
             errors = audit.errors(found)
             least_mass = audit.least_mass(errors)
-            if not found.sums.grid.is_frugal or least_mass <= _HEADROOM * poor_mass:
+            if (
+                not found.sums.grid.has_low_upsampling
+                or least_mass <= _AIM_SAFETY_FACTOR * poor_mass
+            ):
                 break
         error = float(errors[0, 0] / values[0].sum())
         return replace(found, error=error, least_mass=least_mass)
@@ -204,11 +219,7 @@ class Nufft(Algorithm):
         """Nothing is to be known before the sums."""
         return NufftPlan(queries, exclude, [])
 
-    def sums(self, state: NufftState, plan: NufftPlan) -> Tensor:
-        """Return the plain sums, shape (b, k, m), 0 at queries outside the grid's box."""
-        return self.moments(state, plan)[:, 0]
-
-    def moments(self, state: NufftState, plan: NufftPlan) -> Tensor:
+    def moments(self, state: NufftState, plan: NufftPlan, *, squares: bool = False) -> Tensor:
         """Return the plain moments, (b, p, k, m), 0 at queries outside the grid's box."""
         found, exponents = [], list(map(tuple, state.monomials.exponents.tolist()))
         for b, member in enumerate(state.sets):
@@ -223,17 +234,21 @@ class Nufft(Algorithm):
             total -= _left_out(state, plan)
         return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
 
-    def pullback(self, state: NufftState, plan: NufftPlan, grad: Tensor) -> tuple:
-        """Return the gradients by pairs of blocks, to the same tolerance.
+    def pullback(
+        self, state: NufftState, plan: NufftPlan, grad: Tensor, wanted: Wanted
+    ) -> Gradients:
+        """Return the gradients of sums by transforms, and of moments by pairs of blocks.
 
-        They are moments of one order more, in as many columns as there are moments.
+        The latter are moments of one order more, in as many columns as there are moments.
         """
+        if state.monomials.order == 0:
+            return super().pullback(state, plan, grad, wanted)
         blocks = Blocks(self.rtol)
         exact = blocks.prepare(state.kernel, state.keys, state.columns, monomials=state.monomials)
-        return blocks.pullback(exact, blocks.plan(exact, plan.queries, plan.exclude), grad)
+        return blocks.pullback(exact, blocks.plan(exact, plan.queries, plan.exclude), grad, wanted)
 
-    def doubtful(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
-        """Rows outside the box, or whose mass is too little for the audited error."""
+    def inaccurate_rows(self, state: NufftState, plan: NufftPlan, sums: Tensor) -> Tensor:
+        """Return rows outside the box, or whose mass is too little for the audited error."""
         rows = []
         for member, served, mass in zip(state.sets, plan.served, sums[:, 0], strict=True):
             within = to_tensor(served, dtype=torch.bool, device="cpu")
@@ -241,7 +256,7 @@ class Nufft(Algorithm):
         return torch.stack(rows)
 
     def report(self, state: NufftState, plan: NufftPlan) -> dict:
-        """Return the audited error; no pair was evaluated but at the probes."""
+        """Return the audited error; no pair was evaluated but at the audit points."""
         return {
             "evaluator": "finufft",
             "share_of_pairs": 0.0,
@@ -274,8 +289,8 @@ def _exact_moments(
 
 
 def _spread_out(n: int) -> np.ndarray:
-    """Return indices of at most `_PROBES` of n keys."""
-    return np.unique(np.linspace(0, n - 1, _PROBES).astype(np.int64))
+    """Return indices of at most `_AUDIT_POINTS` of n keys."""
+    return np.unique(np.linspace(0, n - 1, _AUDIT_POINTS).astype(np.int64))
 
 
 def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
@@ -291,11 +306,11 @@ def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Audit:
-    """Exact moments at probes, and what an error of the moments means for their ratios.
+    """Exact moments at audit points, and what an error of the moments means for their ratios.
 
     Parameters
     ----------
-    probes : ndarray of shape (m, d)
+    audit points : ndarray of shape (m, d)
         Where the sums are known.
     exact : ndarray of shape (p, k, m)
         The moments there.
@@ -311,7 +326,7 @@ class _Audit:
         The exponents a.
     """
 
-    probes: np.ndarray
+    audit_points: np.ndarray
     exact: np.ndarray
     largest: np.ndarray
     sizes: np.ndarray
@@ -326,12 +341,12 @@ class _Audit:
         kernel: Kernel,
         keys: Tensor,
         columns: Tensor,
-        probes: np.ndarray,
+        audit_points: np.ndarray,
         rtol: float,
         monomials: Monomials,
     ) -> "_Audit":
-        """Sum over all pairs of a probe and a key."""
-        queries = to_tensor(probes, dtype=keys.dtype, device="cpu")
+        """Sum over all pairs of a audit point and a key."""
+        queries = to_tensor(audit_points, dtype=keys.dtype, device="cpu")
         exact = to_numpy(_exact_moments(kernel, keys, columns, queries, monomials))
         # u^a exp(−u²/2) is largest at u = √a
         halves = monomials.exponents / 2
@@ -343,7 +358,7 @@ class _Audit:
         largest = np.abs(columns).max(axis=1)
         largest_steps = np.maximum(largest_steps, 1)
         exponents = list(map(tuple, monomials.exponents.tolist()))
-        return cls(probes, exact, largest, sizes, ranges, rtol, largest_steps, exponents)
+        return cls(audit_points, exact, largest, sizes, ranges, rtol, largest_steps, exponents)
 
     def sizes_of(self, columns: np.ndarray) -> np.ndarray:
         """Return how large the moments (p, k) of columns of such sizes (k,) may be."""
@@ -352,13 +367,15 @@ class _Audit:
     def errors(self, found: NufftSet) -> np.ndarray:
         """Return about the largest error of each column's moments anywhere, (p, k).
 
-        At the probes, times a safety factor; and at least what the tolerance leaves of the heaviest
-        key, and rounding of the largest sum.
+        At the audit points, times a safety factor; and at least what the tolerance leaves of the
+        heaviest key, and rounding of the largest sum.
         """
-        moments, served = found.sums.moments_at(self.probes, self.exponents)
+        moments, served = found.sums.moments_at(self.audit_points, self.exponents)
         seen = np.abs(moments - self.exact)[..., served].max(axis=2, initial=0.0)
         rounding = _EPS * self.exact[0, 0].max() * np.append(1.0, self.sizes)
-        return np.maximum(_SAFETY * seen, self.sizes_of(found.tolerance * self.largest + rounding))
+        return np.maximum(
+            _ERROR_SAFETY_FACTOR * seen, self.sizes_of(found.tolerance * self.largest + rounding)
+        )
 
     def least_mass(self, errors: np.ndarray) -> float:
         """Return the mass at which errors (p, k) of moments are just tolerable for their ratios.
@@ -376,25 +393,27 @@ def _grid_bytes() -> int:
     return int(_SHARE_OF_MEMORY * working_memory_bytes())
 
 
-def _grid_of(keys: np.ndarray, tolerance: float, order: int, *, frugal: bool) -> Grid | None:
-    return Grid.of(keys, tolerance, _grid_bytes(), order=order, frugal=frugal)
+def _grid_of(
+    keys: np.ndarray, tolerance: float, order: int, *, low_upsampling: bool
+) -> Grid | None:
+    return Grid.of(keys, tolerance, _grid_bytes(), order=order, low_upsampling=low_upsampling)
 
 
 def _transformed(
-    keys: np.ndarray, columns: np.ndarray, tolerance: float, order: int, *, frugal: bool
+    keys: np.ndarray, columns: np.ndarray, tolerance: float, order: int, *, low_upsampling: bool
 ) -> NufftSet:
     """Transform the keys that have a say, without an audit."""
     in_use = columns.any(axis=0)
     points = keys if in_use.all() else keys[in_use]
     if len(points) == 0:
         points = keys[:1]
-    grid = _grid_of(points, tolerance, order, frugal=frugal)
-    while grid is None:  # accuracy costs memory; what is doubtful then is done again
+    grid = _grid_of(points, tolerance, order, low_upsampling=low_upsampling)
+    while grid is None:  # accuracy costs memory; what is inaccurate then is done again
         if tolerance > _TOLERANCES[1]:
             raise ValueError(
                 "No algorithm can do this problem: nufft: a grid for these points would exceed "
                 f"{_grid_bytes() / 2**20:.0f} MiB. Use algorithm='auto'."
             )
         tolerance *= 10
-        grid = _grid_of(points, tolerance, order, frugal=frugal)
+        grid = _grid_of(points, tolerance, order, low_upsampling=low_upsampling)
     return NufftSet(FourierSums.of(keys, columns, grid, n_threads()), tolerance)

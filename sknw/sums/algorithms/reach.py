@@ -36,7 +36,7 @@ def share_in_reach(problem: Problem, dropped: float, block_size: int) -> float:
     return float((distances <= (reach + extent)[:, None]).double().mean())
 
 
-def share_of_doubt(problem: Problem, grid: Any, least_share: float) -> float:
+def share_inaccurate(problem: Problem, grid: Any, least_share: float) -> float:
     """Return about which share of queries lies outside a grid's box or has too little mass.
 
     Parameters

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums.geometry.interactions import Pairs
+from sknw.sums.monomials import Monomials
 
 
 class Evaluator(ABC):
@@ -45,10 +46,11 @@ class Evaluator(ABC):
         """
 
     def has_squares(self, kernel: Kernel, n_columns: int) -> bool:
-        """Whether `sums_and_squares` is there for the kernel and so many columns."""
+        """Whether `moments` of squared steps come in one pass under the kernel."""
         return False
 
-    def sums_and_squares(
+    @abstractmethod
+    def moments(
         self,
         kernel: Kernel,
         queries: Any | None,
@@ -56,16 +58,33 @@ class Evaluator(ABC):
         columns: Tensor,
         exclude: Tensor | None,
         pairs: Pairs | None,
+        monomials: Monomials,
     ) -> Tensor:
-        """Return the sums and, in the same pass, ``Σ_j K'_ij v_j (q_i − z_j)²`` of each feature.
+        """Return ``Σ_j K_ij (z_j − q_i)^a v_j`` of each monomial, shape (b, p, k, m).
 
-        Of codes the costs of mismatches stand in the place of squares.
-        Shape (b, 1 + d, k, m), the plain sums first; K' is the slope of the kernel.
+        An evaluator that has squares is asked for `Monomials.squares` of all columns of the points:
+        of codes the costs of mismatches stand in the place of squares.
+        """
+
+    def pullback(
+        self,
+        kernel: Kernel,
+        queries: Any | None,
+        keys: Any,
+        columns: Tensor,
+        grad: Tensor,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+        monomials: Monomials,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the gradients of the numbers of queries and keys, and of columns.
+
+        For the gradient (b, p, k, m) of moments up to an order that the evaluator accepts.
         """
         raise NotImplementedError
 
     @abstractmethod
-    def pull(
+    def steps(
         self,
         kernel: Kernel,
         queries: Any | None,
@@ -79,6 +98,7 @@ class Evaluator(ABC):
     ) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d).
 
-        `left` is (b, k, m) and `right` (b, k, n). With `squared`, ``(q_i − z_j)²`` feature by
-        feature, and of codes the costs of mismatches. Codes pull nothing: without, they have zeros.
+        The pullback of sums to one side: `left` is (b, k, m) and `right` (b, k, n), the gradient
+        and the columns or the reverse. With `squared`, ``(q_i − z_j)²`` feature by feature, and of
+        codes the costs of mismatches. Without, codes have zeros.
         """

@@ -30,7 +30,7 @@ def evaluator_for(
     """
     evaluator = _chosen(kernel, dtype, device, n_pairs, n_problems, FUSED.does, order)
     waits = evaluator is not FUSED and FUSED.accepts(kernel, dtype, device, order)
-    if waits and n_pairs >= tuning.FEWEST_FUSED_PAIRS:
+    if waits and n_pairs >= tuning.FEWEST_COMPILED_PAIRS:
         LOOPS.count(_precision(dtype), _torch_seconds(n_pairs * n_problems))
     return evaluator
 
@@ -60,7 +60,7 @@ def _chosen(kernel, dtype, device, n_pairs, n_problems, ask, order: int = 0) -> 
 def _worth_the_loops(precision: str, n_pairs: float, n_problems: int, ask) -> bool:
     """Whether the pairs are many: for a call of loops that are ready, in all problems together."""
     total = n_pairs * n_problems
-    many = (total if LOOPS.are_ready(precision) else n_pairs) >= tuning.FEWEST_FUSED_PAIRS
+    many = (total if LOOPS.are_ready(precision) else n_pairs) >= tuning.FEWEST_COMPILED_PAIRS
     return many and ask(precision, _torch_seconds(total))
 
 
@@ -79,7 +79,7 @@ def has_own_threads(
 
     Compiled loops have their own; few pairs are not worth several.
     """
-    few = n_pairs < tuning.FEWEST_FUSED_PAIRS
+    few = n_pairs < tuning.FEWEST_COMPILED_PAIRS
     ready = few or likely_evaluator(kernel, dtype, device, n_pairs) is FUSED
     return FUSED.accepts(kernel, dtype, device) and ready
 

@@ -103,7 +103,7 @@ class TorchTiles(Evaluator):
             return None, of_queries + of_keys, of_columns
         return of_queries, of_keys, of_columns
 
-    def pull(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
+    def steps(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         points = keys if queries is None else queries
         total, of_codes = _zeros(left, points.rows.shape), _zeros(left, points.codes.shape)

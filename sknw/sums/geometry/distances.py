@@ -20,7 +20,9 @@ from sknw.kernels.codes import Codes, numeric_part
 
 # Largest error of a squared distance that the product form may make, in bandwidths squared.
 _PRODUCT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
-_PRODUCT_DOUBT = 10  # times that: how near to 1 a squared distance by the product is computed again
+_PRODUCT_MARGIN = (
+    10  # times that: how near to 1 a squared distance by the product is computed again
+)
 _FEWEST_AGAIN = 1 / 16  # share of a tile from which differences for all of it are faster
 # Above this dimension, differences coordinate by coordinate cost more than torch's pair distances.
 _FEW_FEATURES = 4
@@ -128,8 +130,8 @@ def edges_by_differences(
     error is larger than the allowances. `costs` (b, m, n) are those of mismatches of codes.
     """
     allowed = query_edges[..., :, None] + key_edges[..., None, :]
-    doubtful = torch.sub(sq, 1).abs_() <= allowed + _PRODUCT_DOUBT * _PRODUCT_ERROR[sq.dtype]
-    again = doubtful.nonzero(as_tuple=True)
+    inaccurate = torch.sub(sq, 1).abs_() <= allowed + _PRODUCT_MARGIN * _PRODUCT_ERROR[sq.dtype]
+    again = inaccurate.nonzero(as_tuple=True)
     if len(again[0]) > _FEWEST_AGAIN * sq.numel():
         sq = differences_squared(queries, keys)
         return settle_edges(sq if costs is None else sq.add_(costs), query_edges, key_edges)

@@ -32,7 +32,7 @@ _LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there
 _REMOTE = 1e12  # squared distance
 # Share of a query's mass that is less than rounding of its sum: what is exact may leave it out.
 NO_SHARE = 1e-17
-_CARE = 1e-5  # for distances rounded to float32
+_SAFETY_FACTOR = 1e-5  # for distances rounded to float32
 _QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
 _QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
 
@@ -112,13 +112,13 @@ class Pairs:
     ----------
     queries, keys : Boxes
         Queries and keys in boxes.
-    tally : list of int
+    pair_counts : list of int
         An evaluator that looks closer than at `tiles` appends the number of pairs it evaluated.
     """
 
     queries: Boxes
     keys: Boxes
-    tally: list[int] = field(default_factory=list)
+    pair_counts: list[int] = field(default_factory=list)
 
     @classmethod
     def all(cls, n_queries: int, n_keys: int, n_features: int) -> "Pairs":
@@ -153,8 +153,8 @@ class Pairs:
     @property
     def evaluated(self) -> int:
         """Number of pairs that the first sums over these pairs evaluated."""
-        if self.tally:
-            return self.tally[0]
+        if self.pair_counts:
+            return self.pair_counts[0]
         return sum((i.stop - i.start) * (j.stop - j.start) for i, j in self.tiles)
 
 
@@ -163,7 +163,7 @@ def _cuts(n: int, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Meeting:
+class InteractionList:
     """Two layouts, and how far the points of one need those of the other.
 
     Parameters
@@ -184,7 +184,7 @@ class Meeting:
         return Pairs(Boxes.of(self.queries, self.reaches), Boxes.of(self.keys, None))
 
     @cached_property
-    def turned(self) -> Pairs:
+    def transposed(self) -> Pairs:
         """The same pairs with the keys as queries."""
         return Pairs(self.pairs.keys, self.pairs.queries)
 
@@ -334,14 +334,14 @@ def _is_compact(points: Tensor, size: int, sides: np.ndarray) -> bool:
     return float(extents.median()) <= _COMPACT * float(np.square(sides).sum())
 
 
-def meeting_of(
+def interactions_of(
     kernel: Kernel,
     queries: Layout,
     keys: Layout,
     weights: Tensor,
     rtol: float,
     masses: Tensor | None = None,
-) -> Meeting:
+) -> InteractionList:
     """Return how far the queries need the keys.
 
     Parameters
@@ -359,7 +359,7 @@ def meeting_of(
         nothing, or None, bounds on the blocks of keys tell.
     """
     if not math.isinf(kernel.support):
-        return meeting_within(queries, keys, kernel.support**2)
+        return interactions_within(queries, keys, kernel.support**2)
     weights = weights.double()
     reaches = queries.points.new_full((len(queries),), torch.nan, dtype=torch.float64)
     if masses is not None:
@@ -374,12 +374,12 @@ def meeting_of(
         for some in unknown.split(max(1, _BOX_TESTS // len(bounds.log_sure))):
             found[some] = found[some].fmin(bounds.reaches(kernel, points[some], rtol))
         reaches = found.flatten()[: len(queries)]
-    return Meeting(queries, keys, to_numpy(reaches * (1 + _CARE)))
+    return InteractionList(queries, keys, to_numpy(reaches * (1 + _SAFETY_FACTOR)))
 
 
-def meeting_within(queries: Layout, keys: Layout, reach: float) -> Meeting:
-    """Return the meeting of queries that need keys up to one squared distance."""
-    return Meeting(queries, keys, np.full(len(queries), reach * (1 + _CARE)))
+def interactions_within(queries: Layout, keys: Layout, reach: float) -> InteractionList:
+    """Return the interaction list of queries that need keys up to one squared distance."""
+    return InteractionList(queries, keys, np.full(len(queries), reach * (1 + _SAFETY_FACTOR)))
 
 
 def _reach_of_mass(kernel: Kernel, log_mass: Tensor, log_total: Tensor, rtol: float) -> Tensor:

@@ -38,8 +38,6 @@ _NUMBERS_OF_A_KERNEL = 8  # that are read in the time that its formula takes
 _SHORT_CALL, _LONG_CALL = 0.02, 0.1  # seconds
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
-_WORTH_A_LOOK = 5e6  # pairs, beside which the smallest and largest coordinates cost nothing
-_NEAR = {8: 1000.0, 4: 120.0}  # powers of two that are none of the smallest, by bytes of a float
 _NONE = np.empty(0, dtype=np.int64)
 _switched_off = threading.local()
 
@@ -78,11 +76,6 @@ class FusedPoints:
         factors = np.full((self.features.shape[1], 1), _TO_POWERS, dtype=self.dtype)
         factors[len(factors) - self.n_codes :] = 1
         return self.features * factors
-
-    @cached_property
-    def span(self) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest coordinates for powers of two, (b, d) each; NaN if one is."""
-        return self.to_powers.min(axis=2), self.to_powers.max(axis=2)
 
     def __len__(self) -> int:
         return self.features.shape[2]
@@ -165,8 +158,10 @@ class Fused(Evaluator):
         family, form = kernel.formula
         return family == "gaussian" and form == "profile" and n_columns == 2
 
-    def sums_and_squares(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
-        """Return sums, and sums under the slope times squared steps, (b, 1 + d, 2, m)."""
+    def moments(self, kernel, queries, keys, columns, exclude, pairs, monomials) -> Tensor:
+        """Return sums, and where asked for also those of squared steps, (b, 1 + d, k, m)."""
+        if len(monomials) == 1:
+            return self.sums(kernel, queries, keys, columns, exclude, pairs)[:, None]
         queries, exclude = _with_identity(queries, keys, exclude)
         columns, d = _columns(columns, keys), keys.features.shape[1]
         out = np.zeros((len(columns), 1 + d, 2, len(queries)))
@@ -176,24 +171,22 @@ class Fused(Evaluator):
             call.run(
                 "add_squares", one_column, weight is not None, out=out[b].reshape(2 + 2 * d, -1)
             )
-            out[b, 1:] *= call.unit(2) * _OF_POWERS["slope"]
+            out[b, 1:] *= call.unit(2)
             if weight is not None:
                 out[b, :, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
-    def pull(
-        self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False, shift=None
-    ) -> Tensor:
+    def steps(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         steps_to_itself = queries is None  # are zero, so no key needs to be left out
         queries, exclude = _with_identity(queries, keys, exclude)
-        if steps_to_itself and shift is None:
+        if steps_to_itself:
             exclude = _NONE
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
         out = np.zeros(queries.features.shape)
         for b in range(len(left)):
-            call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
-            call.run("add_pulls", left[b], right[b], squared, out=out[b])
+            call = _Call(kernel, queries, keys, b, exclude, pairs, None)
+            call.run("add_steps", left[b], right[b], squared, out=out[b])
             out[b] *= call.unit(2 if squared else 1)
         return to_tensor(out, dtype=torch.float64, device="cpu").mT
 
@@ -262,26 +255,6 @@ class _Call:
         family, form = self.kernel.formula
         return family == "gaussian" and form in _OF_POWERS and self.shift is None
 
-    @property
-    def is_near(self) -> bool:
-        """Whether all pairs are so near that the loops need not guard against vanishing weights.
-
-        Only asked for up to three features: other loops have the guard in any case.
-        """
-        d = self.keys.features.shape[1]
-        is_few = d <= 3 and self.kernel.codes is None
-        if (
-            self.pairs is not None
-            or not is_few
-            or len(self.queries) * len(self.keys) <= _WORTH_A_LOOK
-        ):
-            return False
-        (low, high), (key_low, key_high) = self.queries.span, self.keys.span
-        with np.errstate(over="ignore", invalid="ignore"):
-            farthest = np.maximum(high[self.b] - key_low[self.b], key_high[self.b] - low[self.b])
-            squared = np.square(farthest, dtype=np.float64).sum()
-        return bool(squared < _NEAR[self.keys.dtype.itemsize])
-
     def unit(self, degree: int) -> float:
         """Return the factor for sums of weights times coordinates to that degree."""
         return _OF_POWERS[self.kernel.formula[1]] / _TO_POWERS**degree if self.by_powers else 1.0
@@ -299,8 +272,7 @@ class _Call:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
         if self.by_powers:
-            is_near = driver == "add_sums" and self.is_near
-            family, form = "near power" if is_near else "power", "profile"
+            family, form = "power", "profile"
         points = [
             at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
         ]
@@ -330,7 +302,7 @@ class _Call:
         n_numbers = _numbers_per_pair(self.keys, len(arguments[0]))
         evaluated = _in_threads(task, pairs, n_numbers)
         if self.pairs is not None:
-            pairs.tally.append(evaluated)
+            pairs.pair_counts.append(evaluated)
 
 
 def _numbers_per_pair(keys: FusedPoints, n_columns: int) -> int:

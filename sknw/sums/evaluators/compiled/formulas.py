@@ -11,7 +11,6 @@ FAMILIES = (
     "triweight",
     "tricube",
     "power",  # 2^−s, the Gaussian of points that are scaled for it
-    "near power",  # the same where no s is larger than `compiled.LARGEST`
     "nearest",
 )
 FORMS = ("profile", "slope", "square")

@@ -53,7 +53,6 @@ from sknw.sums.evaluators.compiled.vectors import (
     _TRIWEIGHT,
     _TRICUBE,
     _POWER,
-    _NEAR_POWER,
     _NEAREST,
 ) = range(len(FAMILIES))
 _, _SLOPE, _SQUARE = range(len(FORMS))
@@ -326,7 +325,7 @@ def _settle_edges(edge, edges, start, stop, out):
 
 @_compiled
 def _half_inverse_root(s):
-    """``1 / (2u)``; 0 at u = 0, where no pair can pull."""
+    """``1 / (2u)``; 0 at u = 0, where a pair has no step."""
     return _HALF / math.sqrt(s) if s > _0 else _0
 
 
@@ -365,7 +364,7 @@ def _profile(buffer, n, family):
             s = buffer[j]
             base = max(_1 - s * np.sqrt(s), _0)
             buffer[j] = base * base * base
-    elif family in (_POWER, _NEAR_POWER):
+    elif family == _POWER:
         for j in range(n):
             buffer[j] = _power(buffer[j])
 
@@ -464,20 +463,18 @@ def _subtract_rounding(queries, i, keys, n_numbers, anchors, start, stop, epsilo
 
 
 @_compiled
-def _shifted(buffer, n, family, form, nearest):
+def _shifted(buffer, n, family, nearest):
     """Turn excesses over the nearest squared distance into weights relative to that key's."""
     if family == _GAUSSIAN:
-        factor = -_HALF if form == _SLOPE else _1
         for j in range(n):
-            buffer[j] = factor * _vanishing_decay(_HALF * max(buffer[j], _0))
+            buffer[j] = _vanishing_decay(_HALF * max(buffer[j], _0))
     elif family == _EXPONENTIAL:
         for j in range(n):
             excess = max(buffer[j], _0)
             s = nearest + excess
             roots = np.sqrt(s) + np.sqrt(nearest)
             # √s − √nearest without cancellation
-            weight = _vanishing_decay(excess / roots) if excess > _0 else _1
-            buffer[j] = -_half_inverse_root(s) * weight if form == _SLOPE else weight
+            buffer[j] = _vanishing_decay(excess / roots) if excess > _0 else _1
     else:  # the limit of a vanishing bandwidth
         for j in range(n):
             buffer[j] = _1 if buffer[j] <= _0 else _0
@@ -509,7 +506,7 @@ def _weights(
     if len(nearest):
         if nearest[i] == np.inf:  # there is no key
             buffer[:] = np.inf
-        _shifted(buffer, n, family, form, nearest[i])
+        _shifted(buffer, n, family, nearest[i])
     elif form == _SLOPE:
         _slope(buffer, n, family)
     else:
@@ -778,11 +775,10 @@ def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
 
 
 @_compiled
-def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, near, out):
+def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, out):
     """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
-    Of up to three features, which stay in registers. Several queries have one run. If all is near,
-    no s is larger than `LARGEST`.
+    Of up to three features, which stay in registers. Several queries have one run.
     """
     d, zero = len(keys), _0 * queries[0, first]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
@@ -795,7 +791,7 @@ def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, 
             whole = begin + (end - begin) // lanes * lanes
             for j in range(begin, whole, lanes):
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, lanes)
-                weight = _power_within(s if near else _clamped(s))
+                weight = _power(s)
                 mass, total = _add_lanes(weight, masses, values, uniform, j, lanes, mass, total)
             if whole < end:
                 count = end - whole
@@ -995,8 +991,7 @@ def add_sums(
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated, no_codes = 0, len(codes[0]) == 0
-    near = family == _NEAR_POWER
-    powers = (near or family == _POWER) and len(columns) == 2
+    powers = family == _POWER and len(columns) == 2
     everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
     few, by_fours = len(queries) < 4 and no_codes, len(queries) <= _FOR_FOURS and no_codes
     rows = np.empty((len(queries), 4), queries.dtype)
@@ -1019,9 +1014,7 @@ def add_sums(
                         start, stop = runs[0, 0], runs[0, 1]
                         while after < starts[b + 1] and not start <= _gap(exclude, after) < stop:
                             after += 1
-                    _add_few_powers(
-                        queries, i, after, keys, runs, n_runs, columns, uniform, near, out
-                    )
+                    _add_few_powers(queries, i, after, keys, runs, n_runs, columns, uniform, out)
                 elif everywhere and by_fours and _all_meet(exclude, i, starts[b + 1], runs):
                     after = i + 4
                     _add_four_powers(
@@ -1277,7 +1270,7 @@ def _step(q, z, squared):
 
 
 @_compiled
-def _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out):
+def _add_steps_of_codes(queries, i, keys, codes, start, stop, strengths, out):
     """Add, for each column of codes, the strengths times the costs of mismatches with query i."""
     costs, caps = codes
     for c in range(len(costs)):
@@ -1289,11 +1282,11 @@ def _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out):
 
 
 @_compiled
-def _add_pull(queries, i, keys, codes, start, stop, squared, strengths, out):
-    """Add the pulls of the keys start:stop on query i, four features at a time."""
+def _add_steps(queries, i, keys, codes, start, stop, squared, strengths, out):
+    """Add the steps from the keys start:stop to query i, four features at a time."""
     d, n = keys.shape[0] - len(codes[0]), np.uint64(stop - start)
     if squared and len(codes[0]):
-        _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out)
+        _add_steps_of_codes(queries, i, keys, codes, start, stop, strengths, out)
     zero, first = _0 * queries[0, i], d % 4
     if first == 1:
         q0, z0, sum0 = queries[0, i], keys[0, start:stop], zero
@@ -1362,36 +1355,36 @@ def _strengthen(buffer, i, left, right, start, stop):
 
 
 @_compiled
-def _add_power_pulls(queries, i, keys, codes, start, stop, left, right, squared, buffer, out):
-    """Add the pulls on query i by ``2^−s`` times products of two or four columns."""
+def _add_power_steps(queries, i, keys, codes, start, stop, left, right, squared, buffer, out):
+    """Add the weighted steps to query i by ``2^−s`` times products of two or four columns."""
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
         _distances(queries, i, keys, codes, head, tail, buffer)
         _strengthen(buffer, i, left, right, head, tail)
-        _add_pull(queries, i, keys, codes, head, tail, squared, buffer, out)
+        _add_steps(queries, i, keys, codes, head, tail, squared, buffer, out)
 
 
 @_compiled
-def _add_power_pulls_of_two(
+def _add_power_steps_of_two(
     queries, i, keys, codes, start, stop, left, right, squared, buffer, other, out
 ):  # fmt: skip
-    """Add the pulls on queries i and i + 1, which share what is read of the keys."""
+    """Add the weighted steps to queries i and i + 1, which share what is read of the keys."""
     for head in range(start, stop, _PIECE):
         tail = min(head + _PIECE, stop)
         _distances_of_two(queries, i, keys, codes, head, tail, buffer, other)
         _strengthen(buffer, i, left, right, head, tail)
         _strengthen(other, i + 1, left, right, head, tail)
-        _add_pulls_of_two(queries, i, keys, codes, head, tail, squared, buffer, other, out)
+        _add_steps_of_two(queries, i, keys, codes, head, tail, squared, buffer, other, out)
 
 
 @_compiled
-def _add_pulls_of_two(queries, i, keys, codes, start, stop, squared, strengths, others, out):
-    """Add the pulls of the keys start:stop on queries i and i + 1, two features at a time."""
+def _add_steps_of_two(queries, i, keys, codes, start, stop, squared, strengths, others, out):
+    """Add the steps from the keys start:stop to queries i and i + 1, two features at a time."""
     d, h, n = keys.shape[0] - len(codes[0]), i + 1, np.uint64(stop - start)
     zero = _0 * queries[0, i]
     if squared and len(codes[0]):
-        _add_pull_of_codes(queries, i, keys, codes, start, stop, strengths, out)
-        _add_pull_of_codes(queries, h, keys, codes, start, stop, others, out)
+        _add_steps_of_codes(queries, i, keys, codes, start, stop, strengths, out)
+        _add_steps_of_codes(queries, h, keys, codes, start, stop, others, out)
     if d % 2:
         q0, r0, z0, sum0, rest0 = queries[0, i], queries[0, h], keys[0, start:stop], zero, zero
         for j in range(n):
@@ -1416,7 +1409,7 @@ def _add_pulls_of_two(queries, i, keys, codes, start, stop, squared, strengths, 
 
 
 @_compiled
-def add_pulls(
+def add_steps(
     queries,
     keys,
     codes,
@@ -1434,9 +1427,9 @@ def add_pulls(
     form,
     out,
 ):
-    """Add the pulls ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, (d, m), of query blocks first:last.
+    """Add the weighted steps ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, (d, m).
 
-    With `squared`, ``(q_i − z_j)²`` feature by feature.
+    Of query blocks first:last. With `squared`, ``(q_i − z_j)²`` feature by feature.
     `left` (k, m) and `right` (k, n) have an even number of columns.
     """
     starts, key_starts = tiles[0], tiles[4]
@@ -1463,19 +1456,19 @@ def add_pulls(
                 for t in range(n_runs):
                     start, stop = runs[t, 0], runs[t, 1]
                     if two:
-                        _add_power_pulls_of_two(
+                        _add_power_steps_of_two(
                             queries, i, keys, codes, start, stop, left, right, squared, buffer,
                             products, out,
                         )  # fmt: skip
                     elif powers:
-                        _add_power_pulls(
+                        _add_power_steps(
                             queries, i, keys, codes, start, stop, left, right, squared, buffer,
                             out,
                         )  # fmt: skip
                     else:
                         part = buffer[place:]
                         _multiply_by_products(part, i, left, right, start, stop, products)
-                        _add_pull(queries, i, keys, codes, start, stop, squared, part, out)
+                        _add_steps(queries, i, keys, codes, start, stop, squared, part, out)
                         place += stop - start
                 i += 2 if two else 1
             head = end
@@ -1530,6 +1523,6 @@ def signatures(precision: str) -> dict[str, tuple]:
     return {
         "add_sums": one_column,
         "add_squares": one_column,
-        "add_pulls": (*points, rows, rows, types.boolean, *after),
+        "add_steps": (*points, rows, rows, types.boolean, *after),
         "find_nearest": (*points, indices, rows, tiles, types.int64, types.int64, row, indices),
     }
