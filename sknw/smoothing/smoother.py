@@ -39,7 +39,6 @@ def smooth(
     values: Tensor,
     weights: Tensor,
     *,
-    scales: Tensor | None = None,
     exclude: Tensor | None = None,
     own: OwnCells | None = None,
     algorithm: str = "auto",
@@ -60,8 +59,6 @@ def smooth(
         Values to average.
     weights : Tensor of shape (b, n)
         Weights of the keys, >= 0.
-    scales : Tensor of shape (d,) or None, default=None
-        Common scales of the features of queries and keys, which then get no gradient themselves.
     exclude : Tensor of shape (m,) or None, default=None
         Index of the key that a query leaves out, or -1.
     own : OwnCells or None, default=None
@@ -80,16 +77,12 @@ def smooth(
     columns = value_columns(values, weights)
     sums = kernel_sums(
         kernel, queries, keys, columns,
-        scales=scales, exclude=exclude, algorithm=algorithm, rtol=rtol,
+        exclude=exclude, algorithm=algorithm, rtol=rtol,
     )  # fmt: skip
     fit = LocalFit.of(_with_own(sums, own, kernel).sums)
     means, empty = fit.means, fit.empty
     if not empty.any():
         return means
-    if scales is not None:
-        kernel, factors = kernel.scaled_by(scales.detach())
-        keys = keys * factors.to(keys.dtype)
-        queries = None if queries is None else queries * factors.to(keys.dtype)
     return fill_empty(
         kernel, means, empty, queries, keys, columns, exclude, own, empty_neighborhood
     )

@@ -44,12 +44,11 @@ def kernel_sums(
     keys: Tensor,
     columns: Tensor,
     *,
-    scales: Tensor | None = None,
     exclude: Tensor | None = None,
     algorithm: str = "auto",
     rtol: float = DEFAULT_RTOL,
 ) -> KernelSums:
-    """Return kernel sums, differentiable in queries, keys, value columns and scales.
+    """Return kernel sums, differentiable in queries, keys and value columns.
 
     Parameters
     ----------
@@ -61,9 +60,6 @@ def kernel_sums(
         Keys in bandwidth units. Columns that are codes (`Kernel.codes`) get no gradient.
     columns : Tensor of shape (b, k, n)
         Value columns; column 0 holds the keys' weights (>= 0).
-    scales : Tensor of shape (d,) or None, default=None
-        Common scales of the features of queries and keys, which then get no gradient themselves:
-        one pass over the pairs gives the scales' gradient where the points' takes two.
     exclude : Tensor of shape (m,) or None, default=None
         Index of the key that a query leaves out, or -1. No key is left out twice.
     algorithm : str, default="auto"
@@ -76,13 +72,8 @@ def kernel_sums(
     RuntimeError
         If more is asked for than first derivatives in reverse mode.
     """
-    inputs = [tensor for tensor in (queries, keys, columns, scales) if tensor is not None]
+    inputs = [tensor for tensor in (queries, keys, columns) if tensor is not None]
     refuse_other_derivatives(*inputs)
-    if scales is not None:
-        kernel, factors = kernel.scaled_by(scales.detach())
-        keys, factors = keys.detach(), factors.to(keys.dtype)
-        queries = None if queries is None else queries.detach() * factors
-        keys = keys * factors
     kernel, queries, keys = on_scaled_points(kernel, queries, keys)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if needs_grad and kernel.derivative().formula is None:
@@ -100,9 +91,7 @@ def kernel_sums(
     if not needs_grad:
         return PreparedSums.of(kernel, keys, columns, chosen).sums(queries, exclude)
     report: dict = {}
-    log_scale, sums = _KernelSums.apply(
-        queries, keys, columns, scales, kernel, chosen, exclude, report
-    )
+    log_scale, sums = _KernelSums.apply(queries, keys, columns, kernel, chosen, exclude, report)
     return KernelSums(log_scale, sums, report)
 
 
@@ -161,21 +150,14 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-_MOST_KEPT = 2**25  # numbers kept from the forward pass for the gradient by the scales
-
-
 class _KernelSums(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx, queries, keys, columns, scales, kernel: Kernel, algorithm: Algorithm, exclude, report
-    ):
+    def forward(ctx, queries, keys, columns, kernel: Kernel, algorithm: Algorithm, exclude, report):
         prepared = PreparedSums.of(kernel, keys, columns, algorithm)
-        n_kept = columns.shape[1] * (keys if queries is None else queries).numel()
-        by_log_scales = ctx.needs_input_grad[3] and n_kept <= _MOST_KEPT
-        ctx.ran = prepared.run(queries, exclude, by_log_scales)
+        ctx.ran = prepared.run(queries, exclude)
         result = ctx.ran.sums
         report.update(result.report)
-        ctx.save_for_backward(queries, keys, columns, scales, exclude)
+        ctx.save_for_backward(queries, keys, columns, exclude)
         ctx.prepared = prepared
         ctx.mark_non_differentiable(result.log_scale)
         return result.log_scale, result.sums.contiguous()
@@ -184,20 +166,16 @@ class _KernelSums(torch.autograd.Function):
     def backward(ctx, _log_scale_grad, sums_grad):
         refuse_batches(sums_grad)
         *inputs, exclude = ctx.saved_tensors
-        queries, keys, columns, scales = inputs
+        queries, keys, columns = inputs
         needed = ctx.needs_input_grad
-        wanted = Wanted(points=needed[0] or needed[1], columns=needed[2], log_scales=needed[3])
+        wanted = Wanted(points=needed[0] or needed[1], columns=needed[2])
         with torch.no_grad(), full_precision(keys), beside_compilers():
             grad = sums_grad.mT.to(keys.dtype)[:, None]
             found = gradients_of(ctx.ran, ctx.prepared, queries, exclude, grad, wanted)
-        by_scales = found.log_scales
-        if by_scales is not None:
-            by_scales = (by_scales.sum(dim=0) / scales).to(scales.dtype)
         grads = (
             found.queries if found.queries is None else found.queries.to(keys.dtype),
             found.keys if found.keys is None else found.keys.to(keys.dtype),
             found.columns if found.columns is None else found.columns.to(columns.dtype),
-            by_scales,
         )
         return *first_order_only(grads, *inputs, sums_grad), None, None, None, None
 

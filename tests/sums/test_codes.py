@@ -15,7 +15,7 @@ from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.kernels import KERNELS
 from sknw.kernels.codes import EXACT, Codes
-from sknw.sums import kernel_sums
+from sknw.sums import PreparedSums, choose_for, gradient_by_log_scales
 from sknw.sums.evaluators.compiled.driver import disabled
 from sknw.sums.evaluators.registry import EVALUATORS
 from sknw.sums.monomials import Monomials
@@ -155,20 +155,35 @@ def test_gradients_by_scales_are_those_of_finite_differences(name, n, algorithm)
     kernel = replace(KERNELS[name], codes=Codes.of(CAPS))
     at = np.array([3.0, 0.7, 0.3]) if name != "triweight" else np.array([0.5, 0.4, 0.2])
 
-    def loss(scales):
-        found = kernel_sums(
-            kernel, None, keys, columns, scales=scales, algorithm=algorithm, rtol=1e-12
+    def run(scales):
+        """Return the prepared sums at scales, and their run."""
+        scaled, factors = kernel.scaled_by(torch.tensor(scales))
+        at_scales = keys * factors
+        chosen = choose_for(
+            algorithm,
+            scaled,
+            None,
+            at_scales,
+            n_columns=2,
+            leave_one_out=True,
+            needs_grad=True,
+            rtol=1e-12,
         )
-        means = found.sums[0, :, 1] / found.sums[0, :, 0].clamp_min(1e-290)
+        prepared = PreparedSums.of(scaled, at_scales, columns, chosen)
+        return prepared, prepared.run(None, None, by_log_scales=True)
+
+    def loss(sums):
+        means = sums[0, :, 1] / sums[0, :, 0].clamp_min(1e-290)
         return means.square().mean()
 
-    scales = torch.tensor(at, requires_grad=True)
-    (gradient,) = torch.autograd.grad(loss(scales), scales)
+    prepared, ran = run(at)
+    sums = ran.sums.sums.clone().requires_grad_()
+    (by_sums,) = torch.autograd.grad(loss(sums), sums)
+    gradient = gradient_by_log_scales(prepared, ran, None, None, by_sums.mT) / torch.tensor(at)
     for f in range(3):
         step = np.zeros(3)
         step[f] = 1e-5 * at[f]
-        with torch.no_grad():
-            up, down = (loss(torch.tensor(at + sign * step)).item() for sign in (1, -1))
+        up, down = (loss(run(at + sign * step)[1].sums.sums).item() for sign in (1, -1))
         assert gradient[f].item() == pytest.approx((up - down) / (2 * step[f]), rel=1e-4, abs=1e-7)
 
 
