@@ -24,7 +24,7 @@ from sknw.support.progress import Progress
 from sknw.support.random import NoDraws
 from sknw.support.state import question
 from sknw.support.warnings import MetricWarning, warn_user
-from sknw.training import SOLVERS, Request, Settings, Solver, Trained, doubts, in_blocks, train
+from sknw.training import SOLVERS, Config, Result, Settings, Solver, diagnose, in_blocks, train
 
 
 class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson):
@@ -270,7 +270,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if state is None and self.warm_start and hasattr(self, "metric_"):
             w_init = self._last_weights(metric, n_columns, n_components)
             buffers = self.metric_.buffers_for_next
-        request = Request(
+        request = Config(
             metric=metric,
             solver=solver,
             n_components=self.n_components,
@@ -288,7 +288,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         module, trained = train(request, task, bandwidth, settings, random_state)
         self._keep(trained, self._learned(metric, module, n_components))
         self._training_state = None if trained.state is None else {"code": code, **trained.state}
-        self._warn(trained, doubts(module, task, bandwidth, trained.loss))
+        self._warn(trained, diagnose(module, task, bandwidth, trained.loss))
 
     def _chosen(self) -> tuple[Metric, Solver]:
         """Return the metric and the solver that the parameters stand for."""
@@ -328,7 +328,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             "bandwidth_": self.bandwidth_,
         }
 
-    def _keep(self, trained: Trained, learned: dict) -> None:
+    def _keep(self, trained: Result, learned: dict) -> None:
         for name, value in learned.items():
             setattr(self, name, value)
         self.loss_curve_ = trained.loss_curve
@@ -336,7 +336,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.best_loss_ = trained.loss
         self.n_iter_ = trained.n_iter
 
-    def _warn(self, trained: Trained, messages: list[str]) -> None:
+    def _warn(self, trained: Result, messages: list[str]) -> None:
         if not trained.converged:
             warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
         for message in messages:

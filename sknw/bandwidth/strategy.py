@@ -2,11 +2,10 @@
 
 A criterion of bandwidths has local minima where they are narrow and plateaus where they are wide.
 The search therefore scans the whole range with one common multiple of every feature's spread, and
-then each feature's own. From the best of both, bounded quasi-Newton descents start (in the
-coordinates of `sknw.fitting.parametrization`), and last every feature is asked whether the
-criterion is lower without it. Where there is a single bandwidth to find, the scan alone tells its
-minima apart, and each is refined. On larger data a random subsample rehearses; its bandwidths,
-rescaled by ``(n_s/n)^(1/(d+4))``, start the descents on all rows, and only the latter count.
+then each feature's own. From the best of both, and from random ones, bounded quasi-Newton descents
+start, in the rounds of `sknw.fitting.schedule`; last every feature is asked whether the criterion
+is lower without it. Where there is a single bandwidth to find, the scan alone tells its minima
+apart, and each is refined.
 
 The criterion of a kernel with an edge has kinks and flat stretches, where descents stop early. A
 search without gradients goes on from there. With more than 15 bandwidths it would have too many

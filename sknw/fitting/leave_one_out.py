@@ -255,19 +255,19 @@ class LeaveOneOut:
 
     def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem of a random subset of the rows; itself if it is no larger."""
-        return self if size >= len(self) else self.taking(self._draw(size, random_state))
+        return self if size >= len(self) else self.take(self._draw(size, random_state))
 
-    def taking(self, index: Tensor) -> "LeaveOneOut":
+    def take(self, index: Tensor) -> "LeaveOneOut":
         """Return the problem of these rows alone."""
         rows, values, weights = self.rows[index], self.values[index], self.weights[index]
-        cells = None if self.cells is None else self.cells.taking(index)
+        cells = None if self.cells is None else self.cells.take(index)
         return replace(self, rows=rows, values=values, weights=weights, cells=cells)
 
     def among(self, rows: Tensor, n_held_out: int) -> "LeaveOneOut":
         """Return the problem of these rows (index), of which the first are held out."""
         all_held_out = n_held_out == len(rows)
         held_out = None if all_held_out else torch.arange(n_held_out, device=self.rows.device)
-        return replace(self.taking(rows), held_out=held_out)
+        return replace(self.take(rows), held_out=held_out)
 
     def single(self) -> "LeaveOneOut":
         """Return the problem in float32, its sums to no more digits than that needs."""
@@ -292,18 +292,17 @@ class LeaveOneOut:
         n_second = int(np.clip(round(share * len(self)), 1, len(self) - 1))
         parts = np.sort(order[n_second:]), np.sort(order[:n_second])
         first, second = (
-            self.taking(to_tensor(part, dtype=torch.int64, device=self.rows.device))
-            for part in parts
+            self.take(to_tensor(part, dtype=torch.int64, device=self.rows.device)) for part in parts
         )
         return first, second
 
-    def holding_out(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
+    def hold_out(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
         """Return the problem with the loss of a random subset of the rows, all keys kept."""
         if size >= len(self):
             return self
-        return self.holding_out_rows(self._draw(size, random_state))
+        return self.hold_out_rows(self._draw(size, random_state))
 
-    def holding_out_rows(self, rows: Tensor) -> "LeaveOneOut":
+    def hold_out_rows(self, rows: Tensor) -> "LeaveOneOut":
         """Return the problem with the loss of these rows (index), all keys kept."""
         return replace(self, held_out=rows)
 
@@ -313,7 +312,7 @@ class LeaveOneOut:
             return self
         spread = self.spread[self.observations.features.of_column]
         spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
-        return self.taking(Layout.of(self.rows / spread, _SORTED_TO, self.kernel.n_codes).order)
+        return self.take(Layout.of(self.rows / spread, _SORTED_TO, self.kernel.n_codes).order)
 
     def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
         chosen = np.sort(random_state.choice(len(self), size, replace=False))

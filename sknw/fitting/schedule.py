@@ -110,7 +110,7 @@ def parts(
             found.append(found[-1])
             continue
         part = task if at.rows is None else task.subsample(at.rows, random_state)
-        found.append(part if at.held_out is None else part.holding_out(at.held_out, random_state))
+        found.append(part if at.held_out is None else part.hold_out(at.held_out, random_state))
     return found
 
 

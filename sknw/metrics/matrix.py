@@ -50,7 +50,7 @@ class FullMetric(Metric):
         """Return the first rows of the unit matrix, in float64."""
         return Matrix(torch.eye(n_components, n_columns, dtype=torch.float64, device="cpu"))
 
-    def lift(self, module: Matrix, simpler: Tensor) -> None:
+    def embed_matrix(self, module: Matrix, simpler: Tensor) -> None:
         """Take the first rows of the simpler metric's matrix."""
         with torch.no_grad():
             module.w.copy_(simpler[: len(module.w)])

@@ -46,10 +46,10 @@ class Metric(ABC, BaseEstimator):
         """Return the number of components that a user's `n_components` stands for, checked."""
 
     @abstractmethod
-    def lift(self, module: torch.nn.Module, simpler: Tensor) -> None:
+    def embed_matrix(self, module: torch.nn.Module, simpler: Tensor) -> None:
         """Let the module stand for the simpler metric's matrix (q, n_columns)."""
 
-    def disturb(self, module: torch.nn.Module) -> None:
+    def perturb(self, module: torch.nn.Module) -> None:
         """Leave the simpler metric by a little, where gradients alone would not."""
 
     @abstractmethod

@@ -104,7 +104,7 @@ class ModuleMetric(Metric):
         """Return a copy of the module, scaled by 1."""
         return Scaled(_copied(self.module))
 
-    def lift(self, module: Scaled, simpler: Tensor) -> None:
+    def embed_matrix(self, module: Scaled, simpler: Tensor) -> None:
         """Stand for no simpler metric; there is none to start from."""
 
     def rescale(self, module: Scaled, factor: float) -> None:

@@ -135,7 +135,7 @@ class MlpMetric(Metric):
         module.edges.copy_(edges[:, :-1])
         module.steps.copy_(torch.where(steps > 1e-6, steps, torch.inf))  # a bin that holds no more
 
-    def lift(self, module: Embedding, simpler: Tensor) -> None:
+    def embed_matrix(self, module: Embedding, simpler: Tensor) -> None:
         """Take the simpler metric's matrix as the linear part, and let the network give 0."""
         with torch.no_grad():
             rows = min(len(module.w), len(simpler))
@@ -144,7 +144,7 @@ class MlpMetric(Metric):
             module.leave.weight.zero_()
             module.leave.bias.zero_()
 
-    def disturb(self, module: Embedding) -> None:
+    def perturb(self, module: Embedding) -> None:
         """Let the network give a little in every component."""
         with OwnDraws(_SEED), torch.no_grad():
             module.leave.reset_parameters()

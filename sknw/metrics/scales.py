@@ -56,7 +56,7 @@ class ScaleMetric(Metric):
         shape = () if self.is_scalar else (self.n_scales(n_columns),)
         return Scales(torch.ones(shape, dtype=torch.float64, device="cpu"), index)
 
-    def lift(self, module: Scales, simpler: Tensor) -> None:
+    def embed_matrix(self, module: Scales, simpler: Tensor) -> None:
         """Take the diagonal of a diagonal matrix (n_columns, n_columns)."""
         with torch.no_grad():
             module.w[module.index.to(module.w.device)] = simpler.diagonal().to(module.w.dtype)

@@ -41,7 +41,7 @@ class Cells:
             return None
         return cls(of_row, columns)
 
-    def taking(self, rows: Tensor) -> "Cells | None":
+    def take(self, rows: Tensor) -> "Cells | None":
         """Return the cells of some of the rows (index)."""
         return Cells.of(self.of_row[rows], self.columns[:, rows])
 

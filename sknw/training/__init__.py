@@ -1,14 +1,14 @@
 """Metric training: gradient descent on the leave-one-out loss of an embedding.
 
 `SOLVERS` holds the solvers by the name that the ``solver`` parameter takes; `train` goes up from
-the simplest metric and runs one; `doubts` says what looks wrong with the end.
+the simplest metric and runs one; `diagnose` says what looks wrong with the end.
 """
 
 from sknw.training.adam import Adam
-from sknw.training.doubts import doubts
-from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.diagnostics import diagnose
+from sknw.training.ladder import Config, train
+from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.solvers import SOLVERS
-from sknw.training.stages import Request, train
 from sknw.training.validation import in_blocks
 
 Solver.__module__ = __name__  # messages name what users import
@@ -16,12 +16,12 @@ Solver.__module__ = __name__  # messages name what users import
 __all__ = [
     "SOLVERS",
     "Adam",
-    "Request",
+    "Config",
+    "Result",
     "Settings",
     "Solver",
-    "Trained",
     "TrainingProblem",
-    "doubts",
+    "diagnose",
     "in_blocks",
     "train",
 ]

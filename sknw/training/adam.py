@@ -23,10 +23,10 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
+from sknw.training.early_stopping import EarlyStopping
 from sknw.training.neighborhoods import random_leaves
-from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.validation import in_blocks
-from sknw.training.watch import Watch
 
 _MOST_FOR_ALL = 4096  # rows that a batch is predicted from
 _BATCHES = {"all": 64, "near": 1024}
@@ -78,7 +78,7 @@ class Adam(Solver, BaseEstimator):
         settings: Settings,
         screened: TrainingProblem | None,
         random_state: np.random.RandomState,
-    ) -> Trained:
+    ) -> Result:
         """Return the end from the first start; more starts train one after the other."""
         ends = []
         for start in starts:
@@ -88,14 +88,14 @@ class Adam(Solver, BaseEstimator):
             return ends[0]
         return min(ends, key=lambda end: _total(problem, end))
 
-    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Result:
         """Train on from a state; one without an optimiser begins."""
         self.check()
         walk = _Walk.of(problem, settings, self, state)
-        watch = Watch(walk.problem, settings, quiet_steps=self.decay_epochs)
-        watch.best, watch.best_loss = state.get("best"), state.get("best_loss", np.inf)
-        watch.best_buffers = state.get("best_buffers", {})
-        watch.waited, watch.latest = state.get("waited", 0), state.get("epoch", 0)
+        stopping = EarlyStopping(walk.problem, settings, quiet_steps=self.decay_epochs)
+        stopping.best, stopping.best_loss = state.get("best"), state.get("best_loss", np.inf)
+        stopping.best_buffers = state.get("best_buffers", {})
+        stopping.waited, stopping.latest = state.get("waited", 0), state.get("epoch", 0)
         losses, curve, message = list(state.get("losses", [])), [], ""
         last_good = walk.w, walk.problem.buffers
         with problem.task.progress.stage("epochs", settings.max_iter):
@@ -106,16 +106,16 @@ class Adam(Solver, BaseEstimator):
                 losses.append(loss)
                 curve.append(loss * problem.task.unit)
                 last_good = walk.w, walk.problem.buffers
-                if watch(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
+                if stopping(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
                     break
         diverged = not np.isfinite(loss)
-        stopped = watch.stopped or watch.waited >= settings.n_iter_no_change
+        stopped = stopping.stopped or stopping.waited >= settings.n_iter_no_change
         converged = not diverged and (stopped or self._has_stalled(losses, settings))
         message = f"max_iter={settings.max_iter} epochs ended it before the loss settled"
         if diverged:
             message = "the loss diverged; the best state seen is kept. Lower learning_rate_init"
-        kept = last_good if watch.best is None else (watch.best, watch.best_buffers)
-        return Trained(
+        kept = last_good if stopping.best is None else (stopping.best, stopping.best_buffers)
+        return Result(
             w=kept[0],
             buffers=kept[1],
             loss_curve=curve or [np.nan],
@@ -123,8 +123,8 @@ class Adam(Solver, BaseEstimator):
             n_iter=max(len(curve), 1),
             converged=converged,
             message=message,
-            validation_curve=watch.curve,
-            state=walk.state(watch, losses) if settings.keeps_state and not diverged else None,
+            validation_curve=stopping.curve,
+            state=walk.state(stopping, losses) if settings.keeps_state and not diverged else None,
         )
 
     def _has_stalled(self, losses: list[float], settings: Settings) -> bool:
@@ -147,7 +147,7 @@ class Adam(Solver, BaseEstimator):
         return self.keys
 
 
-def _total(problem: TrainingProblem, end: Trained) -> float:
+def _total(problem: TrainingProblem, end: Result) -> float:
     """Return the objective at an end, with the buffers that belong to it."""
     problem.restore(end.buffers)
     return problem.total(end.w, problem.final_loss(end.w))
@@ -264,7 +264,7 @@ class _Walk:
         part.task.progress.evaluated()
         return loss
 
-    def state(self, watch: Watch, losses: list[float]) -> dict:
+    def state(self, stopping: EarlyStopping, losses: list[float]) -> dict:
         """Return what going on needs."""
         moments = self.optimizer.state_dict()["state"][0]
         return {
@@ -275,8 +275,8 @@ class _Walk:
             "buffers": self.problem.buffers,
             "moments": {name: to_numpy(value).copy() for name, value in moments.items()},
             "losses": losses,
-            "best": watch.best,
-            "best_loss": watch.best_loss,
-            "best_buffers": watch.best_buffers,
-            "waited": watch.waited,
+            "best": stopping.best,
+            "best_loss": stopping.best_loss,
+            "best_buffers": stopping.best_buffers,
+            "waited": stopping.waited,
         }

@@ -17,8 +17,8 @@ from sknw.fitting.objective import Objective
 from sknw.fitting.scale_objective import refinement_evaluations
 from sknw.fitting.schedule import levels, parts, schedule
 from sknw.training.coordinates import Coordinates
-from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
-from sknw.training.watch import Watch
+from sknw.training.early_stopping import EarlyStopping
+from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 
 _MOST_REMEMBERED = 4_000_000  # numbers
 
@@ -36,10 +36,10 @@ class Lbfgs(Solver):
         settings: Settings,
         screened: TrainingProblem | None,
         random_state: np.random.RandomState,
-    ) -> Trained:
+    ) -> Result:
         """Return the lowest minimum that the descents reach."""
         problem.module.eval()
-        watch = Watch(problem, settings)
+        stopping = EarlyStopping(problem, settings)
         task, kind = problem.task, "scales" if problem.is_scale else "weights"
         rounds = schedule(kind, len(task), task.n_features, len(starts[0]))
         if screened is None:
@@ -66,25 +66,25 @@ class Lbfgs(Solver):
             coordinates = shared or problem.coordinates(start)
             begun.append(Start(coordinates.of(start), coordinates))
         with problem.threads():
-            best = minimize(run, begun, _watched(watch))
-        return _trained(problem, best, settings, watch)
+            best = minimize(run, begun, _telling(stopping))
+        return _trained(problem, best, settings, stopping)
 
-    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Result:
         """Walk the same path again, and on."""
         problem.module.eval()
         coordinates = problem.coordinates(state["origin"])
         done = state["n_iter"]
         memory = dict(zip(state["seen"], state["values"], strict=True))
         objective = problem.objective(coordinates, memory)
-        watch = Watch(problem, settings)
-        watch.best, watch.best_loss, watch.waited = state["watched"]
+        stopping = EarlyStopping(problem, settings)
+        stopping.best, stopping.best_loss, stopping.waited = state["stopping"]
         level = Level(None, done + settings.max_iter, settings.tol)
         start, curve = state["start"], [*state["began"], np.nan]
         begun = Minimum(start, np.inf, curve, False, coordinates, objective, start)
         with problem.threads():
-            best = descend(level, begun, _watched(watch, skip=done))
+            best = descend(level, begun, _telling(stopping, skip=done))
             best = refined(best, _refinement(problem))
-        return _trained(problem, best, settings, watch, done)
+        return _trained(problem, best, settings, stopping, done)
 
 
 def _refinement(problem: TrainingProblem) -> int:
@@ -94,37 +94,41 @@ def _refinement(problem: TrainingProblem) -> int:
     return refinement_evaluations(problem.task, scales, CRITERIA["loo"])
 
 
-def _watched(watch: Watch, skip: int = 0) -> OnStep:
-    """Return what tells the watch of steps, but for those that an earlier fit has told of."""
+def _telling(stopping: EarlyStopping, skip: int = 0) -> OnStep:
+    """Return what tells of steps, but for those that an earlier fit has told of."""
 
     def on_step(step: int, loss: float, x: np.ndarray, coordinates: Coordinates) -> bool:
-        return step > skip and watch(step - skip, loss, coordinates.values(x))
+        return step > skip and stopping(step - skip, loss, coordinates.values(x))
 
     return on_step
 
 
 def _trained(
-    problem: TrainingProblem, best: Minimum, settings: Settings, watch: Watch, done: int = 0
-) -> Trained:
+    problem: TrainingProblem,
+    best: Minimum,
+    settings: Settings,
+    stopping: EarlyStopping,
+    done: int = 0,
+) -> Result:
     unit = problem.task.unit
     curve = [loss * unit for loss in best.curve[min(done, best.n_iter) :]]
     n_iter = max(len(curve) - 1, 1)  # a start at the minimum is one step
     w, loss = best.coordinates.values(best.x), curve[-1]
-    if watch.best is not None:
-        w, loss = watch.best, None
-    return Trained(
+    if stopping.best is not None:
+        w, loss = stopping.best, None
+    return Result(
         w=w,
         loss_curve=curve[:n_iter],
         loss=loss,
         n_iter=n_iter,
         converged=best.converged,
         message=f"max_iter={settings.max_iter} steps ended it before tol={settings.tol:g} did",
-        validation_curve=watch.curve,
-        state=_state(best, watch),
+        validation_curve=stopping.curve,
+        state=_state(best, stopping),
     )
 
 
-def _state(best: Minimum, watch: Watch) -> dict | None:
+def _state(best: Minimum, stopping: EarlyStopping) -> dict | None:
     """Return where the best descent began and all that it has seen, unless that is too much."""
     memory = best.objective.memory
     if memory is None or len(memory) * len(best.x) > _MOST_REMEMBERED:
@@ -136,5 +140,5 @@ def _state(best: Minimum, watch: Watch) -> dict | None:
         "n_iter": best.n_iter,
         "seen": list(memory),
         "values": list(memory.values()),
-        "watched": (watch.best, watch.best_loss, watch.waited),
+        "stopping": (stopping.best, stopping.best_loss, stopping.waited),
     }

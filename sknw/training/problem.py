@@ -244,7 +244,7 @@ class TrainingProblem:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Result:
     """The end of a training.
 
     Parameters
@@ -311,7 +311,7 @@ class Solver(ABC):
         settings: Settings,
         screened: TrainingProblem | None,
         random_state: np.random.RandomState,
-    ) -> Trained:
+    ) -> Result:
         """Return the best end over all starts w (p,).
 
         Parameters
@@ -329,5 +329,5 @@ class Solver(ABC):
         """
 
     @abstractmethod
-    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Result:
         """Go on from the state that an earlier training left, as if it had not stopped."""

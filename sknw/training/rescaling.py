@@ -94,4 +94,4 @@ def _spread_out(task: LeaveOneOut) -> LeaveOneOut:
     if len(task) <= _ROWS:
         return task
     rows = np.linspace(0, len(task) - 1, _ROWS).astype(int)
-    return task.holding_out_rows(to_tensor(rows, dtype=torch.int64, device=task.rows.device))
+    return task.hold_out_rows(to_tensor(rows, dtype=torch.int64, device=task.rows.device))

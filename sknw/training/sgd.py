@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
-from sknw.training.watch import Watch
+from sknw.training.early_stopping import EarlyStopping
+from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 
 _STEP_PER_VARIANCE = 2.0
 
@@ -24,14 +24,14 @@ class Sgd(Solver):
         settings: Settings,
         screened: TrainingProblem | None,
         random_state: np.random.RandomState,
-    ) -> Trained:
+    ) -> Result:
         """Return the end with the lowest objective over all starts."""
         ends = [_descend(problem, start, settings) for start in starts]
         if len(ends) == 1:
             return ends[0]
         return min(ends, key=lambda end: problem.total(end.w, problem.final_loss(end.w)))
 
-    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Trained:
+    def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Result:
         """Go on from the last w, with the objectives seen so far."""
         return _descend(problem, state["w"], settings, state)
 
@@ -63,13 +63,13 @@ class _Path:
 
 def _descend(
     problem: TrainingProblem, start: np.ndarray, settings: Settings, state: dict | None = None
-) -> Trained:
+) -> Result:
     problem.module.eval()
     state = state or {"before": [], "best": None, "best_loss": np.inf, "waited": 0}
     w = np.asarray(start, dtype=np.float64)
     step, path = _step(problem, settings), _Path(state["before"])
-    watch = Watch(problem, settings)
-    watch.best, watch.best_loss, watch.waited = (
+    stopping = EarlyStopping(problem, settings)
+    stopping.best, stopping.best_loss, stopping.waited = (
         state[name] for name in ("best", "best_loss", "waited")
     )
     with problem.task.progress.stage("gradient descent", settings.max_iter):
@@ -78,12 +78,12 @@ def _descend(
             if not np.isfinite(objective):
                 break
             path.add(w, loss, objective)
-            if t == settings.max_iter or path.has_stalled(settings) or watch.stopped:
+            if t == settings.max_iter or path.has_stalled(settings) or stopping.stopped:
                 break
             w = w - step * gradient
-            if watch(t + 1, loss, w):
-                watch.stopped = True
-    return _end(problem, path, bool(np.isfinite(objective)), settings, watch)
+            if stopping(t + 1, loss, w):
+                stopping.stopped = True
+    return _end(problem, path, bool(np.isfinite(objective)), settings, stopping)
 
 
 def _step(problem: TrainingProblem, settings: Settings) -> float:
@@ -101,8 +101,12 @@ def _evaluated(problem: TrainingProblem, w: np.ndarray) -> tuple[float, float, n
 
 
 def _end(
-    problem: TrainingProblem, path: _Path, is_finite: bool, settings: Settings, watch: Watch
-) -> Trained:
+    problem: TrainingProblem,
+    path: _Path,
+    is_finite: bool,
+    settings: Settings,
+    stopping: EarlyStopping,
+) -> Result:
     """Return the last parameters visited or, after a divergence, the best."""
     unit, last = problem.task.unit, len(path.losses) - 1
     if last < 0:  # not even the start can be evaluated
@@ -115,22 +119,22 @@ def _end(
         message = "the loss diverged; the best w seen is kept. Lower learning_rate_init"
     losses = [loss * unit for loss in path.losses]
     w, loss = path.best if diverged else path.last, losses[kept]
-    if watch.best is not None:
-        w, loss = watch.best, None
+    if stopping.best is not None:
+        w, loss = stopping.best, None
     state = {
         "w": path.last.copy(),
         "before": path.before + path.objectives[:-1],
-        "best": watch.best,
-        "best_loss": watch.best_loss,
-        "waited": watch.waited,
+        "best": stopping.best,
+        "best_loss": stopping.best_loss,
+        "waited": stopping.waited,
     }
-    return Trained(
+    return Result(
         w=w,
         loss_curve=losses[: max(last, 1)],
         loss=loss,
         n_iter=max(last, 1),
-        converged=(stalled or watch.stopped) and not diverged,
+        converged=(stalled or stopping.stopped) and not diverged,
         message=message,
-        validation_curve=watch.curve,
+        validation_curve=stopping.curve,
         state=state if settings.keeps_state and not diverged else None,
     )

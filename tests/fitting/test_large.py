@@ -83,7 +83,7 @@ def test_the_sampled_criterion_is_unbiased():
     task = task_of(X, y)
     full = task.loss(task.rows / 0.3).item()
     generator = np.random.RandomState(0)
-    samples = [task.holding_out(40, generator).loss(task.rows / 0.3).item() for _ in range(400)]
+    samples = [task.hold_out(40, generator).loss(task.rows / 0.3).item() for _ in range(400)]
     error = np.std(samples) / np.sqrt(len(samples))
     assert abs(np.mean(samples) - full) < 4 * error
     assert error < 0.02 * full

@@ -83,7 +83,7 @@ def test_outputs_ties_and_rows_held_out(criterion, ties, held_out, n_outputs):
     task = task_of(n_outputs=n_outputs, ties=ties)
     assert (task.cells is not None) == ties
     if held_out:
-        task = task.holding_out_rows(torch.arange(3, 50, 2))
+        task = task.hold_out_rows(torch.arange(3, 50, 2))
     assert_equal(task, criterion, np.array([1.0, 2.0, 0.5]))
 
 

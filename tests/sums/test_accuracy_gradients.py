@@ -350,7 +350,7 @@ LOSSES = [
 def test_the_loss_has_the_gradient_of_the_reference(kernel, multiple, held_out, way):
     task = task_of(way[0], kernel=kernel, tails=way[0] != "nufft")
     if held_out:
-        task = task.holding_out(40, np.random.RandomState(0))
+        task = task.hold_out(40, np.random.RandomState(0))
     coordinates = widths_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
     with done_by(way[1], pruned=True):
         value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
@@ -373,7 +373,7 @@ def test_every_way_finds_the_same_gradient_of_the_loss(d, held_out, kernel):
             continue
         task = task_of(way[0], kernel=kernel, d=d)
         if held_out:
-            task = task.holding_out(40, np.random.RandomState(0))
+            task = task.hold_out(40, np.random.RandomState(0))
         coordinates = widths_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
         with done_by(way[1], pruned=True):
             found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))

@@ -9,7 +9,7 @@ from sknw.training.rescaling import rescaled
 
 
 @dataclass
-class Watch:
+class EarlyStopping:
     """Reports steps, keeps the parameters that the validation rows like best, and says stop.
 
     Parameters

@@ -18,7 +18,7 @@ _ONE_NEIGHBOR = 1 + 1e-9
 _NEARLY_ALL = 0.99
 
 
-def doubts(
+def diagnose(
     module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray, loss: float
 ) -> list[str]:
     """Return messages for the user, most often none.

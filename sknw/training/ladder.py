@@ -18,7 +18,7 @@ from sknw.fitting.schedule import screening_rows
 from sknw.metrics import Metric, fill, learned
 from sknw.support.random import OwnDraws
 from sknw.training.directions import important_directions
-from sknw.training.problem import Settings, Solver, Trained, TrainingProblem
+from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.rescaling import rescaled
 from sknw.training.solvers import SOLVERS
 from sknw.training.starts import starts
@@ -30,7 +30,7 @@ _LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need no
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class Config:
     """What is to be trained, and how.
 
     Parameters
@@ -65,7 +65,7 @@ class Request:
     state: dict | None = None
     buffers: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def stages(self, n_rows: int) -> list["Request"]:
+    def stages(self, n_rows: int) -> list["Config"]:
         """Return the requests of the simpler metrics to go through, and this one."""
         chain = [self]
         simpler = None if self.w_init is not None else self.metric.simpler
@@ -86,17 +86,17 @@ class Request:
 
 
 def train(
-    request: Request,
+    request: Config,
     task: LeaveOneOut,
     bandwidth: np.ndarray,
     settings: Settings,
     random_state: np.random.RandomState,
-) -> tuple[torch.nn.Module, Trained]:
+) -> tuple[torch.nn.Module, Result]:
     """Return the trained module and how it was reached.
 
     Parameters
     ----------
-    request : Request
+    request : Config
         What is to be trained.
     task : LeaveOneOut
         The rows.
@@ -139,7 +139,7 @@ class _Base:
     validation: Validation | None
     seed: int
 
-    def problem(self, stage: Request) -> TrainingProblem:
+    def problem(self, stage: Config) -> TrainingProblem:
         """Return a stage's problem, its module at a neutral or random start."""
         task = self.task
         n_components = stage.metric.components(task.n_columns, stage.n_components)
@@ -175,8 +175,8 @@ class _Simpler:
 
 
 def _climbed(
-    request: Request, base: _Base, settings: Settings, random_state: np.random.RandomState
-) -> tuple[TrainingProblem, Trained, _Simpler | None]:
+    request: Config, base: _Base, settings: Settings, random_state: np.random.RandomState
+) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Train the stages; return the last one's problem and end, and the simpler metric in its form.
 
     None in its place where there is no simpler one.
@@ -190,7 +190,7 @@ def _climbed(
     for stage in stages:
         problem, simpler = base.problem(stage), None
         if reached is not None:
-            simpler = _lifted(problem, matrices[-1], reached.loss)
+            simpler = _as_richer(problem, matrices[-1], reached.loss)
         first = _known_starts(stage, problem, matrices)
         how = settings if stage is stages[-1] else quiet
         with base.task.progress.stage(f"training of {type(stage.metric).__name__}", None):
@@ -207,8 +207,8 @@ def _told(task: LeaveOneOut) -> Callable[[int, float, Callable], bool]:
 
 
 def _resumed(
-    request: Request, base: _Base, settings: Settings
-) -> tuple[TrainingProblem, Trained, _Simpler | None]:
+    request: Config, base: _Base, settings: Settings
+) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Go on with the last stage; return what `_climbed` does."""
     problem, state = base.problem(request), request.state
     with base.task.progress.stage(f"training of {type(request.metric).__name__}", None):
@@ -217,28 +217,28 @@ def _resumed(
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
 
-def _lifted(problem: TrainingProblem, matrix: Tensor, loss: float) -> _Simpler:
+def _as_richer(problem: TrainingProblem, matrix: Tensor, loss: float) -> _Simpler:
     """Return the parameters at which the metric is a simpler one's matrix, and the loss there.
 
     With fewer components than the matrix they stand for its most important directions only, and
     the loss is another one than the simpler metric's.
     """
-    is_part = _lift(problem, matrix)
+    is_part = _stand_for(problem, matrix)
     w = problem.parameters
     return _Simpler(w, problem.final_loss(w) if is_part else loss, problem.buffers)
 
 
-def _lift(problem: TrainingProblem, matrix: Tensor) -> bool:
+def _stand_for(problem: TrainingProblem, matrix: Tensor) -> bool:
     """Let the module stand for a matrix; return whether for its most important part only."""
     is_part = problem.n_components < len(matrix)
     if is_part:
         matrix = important_directions(problem, matrix) @ matrix
-    problem.metric.lift(problem.module, matrix)
+    problem.metric.embed_matrix(problem.module, matrix)
     return is_part
 
 
 def _known_starts(
-    stage: Request, problem: TrainingProblem, matrices: Sequence[Tensor]
+    stage: Config, problem: TrainingProblem, matrices: Sequence[Tensor]
 ) -> list[np.ndarray]:
     """Return the user's start, or those at the simpler metrics, or where the module is.
 
@@ -253,23 +253,23 @@ def _known_starts(
         matrices = matrices[-1:]
     found = []
     for matrix in matrices[::-1][: stage.starts]:
-        _lift(problem, matrix)
-        stage.metric.disturb(problem.module)
+        _stand_for(problem, matrix)
+        stage.metric.perturb(problem.module)
         found.append(problem.parameters)
     return found
 
 
 def _train_stage(
-    stage: Request,
+    stage: Config,
     problem: TrainingProblem,
     first: list[np.ndarray],
     settings: Settings,
     random_state: np.random.RandomState,
-) -> Trained:
+) -> Result:
     task = problem.task
     if len(task) < 2:
         w = first[0] if first else problem.parameters
-        return Trained(w, [np.nan], np.nan, n_iter=0, converged=True)
+        return Result(w, [np.nan], np.nan, n_iter=0, converged=True)
     size = screening_rows(task.n_features, len(problem.parameters))
     screened = problem.on(task.subsample(size, random_state))
     with task.progress.stage(f"scan of {len(screened.task)} observations"):
@@ -281,7 +281,7 @@ def _train_stage(
     return _at_best_scale(problem, trained)
 
 
-def _at_best_scale(problem: TrainingProblem, trained: Trained) -> Trained:
+def _at_best_scale(problem: TrainingProblem, trained: Result) -> Result:
     """Return the end with the common scale that suits all rows, where only parts were seen.
 
     Validation rows have seen to that already.
@@ -294,7 +294,7 @@ def _at_best_scale(problem: TrainingProblem, trained: Trained) -> Trained:
     return replace(trained, w=w, loss=problem.final_loss(w))
 
 
-def _better(problem: TrainingProblem, trained: Trained, simpler: _Simpler) -> Trained:
+def _better(problem: TrainingProblem, trained: Result, simpler: _Simpler) -> Result:
     """Return what was trained, or the simpler metric; the module's buffers are then of that."""
     buffers = problem.buffers
     if problem.validation is None:
