@@ -207,15 +207,19 @@ def test_float32_moments_are_summed_in_float64():
 
 # --- gradients ------------------------------------------------------------------------------------
 
-CALLS = list(itertools.product(PAIRS, ["queries", "leave one out", "exclude"], [0.6, 40.0]))
+CALLS = [
+    (pair, call, scale)
+    for pair, call, scale in itertools.product(
+        PAIRS, ["queries", "leave one out", "exclude"], [0.6, 40.0]
+    )
+    if scale < 1 or pair[0] in LIGHT_TAILED  # compact kernels have no tail rows
+]
 
 
 @pytest.mark.parametrize(("pair", "call", "scale"), CALLS)
 def test_gradients_are_those_of_the_explicit_moments(pair, call, scale):
     name, algorithm = pair
     needs(algorithm)
-    if scale > 1 and name not in LIGHT_TAILED:
-        pytest.skip("compact kernels have no tail rows")
     keys = points(60, 2, seed=1, batch=2, scale=scale).requires_grad_()
     queries = points(60, 2, seed=2, batch=2, scale=scale).requires_grad_()
     columns = columns_of(60, 2, seed=3, batch=2).requires_grad_()
