@@ -53,12 +53,19 @@ class FeatureImportances:
         -------
         support : ndarray of bool of shape (n_features,), or of int of shape (n_relevant,)
 
+        Raises
+        ------
+        AttributeError
+            If the metric is not linear.
+
         Examples
         --------
         >>> import numpy as np
         >>> from sknw import NadarayaWatsonRegressor
-        >>> X = np.random.default_rng(0).uniform(size=(200, 2))
-        >>> model = NadarayaWatsonRegressor().fit(X, np.sin(6 * X[:, 0]))
+        >>> rng = np.random.default_rng(3)
+        >>> X = rng.uniform(size=(100, 2))
+        >>> y = X[:, 0] + rng.normal(0, 0.2, size=100)
+        >>> model = NadarayaWatsonRegressor().fit(X, y)
         >>> model.get_support()
         array([ True, False])
         """

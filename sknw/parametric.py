@@ -425,6 +425,11 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             with np.errstate(divide="ignore"):
                 scales = np.abs(self.w_) / features.widths(self.bandwidth_)
             return np.broadcast_to(scales, (features.n_features,))
+        if not self.metric_.is_linear:
+            raise AttributeError(
+                "feature_importances_ and get_support are there for linear metrics; "
+                f"{type(self.metric_).__name__} is none."
+            )
         lengths = np.square(self.components_).sum(axis=0)
         return np.sqrt(np.bincount(features.of_column, lengths, minlength=features.n_features))
 

@@ -78,9 +78,10 @@ class Plan:
 
     def refinement(self, task: LeaveOneOut) -> int:
         """Return how many evaluations a search without gradients may add on these rows."""
-        if len(task) > tuning.MANY_ROWS:
+        scales = self.scales(task)
+        if len(task) > tuning.MANY_ROWS or len(scales) > _MOST_REFINED:
             return 0
-        return refinement_evaluations(task, self.scales(task), self.criterion)
+        return refinement_evaluations(task, scales, self.criterion)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     scales = plan.scales(task)
-    if len(scales) > _MOST_REFINED and not task.kernel.has_smooth_loss:
+    has_edges = len(scales) > _MOST_REFINED and not task.kernel.has_smooth_loss
+    if has_edges and len(task) <= tuning.MANY_ROWS:
         return _search_from_gaussian(task, plan, random_state)
     task = task.in_compact_order()
     rounds = schedule("bandwidths", len(task), task.n_features, len(scales))
@@ -149,8 +151,12 @@ def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -
         # a sampled criterion is known to per cents; where its minimum lies needs no more than this
         tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, _RTOL_OF_LARGE))
     objectives = {id(part): scale_objective(part, plan.criterion, scales) for part in tasks}
-    with task.progress.stage(f"scan of {len(tasks[0])} observations"):
-        found = _starts(tasks[0], scales, plan, objectives[id(tasks[0])], random_state)
+    if has_edges:  # the part of the rows before the last round is searched in its own way
+        rounds, tasks = rounds[-2:], tasks[-2:]
+        found = [_search_from_gaussian(tasks[0], plan, random_state).minimum.x]
+    else:
+        with task.progress.stage(f"scan of {len(tasks[0])} observations"):
+            found = _starts(tasks[0], scales, plan, objectives[id(tasks[0])], random_state)
     starts = [Start(x, scales) for x in found]
     run = levels(
         rounds,
@@ -217,7 +223,10 @@ def _starts(
 ) -> list[np.ndarray]:
     """Return coordinates to descend from: common multiples of the spreads, and mixed ones."""
     widths = scales.widths
-    scan = [widths.coordinates(at) for at in common_widths(widths, task.kernel)]
+    scan = [
+        widths.coordinates(at)
+        for at in common_widths(widths, task.kernel, is_fine=len(scales) == 1)
+    ]
     minima = scan_minima(objective, scan)
     if len(scales) == 1:
         return minima[: plan.n_starts or _MINIMA]

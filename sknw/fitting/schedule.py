@@ -61,8 +61,10 @@ def schedule(
     kind : {"bandwidths", "scales", "weights"}
         What is looked for: bandwidths by a criterion, scales inside the softmax by training, or
         the weights of any other metric.
-    n_rows, n_features, n_parameters : int
+    n_rows, n_features : int
         Sizes of the problem.
+    n_parameters : int
+        Number of widths that there are to find in the end; a scalar metric is but a start for more.
     """
     is_large = n_rows > tuning.MANY_ROWS
     screening = Round(

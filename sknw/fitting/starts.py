@@ -17,14 +17,14 @@ from sknw.support import tuning
 _MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
 
 
-def common_widths(widths: Widths, kernel: Kernel) -> np.ndarray:
+def common_widths(widths: Widths, kernel: Kernel, *, is_fine: bool) -> np.ndarray:
     """Return widths (n_points, p) from narrow to wide, in equal log-steps.
 
-    Each is one multiple of every spread. With a single width the scan starts at the smallest one
-    worth trying, since nothing else finds a narrow minimum.
+    Each is one multiple of every spread. A fine scan, of a search over nothing but a single width,
+    starts at the smallest one worth trying, since nothing else finds a narrow minimum.
     """
     n_points, (narrowest, widest) = tuning.SCAN_POINTS, tuning.SCAN_RANGE
-    if len(widths.lower) == 1:
+    if is_fine:
         n_points = tuning.SCAN_POINTS_OF_ONE * (1 if kernel.has_smooth_loss else 3)
         narrowest = min(narrowest, float(widths.lower[0] * kernel.search_scale / widths.spread[0]))
     multiples = np.geomspace(narrowest, widest, n_points)

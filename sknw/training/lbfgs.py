@@ -41,7 +41,7 @@ class Lbfgs(Solver):
         problem.module.eval()
         stopping = EarlyStopping(problem, settings)
         task, kind = problem.task, "scales" if problem.is_scale else "weights"
-        rounds = schedule(kind, len(task), task.n_features, len(starts[0]))
+        rounds = schedule(kind, len(task), task.n_features, task.n_features)
         if screened is None:
             rounds = [at for at in rounds if at.rows is None]
         is_first = kind == "scales" and screened is not None

@@ -111,6 +111,8 @@ def test_a_network_has_no_importances():
     with pytest.warns(ConvergenceWarning):
         model = ParametricNWRegressor("mlp", solver="lbfgs", max_iter=2).fit(X, y)
     assert not hasattr(model, "feature_importances_")
+    with pytest.raises(AttributeError, match="get_support are there for linear metrics; MlpMetric"):
+        model.get_support()
 
 
 def test_before_a_fit_they_say_so():

@@ -100,3 +100,12 @@ def test_many_rows_are_put_in_a_compact_order_and_nothing_changes():
     assert steps[0] < 0.5 * steps[1]
     loss = [task.loss(task.rows / 0.3).item() for task in (ordered, plain)]
     assert loss[0] == pytest.approx(loss[1], rel=1e-12)
+
+
+def test_many_bandwidths_of_a_kernel_with_an_edge_are_found_on_a_part_of_the_rows(small_is_large):
+    X, y = data(900, 16)
+    model = NadarayaWatsonRegressor(kernel="epanechnikov").fit(X, y)
+    assert model.search_report_["n_rows"] == 900
+    assert model.search_report_["n_held_out"] == 250
+    assert model.bandwidth_.argmin() == 0
+    assert model.criterion_ < 0.7 * y.var()

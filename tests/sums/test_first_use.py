@@ -139,7 +139,7 @@ def test_loops_on_disk_do_the_first_problem_of_some_hundred_rows(cache):
 
 
 def test_the_background_fills_the_cache_and_the_loops_take_over(cache):
-    for path in cache.rglob("compiled.find_nearest-*"):  # the quickest to compile
+    for path in cache.rglob("loops.find_nearest-*"):  # the quickest to compile
         path.unlink()
     program = """
         import time
@@ -150,7 +150,7 @@ def test_the_background_fills_the_cache_and_the_loops_take_over(cache):
         print(first, fused(), *loops.LOOPS._module.add_sums.stats.cache_hits.values())
     """
     assert ran(program, NUMBA_CACHE_DIR=cache).stdout.split() == ["torch", "fused", "1"]
-    assert len(list(cache.rglob("compiled.find_nearest-*.nbc"))) == 1
+    assert len(list(cache.rglob("loops.find_nearest-*.nbc"))) == 1
     assert not list(cache.rglob("*.tmp.*"))
 
 
