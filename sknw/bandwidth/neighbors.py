@@ -14,10 +14,9 @@ from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.smoothing.neighbors import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
+from sknw.support import tuning
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
-
-_N_CANDIDATES = 20  # numbers of neighbours looked at in one pass
 
 
 class NeighborBandwidth(Selector, BaseEstimator):
@@ -189,14 +188,14 @@ def _ordinal(number: int) -> str:
 
 def _scan(trial: _Trial, smallest: int, largest: int) -> dict[int, float]:
     """Return the losses looked at: all magnitudes first, then ever closer around the lowest."""
-    ranks = np.unique(np.geomspace(smallest, largest, _N_CANDIDATES).round().astype(int))
+    ranks = np.unique(np.geomspace(smallest, largest, tuning.N_CANDIDATES).round().astype(int))
     losses = trial.losses(ranks.tolist())
     while True:
         best = min(losses, key=lambda rank: (losses[rank], rank))
         known = sorted(losses)
         place = known.index(best)
         low, high = known[max(place - 1, 0)], known[min(place + 1, len(known) - 1)]
-        between = np.unique(np.linspace(low, high, _N_CANDIDATES).round().astype(int))
+        between = np.unique(np.linspace(low, high, tuning.N_CANDIDATES).round().astype(int))
         new = [rank for rank in between.tolist() if rank not in losses]
         if not new:
             return losses

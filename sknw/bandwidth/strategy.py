@@ -36,14 +36,6 @@ from sknw.fitting.starts import common_widths, mixed_start, scan_minima
 from sknw.kernels import KERNELS
 from sknw.support import tuning
 
-_EXPLORATIONS, _STRIDE, _ROWS_TO_EXPLORE = 3, 1.25, 2000  # more rows, a smoother loss
-_DRAWN, _N_DRAWN, _ROWS_PER_START = (0.05, 3.0), 16, 600  # multiples of the spreads
-_MINIMA = 3  # of a single bandwidth
-_RTOL_OF_LARGE = 1e-6
-_MOST_REFINED = 15  # bandwidths of a kernel with an edge
-_OF_GAUSSIAN = np.geomspace(0.1, 10.0, 25)  # multiples of the Gaussian's bandwidths
-_STRIDES_OF_EDGE, _LINE_STEPS = (1.6, 1.25, 1.1, 1.04, 1.015), 5
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -79,7 +71,7 @@ class Plan:
     def refinement(self, task: LeaveOneOut) -> int:
         """Return how many evaluations a search without gradients may add on these rows."""
         scales = self.scales(task)
-        if len(task) > tuning.MANY_ROWS or len(scales) > _MOST_REFINED:
+        if len(task) > tuning.MANY_ROWS or len(scales) > tuning.MOST_REFINED_WIDTHS:
             return 0
         return refinement_evaluations(task, scales, self.criterion)
 
@@ -139,7 +131,7 @@ def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     scales = plan.scales(task)
-    has_edges = len(scales) > _MOST_REFINED and not task.kernel.has_smooth_loss
+    has_edges = len(scales) > tuning.MOST_REFINED_WIDTHS and not task.kernel.has_smooth_loss
     if has_edges and len(task) <= tuning.MANY_ROWS:
         return _search_from_gaussian(task, plan, random_state)
     task = task.in_compact_order()
@@ -149,7 +141,7 @@ def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -
     tasks = parts(rounds, task, random_state)
     if len(task) > tuning.MANY_ROWS:
         # a sampled criterion is known to per cents; where its minimum lies needs no more than this
-        tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, _RTOL_OF_LARGE))
+        tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, tuning.RTOL_OF_LARGE_SEARCH))
     objectives = {id(part): scale_objective(part, plan.criterion, scales) for part in tasks}
     if has_edges:  # the part of the rows before the last round is searched in its own way
         rounds, tasks = rounds[-2:], tasks[-2:]
@@ -204,12 +196,14 @@ def _search_from_gaussian(
     found = smooth.scales.widths.values(smooth.minimum.x)
     is_out = found >= smooth.scales.widths.upper
     with task.progress.stage(f"multiples of them for {task.kernel.name!r}"):
-        multiples = ratio * found * _OF_GAUSSIAN[:, None]
+        multiples = ratio * found * np.geomspace(*tuning.MULTIPLES_OF_GAUSSIAN)[:, None]
         points = [widths.coordinates(np.where(is_out, widths.upper, at)) for at in multiples]
         start = scan_minima(objective, points)[0]
-    level = Level(lambda _: objective, plan.max_iter, plan.tol, line_steps=_LINE_STEPS)
+    level = Level(
+        lambda _: objective, plan.max_iter, plan.tol, line_steps=tuning.LINE_STEPS_AT_KINKS
+    )
     best = minimize([level], [Start(start, scales)])
-    for stride in _STRIDES_OF_EDGE:
+    for stride in tuning.STRIDES_AT_KINKS:
         best = _lower_minimum(task, best, level, stride) or best
     return Found(plan.criterion, task, best.no_higher())
 
@@ -229,10 +223,10 @@ def _starts(
     ]
     minima = scan_minima(objective, scan)
     if len(scales) == 1:
-        return minima[: plan.n_starts or _MINIMA]
+        return minima[: plan.n_starts or tuning.MINIMA_OF_ONE_WIDTH]
     starts = [*minima[:2], mixed_start(objective, widths)]
     if plan.n_starts is None:
-        n_drawn = int(np.clip(_ROWS_PER_START / len(task), 1, 6))
+        n_drawn = int(np.clip(tuning.ROWS_PER_START / len(task), 1, 6))
     else:
         n_drawn = max(0, plan.n_starts - len(starts))
     return [*starts, *_drawn_starts(widths, objective, n_drawn, random_state)][: plan.n_starts]
@@ -242,8 +236,8 @@ def _drawn_starts(
     widths: Widths, objective: Objective, n_drawn: int, random_state: np.random.RandomState
 ) -> list[np.ndarray]:
     """Return the best of random bandwidths; the fewer the rows, the more local minima there are."""
-    size = max(_N_DRAWN, n_drawn), len(widths.lower)
-    draws = random_state.uniform(*np.log(_DRAWN), size=size) if n_drawn else []
+    size = max(tuning.N_DRAWN, n_drawn), len(widths.lower)
+    draws = random_state.uniform(*np.log(tuning.DRAWN), size=size) if n_drawn else []
     points = [widths.coordinates(np.exp(draw) * widths.spread) for draw in draws]
     order = np.argsort(objective.log_values(points), kind="stable")
     return [points[index] for index in order[:n_drawn]]
@@ -251,8 +245,8 @@ def _drawn_starts(
 
 def _explored(task: LeaveOneOut, best: Minimum, level: Level) -> Minimum:
     """Look around a minimum and descend again, as long as something lower lies close by."""
-    stride = _STRIDE if len(task) <= _ROWS_TO_EXPLORE else None
-    for _ in range(_EXPLORATIONS):
+    stride = tuning.STRIDE if len(task) <= tuning.ROWS_TO_EXPLORE else None
+    for _ in range(tuning.EXPLORATIONS):
         lower = _lower_minimum(task, best, level, stride)
         if lower is None:
             break

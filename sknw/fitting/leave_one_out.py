@@ -25,10 +25,6 @@ from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
 from sknw.support.threads import torch_threads
 
-_RTOL_OF_SINGLE = 1e-4
-_ROWS_OF_ONE_THREAD = 20_000  # more, and torch's own work on the rows wants several
-_SORTED_TO = 64  # keys of a compact block
-
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
@@ -243,7 +239,7 @@ class LeaveOneOut:
     def threads(self) -> AbstractContextManager:
         """Return a context in which torch leaves the cores to the sums, if those are most of it."""
         rows = self.rows
-        small = len(rows) <= _ROWS_OF_ONE_THREAD
+        small = len(rows) <= tuning.ROWS_OF_ONE_THREAD
         if small and has_own_threads(self.kernel, rows.dtype, rows.device, len(rows) ** 2):
             return torch_threads(1)
         return nullcontext()
@@ -281,7 +277,7 @@ class LeaveOneOut:
             weights=weights,
             cells=None if self.cells is None else self.cells.single(),
             variance=variance,
-            rtol=max(self.rtol, _RTOL_OF_SINGLE),
+            rtol=max(self.rtol, tuning.RTOL_OF_FLOAT32_TRAINING),
         )
 
     def split(
@@ -312,7 +308,9 @@ class LeaveOneOut:
             return self
         spread = self.spread[self.observations.features.of_column]
         spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
-        return self.take(Layout.of(self.rows / spread, _SORTED_TO, self.kernel.n_codes).order)
+        return self.take(
+            Layout.of(self.rows / spread, tuning.KEYS_OF_A_SORTED_BLOCK, self.kernel.n_codes).order
+        )
 
     def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
         chosen = np.sort(random_state.choice(len(self), size, replace=False))

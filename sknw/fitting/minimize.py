@@ -17,13 +17,8 @@ import numpy as np
 from scipy import optimize
 
 from sknw.fitting.objective import Objective
+from sknw.support import tuning
 from sknw.support.threads import one_blas_thread
-
-_NEARLY = 0.02  # in the logarithm of the objective
-_APART = 0.05  # of distinct minima, in coordinates
-_NEAR = 1.5  # in the logarithm of a width
-_WINDOW, _WINDOWS, _LINE_TOL = 0.7, 8, 1e-4  # in the logarithm of a width
-_MOST_CORRECTIONS = 40  # that a quasi-Newton step knows; an evaluation is dearer than they are
 
 
 class Bounded(Protocol):
@@ -159,7 +154,7 @@ def minimize(
             if index == 0:
                 begun = [_begun(level, start.x, start.coordinates, objectives) for start in starts]
             elif level.objective is None:
-                begun = [end for end in ends if end.value < ends[0].value + _NEARLY]
+                begun = [end for end in ends if end.value < ends[0].value + tuning.NEARLY_AS_LOW]
             else:
                 objectives = {}
                 begun = _transferred(level, ends, objectives)
@@ -195,7 +190,11 @@ def _transferred(
         return begun
     begun = [replace(at, value=at.objective.log_value(at.x)) for at in begun]
     lowest = min(at.value for at in begun)
-    return [at for index, at in enumerate(begun) if index == 0 or at.value < lowest + _NEARLY]
+    return [
+        at
+        for index, at in enumerate(begun)
+        if index == 0 or at.value < lowest + tuning.NEARLY_AS_LOW
+    ]
 
 
 def descend(
@@ -225,7 +224,7 @@ def descend(
         "maxls": level.line_steps,
         "ftol": level.tol,
         "gtol": 1e-10,
-        "maxcor": int(np.clip(len(latest), 10, _MOST_CORRECTIONS)),
+        "maxcor": int(np.clip(len(latest), 10, tuning.MOST_CORRECTIONS)),
     }
     with one_blas_thread(), objective.progress.stage(name, max_iter):
         result = optimize.minimize(
@@ -274,7 +273,13 @@ def _refined(found: Minimum, n_evaluations: int) -> Minimum:
     # line searches alone would stay in the kink or on the step they start in
     around = optimize.direct(
         value,
-        list(zip(np.maximum(low, start - _NEAR), np.minimum(high, start + _NEAR), strict=True)),
+        list(
+            zip(
+                np.maximum(low, start - tuning.REFINEMENT_WINDOW),
+                np.minimum(high, start + tuning.REFINEMENT_WINDOW),
+                strict=True,
+            )
+        ),
         maxfun=n_evaluations // 2,
         vol_tol=0,
         len_tol=1e-4,
@@ -308,20 +313,20 @@ def line_search(objective: Objective, start: Start) -> Minimum:
 def _line_search(objective: Objective, start: Start) -> Minimum:
     ((low, high),) = start.coordinates.bounds
     centre, curve = float(np.clip(start.x[0], low, high)), []
-    for width in _WINDOW * 2.0 ** np.arange(_WINDOWS):
+    for width in tuning.LINE_WINDOW * 2.0 ** np.arange(tuning.LINE_WINDOWS):
         window = max(low, centre - width), min(high, centre + width)
         result = optimize.minimize_scalar(
             lambda x: objective.log_value(np.array([x])),
             bounds=window,
             method="bounded",
-            options={"xatol": _LINE_TOL},
+            options={"xatol": tuning.LINE_TOL},
         )
         best = np.array([result.x])
         curve.append(objective.reported(best))
         moved = abs(result.x - centre)
-        at_bound = min(result.x - low, high - result.x) < 2 * _LINE_TOL
+        at_bound = min(result.x - low, high - result.x) < 2 * tuning.LINE_TOL
         centre = result.x
-        converged = bool(at_bound or moved < width - 4 * _LINE_TOL)
+        converged = bool(at_bound or moved < width - 4 * tuning.LINE_TOL)
         if converged:
             break
     value = float(result.fun)
@@ -346,4 +351,4 @@ def _lowest(minima: Iterable[Minimum], keep: int) -> list[Minimum]:
 def _are_apart(one: Minimum, other: Minimum) -> bool:
     if one.coordinates is not other.coordinates:
         return True
-    return bool(np.abs(one.x - other.x).max() > _APART)
+    return bool(np.abs(one.x - other.x).max() > tuning.APART)

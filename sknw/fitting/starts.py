@@ -14,8 +14,6 @@ from sknw.fitting.parametrization import Widths
 from sknw.kernels import Kernel
 from sknw.support import tuning
 
-_MULTIPLES = (0.1, 0.3, 1.0, np.inf)  # of one feature's spread, while the others stay
-
 
 def common_widths(widths: Widths, kernel: Kernel, *, is_fine: bool) -> np.ndarray:
     """Return widths (n_points, p) from narrow to wide, in equal log-steps.
@@ -33,11 +31,10 @@ def common_widths(widths: Widths, kernel: Kernel, *, is_fine: bool) -> np.ndarra
 
 def mixed_start(objective: Objective, widths: Widths) -> np.ndarray:
     """Return the best mix of widths: each in turn, while those after it are out of the way."""
-    multiples = [widths.coordinates(multiple * widths.spread) for multiple in _MULTIPLES]
+    multiples = [
+        widths.coordinates(multiple * widths.spread) for multiple in tuning.MULTIPLES_OF_ONE_SPREAD
+    ]
     return coordinate_scan(objective, multiples[-1], multiples)
-
-
-_HOPELESS = 0.5  # above the lowest minimum of a scan, in the logarithm of the objective
 
 
 def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -48,7 +45,7 @@ def scan_minima(objective: Objective, points: Sequence[np.ndarray]) -> list[np.n
     values = objective.log_values(points)
     padded = np.concatenate([[np.inf], values, [np.inf]])
     found = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]))
-    found = found[values[found] <= values.min() + _HOPELESS]
+    found = found[values[found] <= values.min() + tuning.HOPELESS]
     return [points[index] for index in sorted(found, key=lambda index: values[index])]
 
 

@@ -80,6 +80,68 @@ HELD_OUT_IN_TRAINING, TOL_OF_HELD_OUT = 5000, 1e-4
 ROWS_OF_TRIALS, TRIAL_STEPS = 1500, 12
 # Keys from which it pays to put near ones beside each other.
 FEWEST_KEYS_TO_SORT = 20_000
+# A start that is so nearly as low as the lowest, in the logarithm of the objective, goes on, too;
+# ends closer than that in coordinates are one; minima of a scan so far above its lowest are left
+# out.
+NEARLY_AS_LOW, APART, HOPELESS = 0.02, 0.05, 0.5
+# Multiples of one feature's spread that are tried while the others stay.
+MULTIPLES_OF_ONE_SPREAD = (0.1, 0.3, 1.0, float("inf"))
+# Window around a minimum in which a search without gradients looks, in the logarithm of a width.
+REFINEMENT_WINDOW = 1.5
+# Window of a line search, how often it doubles, and its tolerance, in the logarithm of a width.
+LINE_WINDOW, LINE_WINDOWS, LINE_TOL = 0.7, 8, 1e-4
+# Corrections that a quasi-Newton step knows at most: an evaluation is dearer than they are.
+MOST_CORRECTIONS = 40
+# Rows above which torch's own work on them wants several threads.
+ROWS_OF_ONE_THREAD = 20_000
+# Keys of a block into which many rows are sorted.
+KEYS_OF_A_SORTED_BLOCK = 64
+# Tolerance of the sums of a training in float32, which has no more digits to its gradients.
+RTOL_OF_FLOAT32_TRAINING = 1e-4
+
+# --- bandwidths ----------------------------------------------------------------------------------
+
+# How often, and by which stride, a search looks around its end; on more rows the criterion is so
+# smooth that only moves out of the way are tried.
+EXPLORATIONS, STRIDE, ROWS_TO_EXPLORE = 3, 1.25, 2000
+# Range of random starts in spreads, how many are drawn, and of how many rows each spares one: the
+# fewer the rows, the more local minima there are.
+DRAWN, N_DRAWN, ROWS_PER_START = (0.05, 3.0), 16, 600
+# Minima of a scan of a single bandwidth that are refined.
+MINIMA_OF_ONE_WIDTH = 3
+# Tolerance of the sums of a search on a sample, whose criterion is known to per cents.
+RTOL_OF_LARGE_SEARCH = 1e-6
+# Bandwidths of a kernel with an edge above which a search without gradients has too many directions
+# to try; then multiples of the Gaussian's bandwidths are (lowest, highest, how many), and strides.
+MOST_REFINED_WIDTHS, MULTIPLES_OF_GAUSSIAN = 15, (0.1, 10.0, 25)
+STRIDES_AT_KINKS, LINE_STEPS_AT_KINKS = (1.6, 1.25, 1.1, 1.04, 1.015), 5
+# Numbers of neighbours that are looked at in one pass.
+N_CANDIDATES = 20
+
+# --- training ------------------------------------------------------------------------------------
+
+# Rows for each weight from which on even simpler metrics are starts: with fewer they fit noise.
+ROWS_PER_WEIGHT = 20
+# Steps of simpler metrics, whatever the unit of the user's, and their tolerance on many rows.
+STEPS_OF_SIMPLER_METRICS, TOL_OF_SIMPLER_METRICS_OF_MANY = 200, 1e-3
+# Standard deviation of the logarithms of weights among random restarts.
+RESTART_SPREAD = 1.0
+# Numbers that a fit keeps to go on from, at most.
+MOST_REMEMBERED = 4_000_000
+# Step of gradient descent for a loss in units of variance.
+STEP_PER_VARIANCE = 2.0
+# Rows up to which Adam predicts a batch from all others; rows of a batch by what it is predicted
+# from; groups of near rows in a batch.
+MOST_ROWS_AS_ALL_KEYS, BATCHES, BATCH_OF_SHARE = 4096, {"all": 64, "near": 1024}, 512
+GROUPS_OF_A_BATCH = 2
+# Largest norm of Adam's gradient, for a loss in units of variance, and its least step's share.
+LARGEST_GRADIENT, LEAST_STEP = 1.0, 0.01
+# Common factors of an embedding: the stride between them, or all of a range (lowest, highest, how
+# many); rows to judge them by, and the fewest validation rows that can.
+STRIDE_OF_RESCALING, FACTORS_OF_RESCALING = 1.12, (1e-3, 1e3, 49)
+ROWS_OF_RESCALING, FEWEST_ROWS_OF_RESCALING = 2000, 200
+# Rows whose gradients tell the directions that matter.
+ROWS_OF_DIRECTIONS = 2000
 
 # --- estimators ----------------------------------------------------------------------------------
 

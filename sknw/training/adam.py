@@ -21,19 +21,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
+from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
 from sknw.training.early_stopping import EarlyStopping
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.validation import in_blocks
-
-_MOST_FOR_ALL = 4096  # rows that a batch is predicted from
-_BATCHES = {"all": 64, "near": 1024}
-_BATCH_OF_SHARE = 512
-_GROUPS = 2  # of near rows in a batch
-_LARGEST_GRADIENT = 1.0  # norm, for a loss in units of variance
-_LEAST_STEP = 0.01
 
 
 class Adam(Solver, BaseEstimator):
@@ -138,12 +132,12 @@ class Adam(Solver, BaseEstimator):
         """Return the length of steps after so many epochs, relative to the largest."""
         warming = min(1.0, epoch + 0.05)
         falling = 0.5 + 0.5 * np.cos(np.pi * min(1.0, epoch / self.decay_epochs))
-        return warming * max(falling, _LEAST_STEP)
+        return warming * max(falling, tuning.LEAST_STEP)
 
     def chosen_keys(self, n_rows: int) -> str | float:
         """Return what a batch of so many rows is predicted from."""
         if self.keys == "auto":
-            return "all" if n_rows <= _MOST_FOR_ALL else "near"
+            return "all" if n_rows <= tuning.MOST_ROWS_AS_ALL_KEYS else "near"
         return self.keys
 
 
@@ -189,7 +183,7 @@ class _Walk:
         keys = solver.chosen_keys(len(single.task))
         batch = settings.batch_size
         if batch == "auto":
-            batch = _BATCHES.get(keys, _BATCH_OF_SHARE)
+            batch = tuning.BATCHES.get(keys, tuning.BATCH_OF_SHARE)
         epochs = state.get("epoch", 0)
         return cls(
             single, coordinates, solver, keys, x, optimizer, rate, min(batch, len(single.task)),
@@ -225,10 +219,10 @@ class _Walk:
         module = self.problem.at(self.w).eval()
         with torch.no_grad():
             embedded = in_blocks(module, self.problem.scaled)
-        leaves = random_leaves(embedded, max(2, self.batch_size // _GROUPS), drawn)
+        leaves = random_leaves(embedded, max(2, self.batch_size // tuning.GROUPS_OF_A_BATCH), drawn)
         return [
-            np.concatenate(leaves[first : first + _GROUPS])
-            for first in range(0, len(leaves), _GROUPS)
+            np.concatenate(leaves[first : first + tuning.GROUPS_OF_A_BATCH])
+            for first in range(0, len(leaves), tuning.GROUPS_OF_A_BATCH)
         ]
 
     def _with_keys(self, batch: np.ndarray, drawn: np.random.RandomState) -> Tensor:
@@ -253,7 +247,7 @@ class _Walk:
         loss, gradient = part.loss_and_gradient(w)
         gradient = self.coordinates.by_coordinates(x, gradient + part.penalty(w)[1])
         self.x.grad = to_tensor(gradient, dtype=self.x.dtype, device=self.x.device)
-        torch.nn.utils.clip_grad_norm_([self.x], _LARGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_([self.x], tuning.LARGEST_GRADIENT)
         self.optimizer.step()
         with torch.no_grad():
             low, high = (

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from sknw.smoothing.smoother import smooth
+from sknw.support import tuning
 from sknw.training.problem import TrainingProblem
-
-_MOST_ROWS = 2000
 
 
 def important_directions(problem: TrainingProblem, matrix: Tensor) -> Tensor:
@@ -28,8 +27,8 @@ def important_directions(problem: TrainingProblem, matrix: Tensor) -> Tensor:
 
 
 def _spread_out(n: int, device: torch.device) -> Tensor:
-    """Return at most `_MOST_ROWS` row numbers, evenly spaced."""
-    step = max(1, -(-n // _MOST_ROWS))
+    """Return at most `tuning.ROWS_OF_DIRECTIONS` row numbers, evenly spaced."""
+    step = max(1, -(-n // tuning.ROWS_OF_DIRECTIONS))
     return torch.arange(0, n, step, device=device)
 
 

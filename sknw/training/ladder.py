@@ -16,6 +16,7 @@ from torch import Tensor
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.schedule import screening_rows
 from sknw.metrics import Metric, fill, learned
+from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.directions import important_directions
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
@@ -23,10 +24,6 @@ from sknw.training.rescaling import rescaled
 from sknw.training.solvers import SOLVERS
 from sknw.training.starts import starts
 from sknw.training.validation import Validation
-
-_ROWS_PER_WEIGHT = 20  # from which on even simpler metrics are starts, too
-_MAX_ITER = 200  # of simpler metrics, whatever the unit of the user's
-_LARGE, _TOL_OF_LARGE = 20_000, 1e-3  # rows above which simpler metrics need not settle
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +179,17 @@ def _climbed(
     None in its place where there is no simpler one.
     """
     reached, matrices = None, []
-    tol = settings.tol if len(base.task) <= _LARGE else max(settings.tol, _TOL_OF_LARGE)
+    tol = (
+        settings.tol
+        if len(base.task) <= tuning.MANY_ROWS
+        else max(settings.tol, tuning.TOL_OF_SIMPLER_METRICS_OF_MANY)
+    )
     quiet = replace(
-        settings, max_iter=_MAX_ITER, tol=tol, on_step=_told(base.task), keeps_state=False
+        settings,
+        max_iter=tuning.STEPS_OF_SIMPLER_METRICS,
+        tol=tol,
+        on_step=_told(base.task),
+        keeps_state=False,
     )
     stages = request.stages(len(base.task))
     for stage in stages:
@@ -249,7 +254,7 @@ def _known_starts(
         return [stage.w_init]
     if not matrices:
         return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
-    if len(problem.task) < _ROWS_PER_WEIGHT * len(problem.parameters):
+    if len(problem.task) < tuning.ROWS_PER_WEIGHT * len(problem.parameters):
         matrices = matrices[-1:]
     found = []
     for matrix in matrices[::-1][: stage.starts]:

@@ -16,11 +16,10 @@ from sknw.fitting.minimize import Level, Minimum, OnStep, Start, descend, minimi
 from sknw.fitting.objective import Objective
 from sknw.fitting.scale_objective import refinement_evaluations
 from sknw.fitting.schedule import levels, parts, schedule
+from sknw.support import tuning
 from sknw.training.coordinates import Coordinates
 from sknw.training.early_stopping import EarlyStopping
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
-
-_MOST_REMEMBERED = 4_000_000  # numbers
 
 
 class Lbfgs(Solver):
@@ -131,7 +130,7 @@ def _trained(
 def _state(best: Minimum, stopping: EarlyStopping) -> dict | None:
     """Return where the best descent began and all that it has seen, unless that is too much."""
     memory = best.objective.memory
-    if memory is None or len(memory) * len(best.x) > _MOST_REMEMBERED:
+    if memory is None or len(memory) * len(best.x) > tuning.MOST_REMEMBERED:
         return None
     return {
         "origin": best.coordinates.values(best.start),

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from sknw.data.arrays import to_tensor
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.support import tuning
 from sknw.training.problem import TrainingProblem
 from sknw.training.validation import Embedding, in_blocks
-
-_STRIDE = 1.12  # between common factors
-_WIDE = np.geomspace(1e-3, 1e3, 49)
-_ROWS, _FEWEST = 2000, 200  # to judge by
 
 
 def rescaled(
@@ -34,8 +31,10 @@ def rescaled(
         loss_at = _losses(problem, module)
         if wide:
             _check_finite(in_blocks(module, problem.scaled))
-            losses = [loss_at(factor) for factor in _WIDE]
-            found = (losses[int(np.nanargmin(losses))], _WIDE[int(np.nanargmin(losses))])
+            factors = np.geomspace(*tuning.FACTORS_OF_RESCALING)
+            losses = [loss_at(factor) for factor in factors]
+            best = int(np.nanargmin(losses))
+            found = losses[best], factors[best]
         else:
             found = _descended(loss_at) if _can_tell(problem) else (loss_at(1.0), 1.0)
     problem.metric.rescale(module, found[1])
@@ -58,13 +57,16 @@ def _check_finite(embedded: Tensor) -> None:
 
 def _can_tell(problem: TrainingProblem) -> bool:
     """Whether there are rows enough to choose a factor by."""
-    return problem.validation is None or len(problem.validation.rows) >= _FEWEST
+    return (
+        problem.validation is None
+        or len(problem.validation.rows) >= tuning.FEWEST_ROWS_OF_RESCALING
+    )
 
 
 def _descended(loss_at: Callable[[float], float]) -> tuple[float, float]:
     """Return the lowest loss and its factor, going both ways from 1."""
     best = loss_at(1.0), 1.0
-    for stride in (_STRIDE, 1 / _STRIDE):
+    for stride in (tuning.STRIDE_OF_RESCALING, 1 / tuning.STRIDE_OF_RESCALING):
         start = best[1]
         while True:
             factor = best[1] * stride
@@ -84,14 +86,14 @@ def _losses(problem: TrainingProblem, module: torch.nn.Module) -> Callable[[floa
     if problem.validation is None:
         part = _spread_out(task)
         return lambda factor: part.loss(keys * factor).item()
-    part = problem.validation.at_most(_ROWS)
+    part = problem.validation.at_most(tuning.ROWS_OF_RESCALING)
     queries = Embedding.of(module, task, problem.bandwidth).points(part.rows.rows)
     return lambda factor: part.mean(part.errors(queries * factor, keys * factor, task))
 
 
 def _spread_out(task: LeaveOneOut) -> LeaveOneOut:
     """Return the problem of rows held out evenly."""
-    if len(task) <= _ROWS:
+    if len(task) <= tuning.ROWS_OF_RESCALING:
         return task
-    rows = np.linspace(0, len(task) - 1, _ROWS).astype(int)
+    rows = np.linspace(0, len(task) - 1, tuning.ROWS_OF_RESCALING).astype(int)
     return task.hold_out_rows(to_tensor(rows, dtype=torch.int64, device=task.rows.device))

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sknw.support import tuning
 from sknw.training.early_stopping import EarlyStopping
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
-
-_STEP_PER_VARIANCE = 2.0
 
 
 class Sgd(Solver):
@@ -91,7 +90,7 @@ def _step(problem: TrainingProblem, settings: Settings) -> float:
     if settings.learning_rate_init is not None:
         return settings.learning_rate_init * problem.task.unit
     curvature = 2 * problem.alpha / problem.task.unit if problem.alpha else 0.0
-    return _STEP_PER_VARIANCE / (1 + curvature)
+    return tuning.STEP_PER_VARIANCE / (1 + curvature)
 
 
 def _evaluated(problem: TrainingProblem, w: np.ndarray) -> tuple[float, float, np.ndarray]:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sknw.fitting.starts import common_widths, mixed_start, scan_minima
+from sknw.support import tuning
 from sknw.training.problem import TrainingProblem
-
-_RESTART_SPREAD = 1.0  # standard deviation of log w among random restarts
 
 
 def starts(
@@ -33,7 +32,7 @@ def starts(
     if len(found) < n_starts and problem.is_scale:
         found.extend(_scale_starts(problem))
     while len(found) < n_starts:
-        jump = random_state.normal(scale=_RESTART_SPREAD, size=found[0].shape)
+        jump = random_state.normal(scale=tuning.RESTART_SPREAD, size=found[0].shape)
         found.append(found[0] * np.exp(jump))
     return found[:n_starts]
 
