@@ -96,6 +96,11 @@ class Widths:
         """The logarithms of the broad widths, and the least precision in units of theirs."""
         return np.log(self._broad), np.square(self._relative(self.upper))
 
+    @cached_property
+    def _widest(self) -> np.ndarray:
+        """The coordinates of the largest widths."""
+        return self.coordinates(self.upper)
+
     def slopes(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the derivatives (p,) of the logarithms of the widths by the coordinates."""
         log_broad, least = self._constants
@@ -104,9 +109,10 @@ class Widths:
 
     def values(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the widths as an array; at the bound exactly the largest."""
-        precision = np.expm1(-2 * (coordinates - np.log(self._broad)))
-        widths = self._broad * np.maximum(precision, np.square(self._relative(self.upper))) ** -0.5
-        at_bound = coordinates >= self.coordinates(self.upper) - 1e-12
+        log_broad, least = self._constants
+        precision = np.expm1(-2 * (coordinates - log_broad))
+        widths = self._broad * np.maximum(precision, least) ** -0.5
+        at_bound = coordinates >= self._widest - 1e-12
         return np.where(at_bound, self.upper, np.clip(widths, self.lower, self.upper))
 
     def narrowed(self, coordinates: np.ndarray, factor: float) -> np.ndarray:

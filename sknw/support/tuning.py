@@ -41,6 +41,11 @@ TAIL_PAIRS_FOR_BLOCKS_OF_MANY = 5e6
 # Keys and rows of such blocks.
 TAIL_KEYS_PER_BLOCK = 256
 TAIL_ROWS_PER_BLOCK = 16
+# Pairs beside which the smallest and largest coordinates cost nothing: where all points are near,
+# sums of up to three features need no guard against vanishing weights. Without this look all pairs
+# of 20,000 rows with three features took 1.24 times as long, leave-one-out of 8000 1.22 times
+# (float64, a CPU without AVX-512; with it 1.04).
+PAIRS_WORTH_A_LOOK = 5e6
 # Pairs from which a thread more is worth its start.
 PAIRS_PER_THREAD = 5e5
 # Rows of a block of a fast transform: they stay in cache.

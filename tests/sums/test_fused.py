@@ -447,3 +447,36 @@ def test_pulls_on_an_odd_number_of_queries(d, squared, k):
         for e in (FUSED, TORCH)
     ]
     close(*pulls, dtype)
+
+
+SPANS = {
+    "near": (8.0, None, True),
+    "far": (9.5, None, False),
+    "a query that is no number": (1.0, np.nan, False),
+    "an infinite query": (1.0, np.inf, False),
+}
+
+
+@pytest.mark.parametrize(("largest", "odd", "is_near"), SPANS.values(), ids=SPANS)
+def test_without_the_guard_only_where_all_is_near_and_to_the_same_bits(
+    largest, odd, is_near, monkeypatch
+):
+    kernel, dtype = KERNELS["gaussian"], torch.float64
+    keys, queries = (torch.rand(1, n, 3, dtype=dtype) * largest * 2 - largest for n in (900, 40))
+    keys[0, 0], queries[0, 0] = largest, -largest  # squared: 12 largest², in powers of two 8.7
+    if odd is not None:
+        queries[0, 5, 1] = odd
+    columns = torch.stack([torch.ones(900), torch.rand(900)])[None].to(dtype)
+    monkeypatch.setattr(fused, "_NEAR", {8: 12 * 8.0**2 / 2 / np.log(2) + 1})
+    found, near = [], []
+    known = fused._Call.is_near.fget
+    monkeypatch.setattr(
+        fused._Call, "is_near", property(lambda call: near.append(known(call)) or near[-1])
+    )
+    for worth in (np.inf, 0):
+        with tuning.override(PAIRS_WORTH_A_LOOK=worth):
+            found.append(
+                FUSED.sums(kernel, FUSED.points(queries), FUSED.points(keys), columns, None, None)
+            )
+    assert near == [False, is_near]
+    np.testing.assert_array_equal(*found)

@@ -38,6 +38,7 @@ _NUMBERS_OF_A_KERNEL = 8  # that are read in the time that its formula takes
 _SHORT_CALL, _LONG_CALL = 0.02, 0.1  # seconds
 # Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
 _FAR = {8: 1e6, 4: 1e2}
+_NEAR = {8: 1000.0, 4: 120.0}  # powers of two that are none of the smallest, by bytes of a float
 _NONE = np.empty(0, dtype=np.int64)
 _switched_off = threading.local()
 
@@ -76,6 +77,11 @@ class FusedPoints:
         factors = np.full((self.features.shape[1], 1), _TO_POWERS, dtype=self.dtype)
         factors[len(factors) - self.n_codes :] = 1
         return self.features * factors
+
+    @cached_property
+    def span(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest coordinates for powers of two, (b, d) each; NaN if one is."""
+        return self.to_powers.min(axis=2), self.to_powers.max(axis=2)
 
     def __len__(self) -> int:
         return self.features.shape[2]
@@ -255,6 +261,22 @@ class _Call:
         family, form = self.kernel.formula
         return family == "gaussian" and form in _OF_POWERS and self.shift is None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether all pairs are so near that the loops need not guard against vanishing weights.
+
+        Only asked for up to three features: other loops have the guard in any case.
+        """
+        d, n_pairs = self.keys.features.shape[1], len(self.queries) * len(self.keys)
+        is_few = d <= 3 and self.kernel.codes is None
+        if self.pairs is not None or not is_few or n_pairs <= tuning.PAIRS_WORTH_A_LOOK:
+            return False
+        (low, high), (key_low, key_high) = self.queries.span, self.keys.span
+        with np.errstate(over="ignore", invalid="ignore"):
+            farthest = np.maximum(high[self.b] - key_low[self.b], key_high[self.b] - low[self.b])
+            squared = np.square(farthest, dtype=np.float64).sum()
+        return bool(squared < _NEAR[self.keys.dtype.itemsize])
+
     def unit(self, degree: int) -> float:
         """Return the factor for sums of weights times coordinates to that degree."""
         return _OF_POWERS[self.kernel.formula[1]] / _TO_POWERS**degree if self.by_powers else 1.0
@@ -272,7 +294,8 @@ class _Call:
         """Let the driver add to `out` in several threads."""
         loops, (family, form) = _loops(), self.kernel.formula
         if self.by_powers:
-            family, form = "power", "profile"
+            is_near = driver == "add_sums" and self.is_near
+            family, form = "near power" if is_near else "power", "profile"
         points = [
             at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
         ]

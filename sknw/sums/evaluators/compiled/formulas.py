@@ -11,6 +11,7 @@ FAMILIES = (
     "triweight",
     "tricube",
     "power",  # 2^−s, the Gaussian of points that are scaled for it
+    "near power",  # the same where no s is larger than `loops.LARGEST`
     "nearest",
 )
 FORMS = ("profile", "slope", "square")

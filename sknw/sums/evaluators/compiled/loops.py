@@ -53,6 +53,7 @@ from sknw.sums.evaluators.compiled.vectors import (
     _TRIWEIGHT,
     _TRICUBE,
     _POWER,
+    _NEAR_POWER,
     _NEAREST,
 ) = range(len(FAMILIES))
 _, _SLOPE, _SQUARE = range(len(FORMS))
@@ -364,7 +365,7 @@ def _profile(buffer, n, family):
             s = buffer[j]
             base = max(_1 - s * np.sqrt(s), _0)
             buffer[j] = base * base * base
-    elif family == _POWER:
+    elif family in (_POWER, _NEAR_POWER):
         for j in range(n):
             buffer[j] = _power(buffer[j])
 
@@ -775,10 +776,11 @@ def _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, count):
 
 
 @_compiled
-def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, out):
+def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, near, out):
     """Add the sums of ``2^−s`` and of that times the values for the queries first:last.
 
-    Of up to three features, which stay in registers. Several queries have one run.
+    Of up to three features, which stay in registers. Several queries have one run. If all is near,
+    no s is larger than `LARGEST`.
     """
     d, zero = len(keys), _0 * queries[0, first]
     z0, z1, z2 = address(keys, 0), address(keys, min(1, d - 1)), address(keys, d - 1)
@@ -791,7 +793,7 @@ def _add_few_powers(queries, first, last, keys, runs, n_runs, columns, uniform, 
             whole = begin + (end - begin) // lanes * lanes
             for j in range(begin, whole, lanes):
                 s = _squared_lanes(q0, q1, q2, d, z0, z1, z2, j, lanes)
-                weight = _power(s)
+                weight = _power_within(s if near else _clamped(s))
                 mass, total = _add_lanes(weight, masses, values, uniform, j, lanes, mass, total)
             if whole < end:
                 count = end - whole
@@ -991,7 +993,8 @@ def add_sums(
     starts, key_starts = tiles[0], tiles[4]
     buffer, other, boxes, corners, runs = _scratch(tiles, queries)
     evaluated, no_codes = 0, len(codes[0]) == 0
-    powers = family == _POWER and len(columns) == 2
+    near = family == _NEAR_POWER
+    powers = (near or family == _POWER) and len(columns) == 2
     everywhere = powers and corners.shape[1] == 0  # each query meets the keys of the whole chunk
     few, by_fours = len(queries) < 4 and no_codes, len(queries) <= _FOR_FOURS and no_codes
     rows = np.empty((len(queries), 4), queries.dtype)
@@ -1014,7 +1017,9 @@ def add_sums(
                         start, stop = runs[0, 0], runs[0, 1]
                         while after < starts[b + 1] and not start <= _gap(exclude, after) < stop:
                             after += 1
-                    _add_few_powers(queries, i, after, keys, runs, n_runs, columns, uniform, out)
+                    _add_few_powers(
+                        queries, i, after, keys, runs, n_runs, columns, uniform, near, out
+                    )
                 elif everywhere and by_fours and _all_meet(exclude, i, starts[b + 1], runs):
                     after = i + 4
                     _add_four_powers(
