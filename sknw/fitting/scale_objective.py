@@ -152,6 +152,8 @@ class CriterionOfScales:
 
     def _of_queries(self, by_sums: Tensor, of_queries: KernelSums, of_rows: KernelSums) -> Tensor:
         """Return the gradient (1, n_queries, 1 + k) by the queries' sums from that by the rows'."""
+        if of_rows is of_queries:
+            return by_sums
         own = self.task.queried[1]
         log_scale = of_queries.log_scale if own is None else of_queries.log_scale[:, own.of_row]
         by_sums = by_sums * (log_scale - of_rows.log_scale).exp()[..., None]

@@ -252,6 +252,9 @@ def gradient_by_log_scales(
     grad : Tensor of shape (b, k, m)
         The gradient with respect to the sums, as they are scaled.
     """
+    known = ran.by_log_scales
+    if known is not None and not ran.redone.rows.any():
+        return torch.einsum("bdkm,bkm->d", known, grad.to(known.dtype))
     wanted, grad = Wanted(log_scales=True), grad.to(prepared.keys.dtype)[:, None]
     with torch.no_grad(), full_precision(prepared.keys), beside_compilers():
         found = gradients_of(ran, prepared, queries, exclude, grad, wanted)
