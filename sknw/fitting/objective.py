@@ -8,10 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sknw.data.arrays import to_numpy, to_tensor
 from sknw.support.progress import SILENT, Progress
 
 _FLOOR = 1e-30  # loss of an exact fit, in units of variance
@@ -48,25 +45,6 @@ class Objective:
     progress: Progress = SILENT
     in_units: Callable[[float], float] = float
     _seen: dict[bytes, float] = field(default_factory=dict)
-
-    @classmethod
-    def by_torch(
-        cls, loss: Callable[[Tensor], Tensor], device: torch.device | str = "cpu", **others
-    ) -> "Objective":
-        """Return the objective of a loss that torch differentiates: a tensor (p,) to a scalar."""
-
-        def losses(points: Sequence[np.ndarray]) -> np.ndarray:
-            with torch.no_grad():
-                return np.array([loss(_tensor(point, device)).item() for point in points])
-
-        def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-            with torch.inference_mode(False), torch.enable_grad():
-                parameters = _tensor(x, device).clone().requires_grad_()
-                value = loss(parameters)
-                (gradient,) = torch.autograd.grad(value, parameters)
-            return value.item(), to_numpy(gradient)
-
-        return cls(losses, loss_and_gradient, **others)
 
     @property
     def n_evaluations(self) -> int:
@@ -132,7 +110,3 @@ class Objective:
     def _note(self, x: np.ndarray, loss: float) -> None:
         self._seen[x.tobytes()] = loss
         self.progress.evaluated(self.in_units(loss))
-
-
-def _tensor(x: np.ndarray, device: torch.device | str) -> Tensor:
-    return to_tensor(x, dtype=torch.float64, device=device)

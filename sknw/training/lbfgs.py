@@ -62,7 +62,7 @@ class Lbfgs(Solver):
         shared = problem.coordinates(starts[0]) if problem.is_scale else None
         begun = []
         for start in starts:
-            coordinates = shared or problem.coordinates(start)
+            coordinates = problem.coordinates(start) if shared is None else shared
             begun.append(Start(coordinates.of(start), coordinates))
         with problem.threads():
             best = minimize(run, begun, _telling(stopping))
