@@ -148,27 +148,21 @@ def test_keys_without_values_do_not_count_wherever_they_are():
     columns = make_columns(2, 100)
     keys[::3], columns[:, ::3] = 1e7, 0
     grid = Grid.of(keys[columns.any(axis=0)], 1e-12, BYTES)
-    sums, served = FourierSums.of(keys, columns, grid, 1).at_keys()
+    sums, served = FourierSums.of(keys, columns, grid, 1).at(keys)
     assert grid.whole
     assert served.all()
     assert relative_error(sums, keys, keys, columns) <= 1e-12
-
-
-@pytest.mark.parametrize("make", [uniform, with_outlier])
-def test_sums_at_the_keys(make):
-    keys = make(np.random.default_rng(0), 1000, 2)
-    state = FourierSums.of(keys, make_columns(3, 1000), Grid.of(keys, 1e-9, BYTES), 1)
-    for mine, same in zip(state.at_keys(), state.at(keys), strict=True):
-        np.testing.assert_array_equal(mine, same)
 
 
 def test_layout_and_precision_of_the_arguments_do_not_matter():
     rng = np.random.default_rng(0)
     keys, columns = gaussian(rng, 100, 3).astype("f4"), make_columns(3, 100).astype("f4")
     grid = Grid.of(keys.astype(float), 1e-9, BYTES)
-    plain = FourierSums.of(keys.astype(float), columns.astype(float), grid, 1).at_keys()[0]
+    plain = FourierSums.of(keys.astype(float), columns.astype(float), grid, 1).at(
+        keys.astype(float)
+    )[0]
     other = FourierSums.of(np.asfortranarray(keys), np.asfortranarray(columns), grid, 1)
-    np.testing.assert_allclose(other.at_keys()[0], plain, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(other.at(np.asfortranarray(keys))[0], plain, rtol=0, atol=1e-5)
 
 
 # --- the grid ------------------------------------------------------------------------------------
@@ -273,13 +267,13 @@ def test_the_same_call_gives_the_same_bits_alone_and_side_by_side():
     columns = make_columns(2, 50000)
     grid = Grid.of(keys, 1e-9, BYTES)
     state = FourierSums.of(keys, columns, grid, 2)
-    sums = state.at_keys()[0]
+    sums = state.at(keys)[0]
 
     def again(_):
-        return FourierSums.of(keys, columns, grid, 2).at_keys()[0]
+        return FourierSums.of(keys, columns, grid, 2).at(keys)[0]
 
     with ThreadPoolExecutor(3) as pool:
-        for other in [pickle.loads(pickle.dumps(state)).at_keys()[0], *pool.map(again, range(3))]:
+        for other in [pickle.loads(pickle.dumps(state)).at(keys)[0], *pool.map(again, range(3))]:
             np.testing.assert_array_equal(other, sums)
 
 
@@ -288,7 +282,7 @@ def test_nothing_is_said_and_no_setting_touched(capfd):
     keys = gaussian(np.random.default_rng(0), 1000, 3)
     for tolerance in (1e-4, 1e-12, 1e-14):
         grid = Grid.of(keys, tolerance, BYTES)
-        FourierSums.of(keys, make_columns(2, 1000), grid, threads + 3).at_keys()
+        FourierSums.of(keys, make_columns(2, 1000), grid, threads + 3).at(keys)
     assert capfd.readouterr() == ("", "")
     assert torch.get_num_threads() == threads
 

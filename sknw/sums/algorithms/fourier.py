@@ -329,10 +329,6 @@ class FourierSums:
         grid.in_threads(evaluate, len(queries), self.n_threads)
         return sums, served
 
-    def at_keys(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sums at the keys, each with its own weight in it, and which to trust."""
-        return self.at(self.keys)
-
 
 def _reach(tolerance: float, order: int = 0) -> float:
     """Return where ``u^order exp(−u²/2)`` is as small as the tolerance asks for."""
