@@ -44,7 +44,7 @@ TAIL_ROWS_PER_BLOCK = 16
 # Pairs beside which the smallest and largest coordinates cost nothing: where all points are near,
 # sums of up to three features need no guard against vanishing weights. Without this look all pairs
 # of 20,000 rows with three features took 1.24 times as long, leave-one-out of 8000 1.22 times
-# (float64, a CPU without AVX-512; with it 1.04).
+# (float64, a CPU without AVX-512; with it 1.04), by tests/benchmarks/pairs.py.
 PAIRS_WORTH_A_LOOK = 5e6
 # Pairs from which a thread more is worth its start.
 PAIRS_PER_THREAD = 5e5
