@@ -43,6 +43,7 @@ from sknw.smoothing.attention import attention_matrix, top_attention
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.smoother import EMPTY_NEIGHBORHOODS, Smoother, value_columns
 from sknw.sums import ALGORITHMS, check_algorithm
+from sknw.support import tuning
 from sknw.support.compat import (
     HAS_CATEGORICAL_TAG,
     CallbackSupportMixin,
@@ -57,7 +58,6 @@ from sknw.support.state import full_precision_everywhere, publish, question, sna
 from sknw.support.warnings import EmptyNeighborhoodWarning, VersionWarning, warn_if_empty, warn_user
 
 _FLOATS = [np.float64, np.float32]
-_LARGEST_PROPERTY = 2000
 _VERSION_KEY = "_sknw_version"  # in pickles
 _SEED = 0  # random_state=None means deterministic, and never the global generator
 
@@ -345,10 +345,11 @@ class BaseNadarayaWatson(
         """
         check_is_fitted(self)
         n_rows = len(self._observations.group)
-        if n_rows > _LARGEST_PROPERTY:
+        if n_rows > tuning.MOST_ROWS_OF_THE_PROPERTY:
             raise AttributeError(
-                f"attention_weights_ is there for at most {_LARGEST_PROPERTY} training rows; got "
-                f"{n_rows}. Use attention_weights(X, top_k=...)."
+                "attention_weights_ is there for at most "
+                f"{tuning.MOST_ROWS_OF_THE_PROPERTY} training rows; got {n_rows}. Use "
+                "attention_weights(X, top_k=...)."
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyNeighborhoodWarning)

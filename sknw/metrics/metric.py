@@ -11,10 +11,6 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.support.random import NoDraws
 
-_LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
-# Coordinates beyond this are pulled in: their squares must not overflow.
-_LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
-
 
 class Metric(ABC, BaseEstimator):
     """An embedding to learn; the Euclidean distance in it is the metric.
@@ -147,13 +143,13 @@ def representable_bandwidth(
     bandwidth = np.asarray(bandwidth, dtype=np.float64)
     with np.errstate(divide="ignore"):
         log_reach = np.log(farthest.astype(np.float64)) - np.log(bandwidth)
-    excess = np.max(log_reach) - _LARGEST_KEY * np.log(largest)
+    excess = np.max(log_reach) - np.log(largest) / 3  # room for squares and scales
     return bandwidth * np.exp(max(excess, 0.0))
 
 
 def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
     """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
-    limit = _LARGEST_COORDINATE[scaled.dtype]
+    limit = 1e18 if scaled.dtype == torch.float32 else 1e150  # their squares do not overflow
     if scaled.numel() == 0 or max(-scaled.min(), scaled.max()) <= limit:
         return scaled
     remote = scaled.abs().amax(dim=1, keepdim=True) > limit

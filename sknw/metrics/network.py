@@ -15,14 +15,10 @@ from torch import Tensor, nn
 
 from sknw.metrics.matrix import FullMetric
 from sknw.metrics.metric import Metric
+from sknw.support import tuning
 from sknw.support.random import OwnDraws
 
-_EXTRA_COMPONENTS = 32
-_OUTPUT_SCALE = 0.1  # of the network at the start: small beside the linear part, but not zero,
-# since a component in which all rows agree would never get a gradient
-_QUANTILE_ROWS = 10_000
 _PLAIN = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
-_SEED = 0
 
 
 class Block(nn.Module):
@@ -116,7 +112,7 @@ class MlpMetric(Metric):
     def components(self, n_columns: int, n_components: int | None) -> int:
         """Return the number asked for; by default 32 more than there are columns."""
         self.check()
-        return n_columns + _EXTRA_COMPONENTS if n_components is None else n_components
+        return n_columns + tuning.EXTRA_COMPONENTS if n_components is None else n_components
 
     def build(self, n_columns: int, n_components: int) -> Embedding:
         """Return the network at a random start."""
@@ -124,7 +120,7 @@ class MlpMetric(Metric):
 
     def calibrate(self, module: Embedding, rows: Tensor) -> None:
         """Take the columns' means, spreads and quantiles from the rows (n, d)."""
-        rows = rows[:: max(1, len(rows) // _QUANTILE_ROWS)].double()
+        rows = rows[:: max(1, len(rows) // tuning.ROWS_OF_QUANTILES)].double()
         centre, spread = rows.mean(dim=0), rows.std(dim=0, correction=0)
         spread = torch.where(spread > 0, spread, 1.0)
         levels = torch.linspace(0, 1, self.n_bins + 1, dtype=rows.dtype, device=rows.device)
@@ -146,9 +142,9 @@ class MlpMetric(Metric):
 
     def perturb(self, module: Embedding) -> None:
         """Let the network give a little in every component."""
-        with OwnDraws(_SEED), torch.no_grad():
+        with OwnDraws(seed=0), torch.no_grad():
             module.leave.reset_parameters()
-            module.leave.weight.mul_(_OUTPUT_SCALE)
+            module.leave.weight.mul_(tuning.OUTPUT_OF_A_NEW_NETWORK)
             module.leave.bias.zero_()
 
     def rescale(self, module: Embedding, factor: float) -> None:
