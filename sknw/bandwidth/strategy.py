@@ -135,7 +135,7 @@ def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -
     if has_edges and len(task) <= tuning.MANY_ROWS:
         return _search_from_gaussian(task, plan, random_state)
     task = task.in_compact_order()
-    rounds = schedule("bandwidths", len(task), task.n_features, len(scales))
+    rounds = schedule("bandwidths", len(task), task.n_features, is_single=len(scales) == 1)
     if plan.n_held_out is not None:
         rounds[-1] = replace(rounds[-1], held_out=plan.n_held_out)
     tasks = parts(rounds, task, random_state)

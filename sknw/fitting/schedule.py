@@ -52,7 +52,8 @@ def schedule(
     kind: Literal["bandwidths", "scales", "weights"],
     n_rows: int,
     n_features: int,
-    n_parameters: int,
+    *,
+    is_single: bool,
 ) -> list[Round]:
     """Return the rounds of a search, the last one on all rows as neighbours.
 
@@ -63,12 +64,13 @@ def schedule(
         the weights of any other metric.
     n_rows, n_features : int
         Sizes of the problem.
-    n_parameters : int
-        Number of widths that there are to find in the end; a scalar metric is but a start for more.
+    is_single : bool
+        Whether one width is all that there is to find. A scalar metric of several features is not:
+        it is a start for one that has a width for each.
     """
     is_large = n_rows > tuning.MANY_ROWS
     screening = Round(
-        rows=screening_rows(n_features, n_parameters),
+        rows=screening_rows(n_features, is_single=is_single),
         max_iter=tuning.SCREENING_STEPS,
         tol=tuning.TOL_OF_SCREENING,
         keep=tuning.SCREENED,
@@ -89,9 +91,9 @@ def schedule(
     return [Round()]
 
 
-def screening_rows(n_features: int, n_parameters: int) -> int:
-    """Return the size of the subsample that starts are compared on."""
-    if n_parameters == 1:
+def screening_rows(n_features: int, *, is_single: bool) -> int:
+    """Return the size of the subsample that starts are compared on; see `schedule`."""
+    if is_single:
         return tuning.ROWS_TO_SCREEN_ONE
     return max(tuning.ROWS_TO_SCREEN, tuning.ROWS_TO_SCREEN_PER_FEATURE * n_features)
 

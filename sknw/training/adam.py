@@ -24,9 +24,9 @@ from sknw.data.arrays import to_numpy, to_tensor
 from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
-from sknw.training.early_stopping import EarlyStopping
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
+from sknw.training.steps import Steps
 from sknw.training.validation import in_blocks
 
 
@@ -86,10 +86,7 @@ class Adam(Solver, BaseEstimator):
         """Train on from a state; one without an optimiser begins."""
         self.check()
         walk = _Walk.of(problem, settings, self, state)
-        stopping = EarlyStopping(walk.problem, settings, quiet_steps=self.decay_epochs)
-        stopping.best, stopping.best_loss = state.get("best"), state.get("best_loss", np.inf)
-        stopping.best_buffers = state.get("best_buffers", {})
-        stopping.waited, stopping.latest = state.get("waited", 0), state.get("epoch", 0)
+        steps = Steps.of(walk.problem, settings, state.get("stopping", {}), self.decay_epochs)
         losses, curve, message = list(state.get("losses", [])), [], ""
         last_good = walk.w, walk.problem.buffers
         with problem.task.progress.stage("epochs", settings.max_iter):
@@ -100,15 +97,17 @@ class Adam(Solver, BaseEstimator):
                 losses.append(loss)
                 curve.append(loss * problem.task.unit)
                 last_good = walk.w, walk.problem.buffers
-                if stopping(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
+                if steps(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
                     break
         diverged = not np.isfinite(loss)
-        stopped = stopping.stopped or stopping.waited >= settings.n_iter_no_change
-        converged = not diverged and (stopped or self._has_stalled(losses, settings))
+        converged = not diverged and (steps.stopped or self._has_stalled(losses, settings))
         message = f"max_iter={settings.max_iter} epochs ended it before the loss settled"
         if diverged:
             message = "the loss diverged; the best state seen is kept. Lower learning_rate_init"
+        stopping = steps.stopping
         kept = last_good if stopping.best is None else (stopping.best, stopping.best_buffers)
+        keeps_state = settings.keeps_state and not diverged
+        state = walk.state(stopping.state, losses) if keeps_state else None
         return Result(
             w=kept[0],
             buffers=kept[1],
@@ -118,7 +117,7 @@ class Adam(Solver, BaseEstimator):
             converged=converged,
             message=message,
             validation_curve=stopping.curve,
-            state=walk.state(stopping, losses) if settings.keeps_state and not diverged else None,
+            state=state,
         )
 
     def _has_stalled(self, losses: list[float], settings: Settings) -> bool:
@@ -258,7 +257,7 @@ class _Walk:
         part.task.progress.evaluated()
         return loss
 
-    def state(self, stopping: EarlyStopping, losses: list[float]) -> dict:
+    def state(self, stopping: dict, losses: list[float]) -> dict:
         """Return what going on needs."""
         moments = self.optimizer.state_dict()["state"][0]
         return {
@@ -269,8 +268,5 @@ class _Walk:
             "buffers": self.problem.buffers,
             "moments": {name: to_numpy(value).copy() for name, value in moments.items()},
             "losses": losses,
-            "best": stopping.best,
-            "best_loss": stopping.best_loss,
-            "best_buffers": stopping.best_buffers,
-            "waited": stopping.waited,
+            "stopping": stopping,
         }

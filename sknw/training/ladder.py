@@ -275,7 +275,7 @@ def _train_stage(
     if len(task) < 2:
         w = first[0] if first else problem.parameters
         return Result(w, [np.nan], np.nan, n_iter=0, converged=True)
-    size = screening_rows(task.n_features, task.n_features)
+    size = screening_rows(task.n_features, is_single=task.n_features == 1)
     screened = problem.on(task.subsample(size, random_state))
     with task.progress.stage(f"scan of {len(screened.task)} observations"):
         found = starts(screened, first, stage.starts, random_state)
