@@ -186,6 +186,15 @@ FORMULAS = {
 } | {(latex, False): "kernels" for latex in registry_tables.kernel_formulas().values()}
 
 
+def test_the_estimator_and_the_kernels_give_the_same_formulas():
+    of_estimator, of_kernels = (
+        registry_tables.formulas_of_estimator(),
+        registry_tables.kernel_formulas(),
+    )
+    assert len(of_estimator) > 5
+    assert of_estimator == {name: of_kernels[name] for name in of_estimator}
+
+
 def test_formulas_are_found_on_the_pages():
     assert len(FORMULAS) > 100
     assert sum(is_block for _, is_block in FORMULAS) > 15

@@ -77,16 +77,7 @@ def log_profile(name, sq):
         return -sq / 2 if name == "gaussian" else -u
     inside = sq < 1
     u = torch.where(inside, u, 0.5)
-    formulas = {
-        "cosine": lambda: torch.cos(torch.pi * u / 2),
-        "epanechnikov": lambda: 1 - u**2,
-        "tophat": lambda: torch.ones_like(u),
-        "linear": lambda: 1 - u,
-        "biweight": lambda: (1 - u**2) ** 2,
-        "triweight": lambda: (1 - u**2) ** 3,
-        "tricube": lambda: (1 - u**3) ** 3,
-    }
-    return torch.where(inside, formulas[name]().log(), -torch.inf)
+    return torch.where(inside, reference.COMPACT_PROFILES[name](u).log(), -torch.inf)
 
 
 def explicit_means(name, queries, keys, columns, left_out=None):
