@@ -58,7 +58,7 @@ def available_devices() -> list[str]:
 
 
 def least_weight(dtype: torch.dtype) -> float:
-    """Return what lighter rows count as in sums, the heaviest being 1: no row vanishes."""
+    """Return the least weight of a row in sums, beside a largest of 1; lighter ones are raised."""
     # products with a kernel weight and a scaled target must be representable, squares need not
     return 2.0**-100 if dtype == torch.float32 else 2.0**-1000
 

@@ -122,7 +122,7 @@ def kinds(rows: np.ndarray) -> np.ndarray:
     codes = _row_codes(rows)
     order = np.argsort(codes)
     sorted_codes = codes[order]
-    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # faster than what finds equal ones
+    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # all differ, so np.unique is not needed
         return _places(order)
     _, first, kind = np.unique(codes, return_index=True, return_inverse=True)
     if not np.array_equal(rows[first[kind]], rows):

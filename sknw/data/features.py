@@ -27,7 +27,7 @@ from sknw.data.tables import Column, Table, is_frame
 from sknw.support import tuning
 from sknw.support.warnings import UnseenCategoryWarning, warn_user
 
-_UNSEEN, _MISSING = -1, -2
+_UNSEEN, _MISSING = -1, -2  # codes; those of known categories are their positions
 _EXACT, _NONE = 1e-4, 1e8  # widths that stand for λ = 0 and λ = 1
 _KINDS = ("unordered", "ordered")
 
@@ -176,7 +176,7 @@ def _distinct(name: str, values: Iterable) -> set[Hashable]:
 
 
 def _sorted(values: Iterable) -> list:
-    """Return values in their order; numbers before others where they have none in common."""
+    """Return values sorted; numbers come before others where both cannot be compared."""
     try:
         return sorted(values)
     except TypeError:

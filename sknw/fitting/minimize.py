@@ -157,9 +157,9 @@ def minimize(
             else:
                 objectives = {}
                 begun = _transferred(level, ends, objectives)
-            watch = on_step if index >= final else None
+            heard = on_step if index >= final else None
             found = [
-                descend(level, at, watch, f"{level.name} {place + 1} of {len(begun)}{level.where}")
+                descend(level, at, heard, f"{level.name} {place + 1} of {len(begun)}{level.where}")
                 for place, at in enumerate(begun)
             ]
             lowest, *others = _lowest(found, level.keep)

@@ -11,8 +11,8 @@ import numpy as np
 
 from sknw.support.progress import SILENT, Progress
 
-_FLOOR = 1e-30  # loss of an exact fit, in units of variance
-_UNUSABLE = 1e3  # log objective where it is not finite
+_FLOOR = 1e-30  # added to the objective, so that an exact fit has a logarithm
+_UNUSABLE = 1e3  # stands for the logarithm where the objective is not finite
 
 Penalty = Callable[[np.ndarray], tuple[float, np.ndarray]]
 

@@ -44,7 +44,7 @@ class Round:
 
     @property
     def part(self) -> tuple[int | None, int | None]:
-        """Which part of the rows it is about; rounds in a row that are alike share one."""
+        """Which rows it is about; consecutive rounds on the same rows share a problem."""
         return self.rows, self.held_out
 
 
@@ -78,8 +78,8 @@ def schedule(
     if kind == "bandwidths":
         if not is_large:
             return [screening, Round()]
-        fair = max(tuning.FEWEST_HELD_OUT, int(tuning.PAIRS_HELD_OUT / n_rows))
-        last = Round(held_out=fair, tol=tuning.TOL_OF_LARGE_SEARCH)
+        n_held_out = max(tuning.FEWEST_HELD_OUT, int(tuning.PAIRS_HELD_OUT / n_rows))
+        last = Round(held_out=n_held_out, tol=tuning.TOL_OF_LARGE_SEARCH)
         return [screening, Round(rows=tuning.ROWS_BEFORE_MANY), last]
     sample = Round(held_out=tuning.HELD_OUT_IN_TRAINING, tol=tuning.TOL_OF_HELD_OUT)
     if kind == "scales":

@@ -1,7 +1,7 @@
 """Metric training: gradient descent on the leave-one-out loss of an embedding.
 
-`SOLVERS` holds the solvers by the name that the ``solver`` parameter takes; `train` goes up from
-the simplest metric and runs one; `diagnose` says what looks wrong with the end.
+`SOLVERS` holds the solvers by the name that the ``solver`` parameter takes; `train` trains the
+simpler metrics and then the one asked for; `diagnose` says what looks wrong with the end.
 """
 
 from sknw.training.adam import Adam

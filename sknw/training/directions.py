@@ -14,7 +14,7 @@ from sknw.training.problem import TrainingProblem
 
 
 def important_directions(problem: TrainingProblem, matrix: Tensor) -> Tensor:
-    """Return orthonormal directions (q, q) of the embedding by a matrix (q, d), the first first."""
+    """Return orthonormal directions (q, q) of the embedding by a matrix (q, d), best first."""
     task = problem.task
     embedded = (problem.scaled @ matrix.to(problem.scaled.dtype).mT).detach()
     rows = _spread_out(len(task), embedded.device)

@@ -20,7 +20,7 @@ from sknw.training.validation import Embedding, in_blocks
 def rescaled(
     problem: TrainingProblem, w: np.ndarray, *, wide: bool = False
 ) -> tuple[np.ndarray, float]:
-    """Return parameters w (p,) with the embedding times the factor of the lowest loss, and that.
+    """Return parameters w (p,) with the embedding times the factor of the lowest loss, and it.
 
     The loss, in squared units of y, is that of at most 2000 validation rows if there are any, else
     the leave-one-out loss of as many rows. Factors are tried upwards and downwards from 1 as long
