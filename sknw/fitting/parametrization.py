@@ -65,11 +65,12 @@ class Widths:
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> "Widths":
         """Return the widths (n_features,) worth trying; `bounds` are the user's."""
-        spread, extent = observations.spread, observations.extent
-        typical = np.minimum(spread, observations.typical_deviation)
-        lower = np.maximum(_GAP_FRACTION * observations.smallest_gap, _SPREAD_FRACTION * typical)
-        upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
-        lower, upper = bounds or (np.where(extent > 0, lower, upper), upper)
+        extent = observations.extent
+        spread, range_ = extent.deviation, extent.range
+        typical = np.minimum(spread, extent.typical_deviation)
+        lower = np.maximum(_GAP_FRACTION * extent.smallest_gap, _SPREAD_FRACTION * typical)
+        upper = _EXTENT_MULTIPLE * np.where(range_ > 0, range_, spread)
+        lower, upper = bounds or (np.where(range_ > 0, lower, upper), upper)
         return cls(lower, upper, spread * kernel.search_scale)
 
     @property

@@ -43,7 +43,7 @@ class EarlyStopping:
         settings, unit = self.settings, self.problem.task.unit
         if settings.on_step is not None and not self.ended:
             self.ended = bool(
-                settings.on_step(step, loss * unit, lambda: self.problem.at(w).eval())
+                settings.on_step(step, loss * unit, lambda: self.problem.model.at(w).eval())
             )
         self.stopped = self.ended
         if self.problem.validation is not None:
@@ -60,7 +60,7 @@ class EarlyStopping:
         lower = loss < self.best_loss * (1 - self.settings.tol)
         if loss < self.best_loss:
             self.best, self.best_loss = w.copy(), loss
-            self.best_buffers = problem.buffers
+            self.best_buffers = problem.model.buffers
         fresh = lower or step <= max(self.quiet_steps, self.latest)
         self.waited, self.latest = 0 if fresh else self.waited + 1, step
         return self.waited >= self.settings.n_iter_no_change
