@@ -16,6 +16,7 @@ from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.criteria import CRITERIA, Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.windows import FixedWindows, NeighborWindows
 
 SELECTORS: dict[str, Selector] = {
     **{criterion: BandwidthSearch(criterion) for criterion in CRITERIA},
@@ -77,14 +78,15 @@ def resolve_bandwidth(
     task: LeaveOneOut,
     random_state: np.random.RandomState,
 ) -> Selection:
-    """Return the widths that a parameter stands for, checked."""
+    """Return the windows that a parameter stands for, checked."""
     check_bandwidth(bandwidth, observations.features)
     selector = SELECTORS.get(bandwidth) if isinstance(bandwidth, str) else bandwidth
     if isinstance(selector, Selector):
         return selector.select(observations, task, random_state)
     if isinstance(bandwidth, Real):
-        return Selection(float(bandwidth))
-    return Selection(observations.features.widths(_as_numbers(bandwidth, observations.features)))
+        return Selection(FixedWindows(float(bandwidth)))
+    widths = observations.features.widths(_as_numbers(bandwidth, observations.features))
+    return Selection(FixedWindows(widths))
 
 
 __all__ = [
@@ -92,7 +94,9 @@ __all__ = [
     "SELECTORS",
     "BandwidthSearch",
     "Criterion",
+    "FixedWindows",
     "NeighborBandwidth",
+    "NeighborWindows",
     "Selection",
     "Selector",
     "aitchison_aitken",

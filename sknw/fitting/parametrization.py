@@ -60,12 +60,13 @@ class Widths:
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> "Widths":
         """Return the widths (n_features,) worth trying; `bounds` are the user's."""
-        spread, extent = observations.spread, observations.extent
-        typical = np.minimum(spread, observations.typical_deviation)
-        of_gap = tuning.LEAST_WIDTH_IN_GAPS * observations.smallest_gap
+        extent = observations.extent
+        spread, range_ = extent.deviation, extent.range
+        typical = np.minimum(spread, extent.typical_deviation)
+        of_gap = tuning.LEAST_WIDTH_IN_GAPS * extent.smallest_gap
         lower = np.maximum(of_gap, tuning.LEAST_WIDTH_IN_SPREADS * typical)
-        upper = tuning.LARGEST_WIDTH_IN_RANGES * np.where(extent > 0, extent, spread)
-        lower, upper = bounds or (np.where(extent > 0, lower, upper), upper)
+        upper = tuning.LARGEST_WIDTH_IN_RANGES * np.where(range_ > 0, range_, spread)
+        lower, upper = bounds or (np.where(range_ > 0, lower, upper), upper)
         return cls(lower, upper, spread * kernel.search_scale)
 
     @property

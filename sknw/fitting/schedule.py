@@ -15,6 +15,7 @@ import numpy as np
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Bounded, Level
 from sknw.fitting.objective import Objective
+from sknw.fitting.subsets import hold_out, subsample
 from sknw.support import tuning
 
 
@@ -113,8 +114,8 @@ def parts(
         if index and at.part == rounds[index - 1].part:
             found.append(found[-1])
             continue
-        part = task if at.rows is None else task.subsample(at.rows, random_state)
-        found.append(part if at.held_out is None else part.hold_out(at.held_out, random_state))
+        part = task if at.rows is None else subsample(task, at.rows, random_state)
+        found.append(part if at.held_out is None else hold_out(part, at.held_out, random_state))
     return found
 
 

@@ -5,7 +5,7 @@
 """
 
 from sknw.metrics.matrix import FullMetric
-from sknw.metrics.metric import Metric, fill, learned, pulled_in, representable_bandwidth
+from sknw.metrics.metric import Metric, fill, learned
 from sknw.metrics.module import ModuleMetric
 from sknw.metrics.network import MlpMetric
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
@@ -30,6 +30,4 @@ __all__ = [
     "ScaleMetric",
     "fill",
     "learned",
-    "pulled_in",
-    "representable_bandwidth",
 ]

@@ -130,29 +130,3 @@ def numeric(w_init) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         raise ValueError(f"w_init must be numeric; got {w_init!r}.")
     return values.astype(np.float64)
-
-
-def representable_bandwidth(
-    bandwidth: float | np.ndarray, farthest: np.ndarray, largest: float
-) -> np.ndarray:
-    """Return the bandwidth, widened by one factor where scaled keys would not fit the dtype.
-
-    `farthest` (d,) are the keys' largest coordinates. Keys that far apart in bandwidths are alone
-    either way, and keep their geometry.
-    """
-    bandwidth = np.asarray(bandwidth, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        log_reach = np.log(farthest.astype(np.float64)) - np.log(bandwidth)
-    excess = np.max(log_reach) - np.log(largest) / 3  # room for squares and scales
-    return bandwidth * np.exp(max(excess, 0.0))
-
-
-def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
-    """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
-    limit = 1e18 if scaled.dtype == torch.float32 else 1e150  # their squares do not overflow
-    if scaled.numel() == 0 or max(-scaled.min(), scaled.max()) <= limit:
-        return scaled
-    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
-    direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
-    moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
-    return torch.where(remote, moved, scaled)

@@ -9,7 +9,6 @@ from sknw.training.diagnostics import diagnose
 from sknw.training.ladder import Config, train
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.solvers import SOLVERS
-from sknw.training.validation import in_blocks
 
 Solver.__module__ = __name__  # messages name what users import
 
@@ -22,6 +21,5 @@ __all__ = [
     "Solver",
     "TrainingProblem",
     "diagnose",
-    "in_blocks",
     "train",
 ]

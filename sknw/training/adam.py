@@ -21,13 +21,14 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
+from sknw.fitting.subsets import among
+from sknw.metrics.embedding import in_blocks
 from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.steps import Steps
-from sknw.training.validation import in_blocks
 
 
 class Adam(Solver, BaseEstimator):
@@ -88,7 +89,7 @@ class Adam(Solver, BaseEstimator):
         walk = _Walk.of(problem, settings, self, state)
         steps = Steps.of(walk.problem, settings, state.get("stopping", {}), self.decay_epochs)
         losses, curve, message = list(state.get("losses", [])), [], ""
-        last_good = walk.w, walk.problem.buffers
+        last_good = walk.w, walk.problem.model.buffers
         with problem.task.progress.stage("epochs", settings.max_iter):
             for _ in range(settings.max_iter):
                 loss = walk.epoch()
@@ -96,7 +97,7 @@ class Adam(Solver, BaseEstimator):
                     break
                 losses.append(loss)
                 curve.append(loss * problem.task.unit)
-                last_good = walk.w, walk.problem.buffers
+                last_good = walk.w, walk.problem.model.buffers
                 if steps(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
                     break
         diverged = not np.isfinite(loss)
@@ -142,7 +143,7 @@ class Adam(Solver, BaseEstimator):
 
 def _total(problem: TrainingProblem, end: Result) -> float:
     """Return the objective at an end, with the buffers that belong to it."""
-    problem.restore(end.buffers)
+    problem.model.restore(end.buffers)
     return problem.total(end.w, problem.final_loss(end.w))
 
 
@@ -167,11 +168,11 @@ class _Walk:
         """Begin, or take up a state again."""
         coordinates = problem.coordinates(state["origin"])
         single, device = problem.single(), problem.task.rows.device
-        single.restore(state.get("buffers", {}))
+        single.model.restore(state.get("buffers", {}))
         x = to_tensor(
             state.get("x", coordinates.of(state["origin"])), dtype=torch.float32, device=device
         ).clone()
-        rate = settings.learning_rate_init or problem.metric.learning_rate
+        rate = settings.learning_rate_init or problem.model.metric.learning_rate
         optimizer = torch.optim.Adam([x.requires_grad_()], lr=rate)
         if "moments" in state:
             moments = {
@@ -199,7 +200,7 @@ class _Walk:
         drawn = np.random.RandomState([self.seed, self.epochs])
         batches = self._near_batches(drawn) if self.keys == "near" else self._batches(drawn)
         total, draws = 0.0, OwnDraws(int(drawn.randint(2**31)))
-        self.problem.module.train()
+        self.problem.model.module.train()
         for number, batch in enumerate(batches):
             length = self.solver.step_length(self.epochs + number / len(batches))
             loss = self._step(self._with_keys(batch, drawn), len(batch), length, draws)
@@ -215,7 +216,7 @@ class _Walk:
 
     def _near_batches(self, drawn: np.random.RandomState) -> list[np.ndarray]:
         """Return batches of a few groups of near rows each."""
-        module = self.problem.at(self.w).eval()
+        module = self.problem.model.at(self.w).eval()
         with torch.no_grad():
             embedded = in_blocks(module, self.problem.scaled)
         leaves = random_leaves(embedded, max(2, self.batch_size // tuning.GROUPS_OF_A_BATCH), drawn)
@@ -238,7 +239,7 @@ class _Walk:
 
     def _step(self, keys: Tensor, n_held_out: int, length: float, draws: OwnDraws) -> float:
         """Take one step; return the batch's loss before it."""
-        part = replace(self.problem, task=self.problem.task.among(keys, n_held_out), draws=draws)
+        part = replace(self.problem, task=among(self.problem.task, keys, n_held_out), draws=draws)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * length
         self.optimizer.zero_grad()
@@ -265,7 +266,7 @@ class _Walk:
             "seed": self.seed,
             "epoch": self.epochs,
             "x": to_numpy(self.x).copy(),
-            "buffers": self.problem.buffers,
+            "buffers": self.problem.model.buffers,
             "moments": {name: to_numpy(value).copy() for name, value in moments.items()},
             "losses": losses,
             "stopping": stopping,

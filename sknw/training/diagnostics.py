@@ -4,14 +4,16 @@ A loss says little by itself. These look at the attention: to how many rows it a
 the predictions beat the mean of y.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from sknw.data.arrays import to_numpy
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.metrics.embedding import Embedding
 from sknw.smoothing.smoother import Smoother
 from sknw.support import tuning
-from sknw.training.validation import Embedding
 
 
 def diagnose(
@@ -62,20 +64,17 @@ def diagnose(
 def _neighbors(module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> np.ndarray:
     """Return the effective number of neighbours of some training rows, each left out."""
     with torch.no_grad():
-        embedding = Embedding.of(module, task, bandwidth)
+        embedding = Embedding.of(module, task.method.kernel, bandwidth, like=task.rows)
         embedded = embedding.points(task.rows)
-        smoother = Smoother.of(
-            embedding.task.kernel,
-            embedded,
-            task.values,
-            task.weights,
-            algorithm="dense" if task.algorithm == "dense" else "auto",
-            rtol=max(task.rtol, 1e-9),
-            empty_neighborhood=task.empty_neighborhood,
+        method = replace(
+            task.method,
+            kernel=embedding.kernel,
+            algorithm="dense" if task.method.algorithm == "dense" else "auto",
+            rtol=max(task.method.rtol, 1e-9),
         )
-        rows = torch.arange(
-            0, len(task), -(-len(task) // tuning.ROWS_TO_DIAGNOSE), device=embedded.device
-        )
+        smoother = Smoother.of(method, embedded, task.values, task.weights)
+        step = -(-len(task) // tuning.ROWS_TO_DIAGNOSE)
+        rows = torch.arange(0, len(task), step, device=embedded.device)
         return to_numpy(smoother.effective_neighbors(embedded[rows], rows))
 
 

@@ -37,7 +37,7 @@ class Lbfgs(Solver):
         random_state: np.random.RandomState,
     ) -> Result:
         """Return the lowest minimum that the descents reach."""
-        problem.module.eval()
+        problem.model.module.eval()
         steps = Steps.of(problem, settings)
         task, kind = problem.task, "scales" if problem.is_scale else "weights"
         rounds = schedule(kind, len(task), task.n_features, is_single=task.n_features == 1)
@@ -70,7 +70,7 @@ class Lbfgs(Solver):
 
     def resume(self, problem: TrainingProblem, settings: Settings, state: dict) -> Result:
         """Walk the same path again, and on."""
-        problem.module.eval()
+        problem.model.module.eval()
         coordinates = problem.coordinates(state["origin"])
         done = state["n_iter"]
         memory = dict(zip(state["seen"], state["values"], strict=True))
@@ -88,7 +88,7 @@ class Lbfgs(Solver):
 def _refinement(problem: TrainingProblem) -> int:
     if not problem.is_scale:
         return 0
-    scales = problem.coordinates(problem.parameters)
+    scales = problem.coordinates(problem.model.values)
     return refinement_evaluations(problem.task, scales, CRITERIA["loo"])
 
 

@@ -63,7 +63,7 @@ class _Path:
 def _descend(
     problem: TrainingProblem, start: np.ndarray, settings: Settings, state: dict | None = None
 ) -> Result:
-    problem.module.eval()
+    problem.model.module.eval()
     state = state or {"before": [], "stopping": {}}
     w = np.asarray(start, dtype=np.float64)
     step, path = _step(problem, settings), _Path(state["before"])

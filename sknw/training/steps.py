@@ -1,8 +1,10 @@
 """What follows each step of a solver: the user is told, and the validation rows judge it."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+import torch
 
 from sknw.training.problem import Settings, TrainingProblem
 from sknw.training.rescaling import rescaled
@@ -53,7 +55,7 @@ class EarlyStopping:
         gained = loss < self.best_loss * (1 - self.settings.tol)
         if loss < self.best_loss:
             self.best, self.best_loss = w.copy(), loss
-            self.best_buffers = problem.buffers
+            self.best_buffers = problem.model.buffers
         is_early = step <= max(self.quiet_steps, self.latest)
         self.waited, self.latest = 0 if gained or is_early else self.waited + 1, step
         return self.waited >= self.settings.n_iter_no_change
@@ -109,6 +111,11 @@ class Steps:
         tell = self.settings.on_step
         if tell is not None and not self._user_stopped:
             loss_in_units = loss * self.problem.task.unit
-            self._user_stopped = bool(tell(step, loss_in_units, lambda: self.problem.at(w).eval()))
+            module_then = partial(_module_at, self.problem, w)
+            self._user_stopped = bool(tell(step, loss_in_units, module_then))
         self.stopped = self.stopping(step, w) or self._user_stopped
         return self.stopped
+
+
+def _module_at(problem: TrainingProblem, w: np.ndarray) -> torch.nn.Module:
+    return problem.model.at(w).eval()

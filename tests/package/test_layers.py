@@ -18,7 +18,7 @@ LAYERS = [
     ["metrics"],
     ["fitting"],
     ["bandwidth", "training"],
-    ["_importances", "_prepared", "_base"],
+    ["_importances", "_pickling", "_prepared", "_model", "_validation", "_base"],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
     ["plotting"],
     ["__init__"],
