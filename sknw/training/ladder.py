@@ -65,7 +65,7 @@ class Config:
     buffers: dict[str, np.ndarray] = field(default_factory=dict)
 
     def stages(self, n_rows: int) -> list["Config"]:
-        """Return the requests of the simpler metrics to go through, and this one."""
+        """Return the configs of the simpler metrics to go through, and this one."""
         chain = [self]
         simpler = None if self.w_init is not None else self.metric.simpler
         while simpler is not None:
@@ -85,7 +85,7 @@ class Config:
 
 
 def train(
-    request: Config,
+    config: Config,
     task: LeaveOneOut,
     bandwidth: np.ndarray,
     settings: Settings,
@@ -95,7 +95,7 @@ def train(
 
     Parameters
     ----------
-    request : Config
+    config : Config
         What is to be trained.
     task : LeaveOneOut
         The rows.
@@ -106,17 +106,17 @@ def train(
     random_state : RandomState
         Draws validation rows, the subsample that compares starts, restarts and batches.
     """
-    seed = int(random_state.randint(2**31)) if request.state is None else request.state["seed"]
+    seed = int(random_state.randint(2**31)) if config.state is None else config.state["seed"]
     part, validation = task, None
-    if request.validation_fraction is not None and len(task) > 1:
+    if config.validation_fraction is not None and len(task) > 1:
         draws = np.random.RandomState(seed)
-        part, rest = split(task, request.validation_fraction, draws)
+        part, rest = split(task, config.validation_fraction, draws)
         validation = Validation(rest)
     base = _Base(part, bandwidth, validation, seed)
-    if request.state is not None:
-        problem, trained, simpler = _resumed(request, base, settings)
+    if config.state is not None:
+        problem, trained, simpler = _resumed(config, base, settings)
     else:
-        problem, trained, simpler = _climbed(request, base, settings, random_state)
+        problem, trained, simpler = _climbed(config, base, settings, random_state)
     state = trained.state
     if state is not None:
         state = {"solver": state, "simpler": simpler, "seed": seed, "w": trained.w}
@@ -173,7 +173,7 @@ class _Simpler:
 
 
 def _climbed(
-    request: Config, base: _Base, settings: Settings, random_state: np.random.RandomState
+    config: Config, base: _Base, settings: Settings, random_state: np.random.RandomState
 ) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Train the stages; return the last one's problem and end, and the simpler metric in its form.
 
@@ -192,7 +192,7 @@ def _climbed(
         on_step=_told(base.task),
         keeps_state=False,
     )
-    stages = request.stages(len(base.task))
+    stages = config.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None
         if reached is not None:
@@ -214,12 +214,12 @@ def _told(task: LeaveOneOut) -> Callable[[int, float, Callable], bool]:
 
 
 def _resumed(
-    request: Config, base: _Base, settings: Settings
+    config: Config, base: _Base, settings: Settings
 ) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Go on with the last stage; return what `_climbed` does."""
-    problem, state = base.problem(request), request.state
-    with base.task.progress.stage(f"training of {type(request.metric).__name__}", None):
-        trained = request.solver.resume(problem, settings, state["solver"])
+    problem, state = base.problem(config), config.state
+    with base.task.progress.stage(f"training of {type(config.metric).__name__}", None):
+        trained = config.solver.resume(problem, settings, state["solver"])
     problem.model.restore(trained.buffers)
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
