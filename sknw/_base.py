@@ -103,8 +103,16 @@ class BaseNadarayaWatson(
             If the data or a parameter is not as described; the estimator is then as it was.
         """
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        with progress_of(self, X=X, y=y, metadata=metadata) as progress:
-            return self._fit(X, y, sample_weight, progress)
+        model = snapshot(self)
+        before = vars(model).copy()
+        with (
+            progress_of(self, X=X, y=y, metadata=metadata) as progress,
+            torch.inference_mode(False),
+            full_precision_everywhere(),
+        ):
+            model._learn(X, y, sample_weight, progress)
+            publish(self, before, vars(model))
+        return self
 
     def __sklearn_tags__(self):
         """Say that X may have categories, and texts in whatever container where these are named."""
@@ -115,15 +123,6 @@ class BaseNadarayaWatson(
         tags.input_tags.string = wanted is not None and not isinstance(wanted, str)
         return tags
 
-    def _fit(self, X, y, sample_weight, progress: Progress):
-        """Fit a copy, then publish what it learned."""
-        model = snapshot(self)
-        before = vars(model).copy()
-        with torch.inference_mode(False), full_precision_everywhere():
-            model._learn(X, y, sample_weight, progress)
-        publish(self, before, vars(model))
-        return self
-
     def _learn(self, X, y, sample_weight, progress: Progress) -> None:
         """Set all attributes that `fit` promises."""
         device = fit_device(self.device, X)
@@ -132,7 +131,7 @@ class BaseNadarayaWatson(
         )
         check_bandwidth(self.bandwidth, features)
         self.is_categorical_ = features.is_categorical if features.categories else None
-        dtype, method = torch_dtype(X.dtype), self._sum_parameters.method(features)
+        dtype, method = torch_dtype(X.dtype), SumParameters.of(self).method(features)
         check_algorithm(self.algorithm, method.kernel, X.shape[1], dtype, device)
         self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
         y = y.reshape(len(y), -1)
@@ -174,16 +173,12 @@ class BaseNadarayaWatson(
         return None
 
     @property
-    def _sum_parameters(self) -> SumParameters:
-        return SumParameters(self.kernel, self.algorithm, self.rtol, self.empty_neighborhood)
-
-    @property
     def _model(self) -> Model:
         """What was found, ready for queries."""
         check_is_fitted(self)
         return Model(
             self._observations,
-            self._sum_parameters,
+            SumParameters.of(self),
             self._windows,
             self._metric,
             predict_device(self.device_),

@@ -5,11 +5,12 @@ for the keys is kept beside the observations (`sknw._prepared`), for as long as 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw._prepared import prepared_smoother
@@ -43,6 +44,11 @@ class SumParameters:
     algorithm: str
     rtol: float
     empty_neighborhood: str
+
+    @classmethod
+    def of(cls, estimator: BaseEstimator) -> "SumParameters":
+        """Return those of an estimator."""
+        return cls(*(getattr(estimator, field.name) for field in fields(cls)))
 
     def method(self, features: Features) -> Method:
         """Return the method for rows of these features."""

@@ -271,7 +271,9 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             features.of_column
         ]
         code = self._training_code(metric, bandwidth) if self.warm_start else None
-        state, buffers = self._state_of(code), {}
+        state, buffers = getattr(self, "_training_state", None), {}
+        if code is None or state is None or state["code"] != code:
+            state = None  # not the same problem
         if state is None and self.warm_start and hasattr(self, "metric_"):
             w_init = self._last_weights(metric, n_columns, n_components)
             buffers = self.metric_.buffers_for_next
@@ -291,9 +293,14 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         task = with_kernel(in_compact_order(task), replace(task.method.kernel, given=None))
         settings = self._settings(metric, n_components, task.progress)
         module, trained = train(request, task, bandwidth, settings, random_state)
-        self._keep(trained, self._learned(metric, module, n_components))
+        for name, value in self._learned(metric, module, n_components).items():
+            setattr(self, name, value)
+        self.loss_curve_ = trained.loss_curve
+        self.validation_curve_ = trained.validation_curve
+        self.best_loss_ = trained.loss
+        self.n_iter_ = trained.n_iter
         self._training_state = None if trained.state is None else {"code": code, **trained.state}
-        self._warn(trained, diagnose(module, task, bandwidth, trained.loss))
+        _warn(trained, diagnose(module, task, bandwidth, trained.loss))
 
     def _chosen(self) -> tuple[Metric, Solver]:
         """Return the metric and the solver that the parameters stand for."""
@@ -333,20 +340,6 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             "bandwidth_": self.bandwidth_,
         }
 
-    def _keep(self, trained: Result, learned: dict) -> None:
-        for name, value in learned.items():
-            setattr(self, name, value)
-        self.loss_curve_ = trained.loss_curve
-        self.validation_curve_ = trained.validation_curve
-        self.best_loss_ = trained.loss
-        self.n_iter_ = trained.n_iter
-
-    def _warn(self, trained: Result, messages: list[str]) -> None:
-        if not trained.converged:
-            warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
-        for message in messages:
-            warn_user(f"{message}.", MetricWarning)
-
     def _user_start(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray | None:
         if self.w_init is None:
             return None
@@ -366,11 +359,6 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 f"{others} are learned now; use warm_start=False."
             )
         return before
-
-    def _state_of(self, code: str | None) -> dict | None:
-        """Return where the last fit stopped, if it was one of the same problem."""
-        state = getattr(self, "_training_state", None) if code is not None else None
-        return state if state is not None and state["code"] == code else None
 
     def _training_code(self, metric: Metric, bandwidth: float | np.ndarray) -> str:
         """Return a code of all that the path of a training follows from."""
@@ -481,3 +469,10 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             columns = validate_queries(self, X, features)
             return columns * self._scales_of_blocks(features).astype(columns.dtype)
         return self._model.embedded(self._columns(X))
+
+
+def _warn(trained: Result, messages: list[str]) -> None:
+    if not trained.converged:
+        warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
+    for message in messages:
+        warn_user(f"{message}.", MetricWarning)

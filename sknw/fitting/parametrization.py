@@ -181,7 +181,7 @@ class Scales:
         """Return one over the width of each column in its units, (n_columns,)."""
         return 1 / (self.widths.values(x)[self._parameter_of_column] * self.units)
 
-    def pullback(self, x: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
+    def gradient(self, x: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
         """Return the gradient (p,) of what has this one (n_columns,) by log-scales of columns."""
         by_log = np.bincount(self._parameter_of_column, by_log_scales, minlength=len(self))
         return -by_log * self.widths.slopes(x)

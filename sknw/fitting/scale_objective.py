@@ -46,7 +46,7 @@ def scale_objective(
 
     def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, by_log_scales = of_scales.value_and_gradient(scales.column_scales(x))
-        return value, scales.pullback(x, by_log_scales)
+        return value, scales.gradient(x, by_log_scales)
 
     return Objective(
         losses,

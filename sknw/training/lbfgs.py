@@ -7,6 +7,7 @@ last one stopped.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from sknw.fitting.minimize import Level, Minimum, OnStep, Start, descend, minimi
 from sknw.fitting.objective import Objective
 from sknw.fitting.scale_objective import refinement_evaluations
 from sknw.fitting.schedule import levels, parts, schedule
+from sknw.fitting.subsets import threads_of
 from sknw.support import tuning
 from sknw.training.coordinates import Coordinates
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
@@ -64,7 +66,7 @@ class Lbfgs(Solver):
         for start in starts:
             coordinates = problem.coordinates(start) if shared is None else shared
             begun.append(Start(coordinates.of(start), coordinates))
-        with problem.threads():
+        with _threads(problem):
             best = minimize(run, begun, _telling(steps))
         return _trained(problem, best, settings, steps)
 
@@ -79,10 +81,15 @@ class Lbfgs(Solver):
         level = Level(None, done + settings.max_iter, settings.tol)
         start, curve = state["start"], [*state["began"], np.nan]
         begun = Minimum(start, np.inf, curve, False, coordinates, objective, start)
-        with problem.threads():
+        with _threads(problem):
             best = descend(level, begun, _telling(steps, skip=done))
             best = refined(best, _refinement(problem))
         return _trained(problem, best, settings, steps, done)
+
+
+def _threads(problem: TrainingProblem) -> AbstractContextManager:
+    """Return the context of `threads_of` for metrics that cost little themselves."""
+    return threads_of(problem.task) if problem.model.metric.is_linear else nullcontext()
 
 
 def _refinement(problem: TrainingProblem) -> int:

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -17,7 +16,6 @@ from sknw.fitting.leave_one_out import LeaveOneOut, with_kernel
 from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
 from sknw.fitting.scale_objective import CriterionOfScales, scale_objective
-from sknw.fitting.subsets import threads_of
 from sknw.metrics.embedding import Embedding
 from sknw.metrics.learned_module import LearnedModule
 from sknw.sums.engine import full_precision
@@ -171,21 +169,16 @@ class TrainingProblem:
 
     def coordinates(self, start: np.ndarray) -> Coordinates:
         """Return the coordinates in which to walk from a start (p,)."""
-        if not self.is_scale:
-            return PlainCoordinates(self.model.metric.magnitudes(self.model.at(start), self.spread))
         features = self.task.observations.features
+        if not self.is_scale:
+            deviation = self.task.observations.extent.deviation[features.of_column]
+            spread = deviation / self.bandwidth  # of the columns that the module sees
+            return PlainCoordinates(self.model.metric.magnitudes(self.model.at(start), spread))
         shared = np.zeros(features.n_features, dtype=int) if len(start) == 1 else None
         of_feature = np.arange(features.n_features) if shared is None else shared
         return ScaleCoordinates(
             self.widths, of_feature, features.of_column, self.bandwidth, np.sign(start)
         )
-
-    @property
-    def spread(self) -> np.ndarray:
-        """Standard deviation of each column that the module sees."""
-        observations = self.task.observations
-        deviation = observations.extent.deviation[observations.features.of_column]
-        return deviation / self.bandwidth
 
     @cached_property
     def widths(self) -> Widths:
@@ -198,10 +191,6 @@ class TrainingProblem:
         if len(self.model.values) == len(lower):
             return Widths(lower, upper, spread)
         return Widths(lower.min(keepdims=True), upper.max(keepdims=True), spread.max(keepdims=True))
-
-    def threads(self) -> AbstractContextManager:
-        """Return the context of `threads_of` for metrics that cost little themselves."""
-        return threads_of(self.task) if self.model.metric.is_linear else nullcontext()
 
     def on(self, task: LeaveOneOut) -> "TrainingProblem":
         """Return the same problem on other rows."""
