@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._importances import FeatureImportances
+from sknw._inference import Inference
 from sknw._model import Model, SumParameters
 from sknw._pickling import VersionedState
 from sknw._prepared import latest_report, remember_report
@@ -50,6 +51,7 @@ _SEED = 0  # random_state=None means deterministic, and never the global generat
 class BaseNadarayaWatson(
     VersionedState,
     FeatureImportances,
+    Inference,
     CallbackSupportMixin,
     MultiOutputMixin,
     RegressorMixin,

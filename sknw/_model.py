@@ -101,6 +101,20 @@ class Model:
         """Return the points (m, q) of queries (m, n_columns), among the smoother's keys."""
         return self._points(self._embedding(smoother.keys), X, smoother.keys)
 
+    def gradients(
+        self, X: np.ndarray, by_points: Tensor, smoother: AnySmoother
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return gradients (m, n_numbers, k) by the features that are numbers, and which they are.
+
+        From those by the points of queries (m, n_columns).
+        """
+        features, like = self.observations.features, smoother.keys
+        rows = to_tensor(self._centred(X, like), dtype=like.dtype, device=like.device)
+        found = to_numpy(self._embedding(like).pulled_back(rows, by_points))
+        are_numbers = ~features.is_categorical
+        columns = np.flatnonzero(are_numbers[features.of_column])
+        return found[:, columns], are_numbers
+
     def embedded(self, X: np.ndarray) -> np.ndarray:
         """Return the points (m, q) of queries (m, n_columns) in an absolute place.
 
@@ -176,10 +190,14 @@ class Model:
         )
 
     def _points(self, embedding: Embedding, X: np.ndarray, like: Tensor) -> Tensor:
-        """Return the points of rows as given, centred in the precision of the sums."""
-        precision = np.float32 if like.dtype == torch.float32 else np.float64
-        centred = self.observations.centred(X.astype(precision, copy=False))
+        """Return the points of rows as given."""
+        centred = self._centred(X, like)
         return embedding.points(to_tensor(centred, dtype=like.dtype, device=like.device))
+
+    def _centred(self, X: np.ndarray, like: Tensor) -> np.ndarray:
+        """Return rows as given, centred in the precision of the sums."""
+        precision = np.float32 if like.dtype == torch.float32 else np.float64
+        return self.observations.centred(X.astype(precision, copy=False))
 
     def _smoother(self, dtypes: tuple, eps: float, share_cells: bool = True) -> AnySmoother:
         """Return a smoother whose keys are the cells, or the observations one by one."""

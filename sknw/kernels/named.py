@@ -80,6 +80,14 @@ def _exponential_tail(excess: Tensor, nearest: Tensor) -> Tensor:
     return _vanishing_exp(torch.where(excess > 0, -excess / root_sum, 0.0))
 
 
+def _share_inside(sq: Tensor) -> Tensor:
+    """Return 1 inside of the support, 0 outside, and ½ at its edge.
+
+    There a slope that jumps is the mean of the one-sided ones.
+    """
+    return ((sq < 1).to(sq.dtype) + (sq <= 1).to(sq.dtype)) / 2
+
+
 def _cosine(sq: Tensor) -> Tensor:
     """Return ``cos(πu/2)`` at ``sq = u²``."""
     # cos(πu/2) = sin(π(1 − u)/2): exactly zero at the edge of the support
@@ -87,7 +95,7 @@ def _cosine(sq: Tensor) -> Tensor:
 
 
 def _cosine_slope(sq: Tensor) -> Tensor:
-    return torch.where(sq < 1, -(math.pi**2) / 8 * torch.sinc(sq.sqrt() / 2), 0.0)
+    return _share_inside(sq) * (-(math.pi**2) / 8) * torch.sinc(sq.sqrt() / 2)
 
 
 def _epanechnikov(sq: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ def _epanechnikov(sq: Tensor) -> Tensor:
 
 
 def _epanechnikov_slope(sq: Tensor) -> Tensor:
-    return -(sq < 1).to(sq.dtype)
+    return -_share_inside(sq)
 
 
 def _tophat(sq: Tensor) -> Tensor:
@@ -110,7 +118,7 @@ def _linear(sq: Tensor) -> Tensor:
 
 
 def _linear_slope(sq: Tensor) -> Tensor:
-    return torch.where(sq < 1, -half_inverse_root(sq), 0.0)
+    return -_share_inside(sq) * half_inverse_root(sq)
 
 
 def _biweight(sq: Tensor) -> Tensor:

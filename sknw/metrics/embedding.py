@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sknw.data.arrays import to_tensor
@@ -93,6 +94,33 @@ class Embedding:
         if self.kernel.n_codes:
             points[:, -self.kernel.n_codes :] = codes
         return points
+
+    def pulled_back(self, rows: Tensor, by_points: Tensor) -> Tensor:
+        """Return gradients (m, n_numbers, k) by the numbers of centred rows (m, n_columns).
+
+        From those by the numbers of their points, `by_points` (m, q, k): the chain rule. What
+        brings rows beyond all numbers closer counts as a constant.
+        """
+        n_numbers = rows.shape[1] - self.kernel.n_codes
+        widths = self.bandwidth[:n_numbers, None].to(by_points.dtype)
+        if self.module is None:
+            return by_points / widths
+        scaled = rows.to(self.bandwidth.dtype) / self.bandwidth
+        if self.kernel.n_codes:
+            scaled[:, n_numbers:] = 0
+            by_points = F.pad(by_points, (0, 0, 0, self.kernel.n_codes))
+        found = []
+        with full_precision(rows), OwnDraws(0), torch.inference_mode(False), torch.enable_grad():
+            pairs = zip(scaled.split(_ROWS_AT_ONCE), by_points.split(_ROWS_AT_ONCE), strict=True)
+            for block, grads in pairs:
+                block = block.clone().requires_grad_()
+                points = self.module(block)
+                of_outputs = [
+                    torch.autograd.grad(points, block, grad.to(points.dtype), retain_graph=True)[0]
+                    for grad in grads.clone().unbind(dim=2)
+                ]
+                found.append(torch.stack(of_outputs, dim=2).detach())
+        return torch.cat(found)[:, :n_numbers].to(by_points.dtype) / widths
 
     def _mapped(self, scaled: Tensor) -> Tensor:
         with torch.no_grad():

@@ -19,7 +19,14 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.kernels import Kernel
 from sknw.smoothing.empty import refuse_if_raising
+from sknw.smoothing.gradients import (
+    Gradient,
+    fill_empty_gradients,
+    gradients_by_rates,
+    gradients_by_slopes,
+)
 from sknw.smoothing.method import Method
+from sknw.smoothing.own_weights import OwnWeights
 from sknw.smoothing.smoother import Prediction, value_columns
 from sknw.sums.engine import full_precision
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
@@ -125,24 +132,14 @@ class NeighborSmoother:
         if queries is None:
             queries, exclude = self.keys, torch.arange(len(self.keys), device=self.keys.device)
             radii = self.radii
-        key_weights, weighted = self.columns[0].double(), self.columns[1:].double()
-        values = torch.where(key_weights > 0, weighted / key_weights, 0.0).mT
+        values = self._values()
         means = queries.new_empty((len(queries), len(values[0])), dtype=torch.float64)
         n_empty = 0
         for block, weights, empty in self._blocks(queries, exclude, radii=radii):
             means[block] = weights @ values
             n_empty += empty
         refuse_if_raising(self.method.empty_neighborhood, n_empty, len(queries))
-        report = {
-            "algorithm": self.name,
-            "evaluator": "torch",
-            "n_queries": len(queries),
-            "n_keys": len(self.keys),
-            "share_of_pairs": 1.0,
-            "rows_redone": 0,
-            "audited_error": 0.0,
-        }
-        return Prediction(means, n_empty, report)
+        return Prediction(means, n_empty, self._report(len(queries)))
 
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
@@ -151,6 +148,55 @@ class NeighborSmoother:
             squared = weights.square().sum(dim=1)
             neighbors[block] = torch.where(squared > 0, squared.reciprocal(), 0.0)
         return neighbors
+
+    def gradient(self, queries: Tensor) -> Gradient:
+        """Return the gradients of the means of queries (m, d) by the queries, at fixed windows."""
+        kernel, values = self.method.kernel, self._values()
+        shape = len(queries), queries.shape[1], values.shape[1]
+        gradients = queries.new_zeros(shape, dtype=torch.float64)
+        empty = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+        for block, squares, radii in self._squares(queries, None):
+            rows = queries[block].double()
+            with full_precision(self.keys), beside_compilers():
+                weights, empty[block] = self._weights(kernel, squares, None)
+                mass = torch.where(empty[block], 1.0, weights.sum(dim=1))[:, None]
+                if kernel.tail is None:
+                    slopes = kernel.slope(squares.clone()) * self.columns[0].double()
+                    found = gradients_by_slopes(
+                        rows, self.keys.double(), weights / mass, slopes / (mass * radii**2), values
+                    )
+                else:
+                    rates = kernel.log_slope(squares.clone()) / radii**2
+                    found = gradients_by_rates(
+                        rows, self.keys.double(), weights / mass, rates, values
+                    )
+            gradients[block] = found
+        empty = fill_empty_gradients(self.method.empty_neighborhood, gradients, empty)
+        return Gradient(gradients, empty, self._report(len(queries)))
+
+    def own_weights(self) -> OwnWeights:
+        """Return what keys weigh in the estimates at themselves."""
+        found, log_weights = [], self.columns[0].double().log()
+        for block, weights, _ in self._blocks(self.keys, None):
+            rows = torch.arange(len(self.keys), device=self.keys.device)[block]
+            found.append(OwnWeights.of(weights, rows, log_weights))
+        return OwnWeights.joined(found)
+
+    def _values(self) -> Tensor:
+        """Return the values (n, k)."""
+        key_weights, weighted = self.columns[0].double(), self.columns[1:].double()
+        return torch.where(key_weights > 0, weighted / key_weights, 0.0).mT
+
+    def _report(self, n_queries: int) -> dict:
+        return {
+            "algorithm": self.name,
+            "evaluator": "torch",
+            "n_queries": n_queries,
+            "n_keys": len(self.keys),
+            "share_of_pairs": 1.0,
+            "rows_redone": 0,
+            "audited_error": 0.0,
+        }
 
     def attention(
         self, queries: Tensor, exclude: Tensor | None = None, width: int = 1
@@ -170,6 +216,22 @@ class NeighborSmoother:
         width: int = 1,
     ) -> Iterator[tuple[slice, Tensor, int]]:
         """Yield normalised weights in float64, empty rows filled by the policy or left zero."""
+        for block, squares, _ in self._squares(queries, radii, width):
+            left_out = None if exclude is None else exclude[block]
+            with full_precision(self.keys), beside_compilers():
+                weights, empty = self._weights(self.method.kernel, squares, left_out)
+                if fill and empty.any():
+                    self._fill(weights, squares, left_out, empty)
+            mass = weights.sum(dim=1, keepdim=True)
+            yield block, weights / torch.where(mass == 0, 1.0, mass), int(empty.sum())
+
+    def _squares(
+        self, queries: Tensor, radii: Tensor | None, width: int = 1
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield blocks of queries with squared distances over squared bandwidths (m_b, n).
+
+        And the bandwidths, (m_b, 1) or (1, n).
+        """
         if radii is None and self.kind == "query":
             found = self.distances.to(queries, [self.n_neighbors])[:, 0]
             radii = to_tensor(found, dtype=queries.dtype, device=queries.device)
@@ -177,21 +239,14 @@ class NeighborSmoother:
         size = max(1, tile_elements(self.keys.device, torch.float64) // columns)
         for start in range(0, len(queries), size):
             block = slice(start, min(start + size, len(queries)))
-            left_out = None if exclude is None else exclude[block]
+            of_block = self.radii[None] if self.kind == "key" else radii[block, None]
             with full_precision(self.keys), beside_compilers():
-                squares = self._scaled_squares(
-                    queries[block], None if radii is None else radii[block]
-                )
-                weights, empty = self._weights(self.method.kernel, squares, left_out)
-                if fill and empty.any():
-                    self._fill(weights, squares, left_out, empty)
-            mass = weights.sum(dim=1, keepdim=True)
-            yield block, weights / torch.where(mass == 0, 1.0, mass), int(empty.sum())
+                squares = self._scaled_squares(queries[block], of_block)
+            yield block, squares, of_block.double()
 
-    def _scaled_squares(self, queries: Tensor, radii: Tensor | None) -> Tensor:
+    def _scaled_squares(self, queries: Tensor, radii: Tensor) -> Tensor:
         """Return squared distances over squared bandwidths (m, n)."""
         squares = differences_squared(queries.double(), self.keys.double())
-        radii = self.radii if self.kind == "key" else radii[:, None]
         scaled = squares / radii.double().square()
         if not self.method.kernel.has_edge:
             return scaled

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from sknw.data.arrays import accumulator_dtype, least_weight
 from sknw.kernels import Kernel
-from sknw.smoothing.cells import OwnCells
+from sknw.smoothing.cells import OwnCells, weight_at_zero
 from sknw.smoothing.empty import Fallback, fill_empty, refuse_if_raising
+from sknw.smoothing.gradients import Gradient, fill_empty_gradients, gradients_of_attention
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.log_attention import log_attention, profile_of_pairs
 from sknw.smoothing.method import Method
-from sknw.sums import Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.smoothing.own_weights import OwnWeights
+from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
 from sknw.sums.engine import full_precision
+from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.geometry.distances import tile_elements
 from sknw.sums.tails import KeySet, nearest_kernel, underflowing_rows
 
@@ -178,13 +181,7 @@ class Smoother:
 
     def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> Prediction:
         """Return the means (m, k) of queries (m, d); None: of the rows, each leaving itself out."""
-        algorithm = self.choose(queries, exclude)
-        prepared = self._prepared.get(algorithm.name)
-        if prepared is None:
-            prepared = PreparedSums.of(
-                self.method.kernel, self.keys[None], self.columns[None], algorithm
-            )
-            self._prepared[algorithm.name] = prepared
+        prepared = self._prepared_by(self.choose(queries, exclude))
         sums = prepared.sums(None if queries is None else queries[None], exclude)
         if queries is None:
             queries = self.keys
@@ -198,6 +195,69 @@ class Smoother:
         fallback = Fallback(self.method, prepared.key_set(0), self.columns)
         means = fallback.fill(means[0], empty[0], queries, exclude)
         return Prediction(means, int(empty.sum()), sums.report)
+
+    def _prepared_by(self, algorithm: Algorithm, purpose: str = "") -> PreparedSums:
+        """Return the keys as an algorithm prepared them, once.
+
+        With a purpose of their own they do not count where the algorithm of others is chosen.
+        """
+        name = f"{algorithm.name}{purpose}"
+        prepared = self._prepared.get(name)
+        if prepared is None:
+            prepared = PreparedSums.of(
+                self.method.kernel, self.keys[None], self.columns[None], algorithm
+            )
+            self._prepared[name] = prepared
+        return prepared
+
+    def gradient(self, queries: Tensor) -> Gradient:
+        """Return the gradients of the means of queries (m, d) by the queries."""
+        algorithm = self.choose(queries)
+        prepared = self._prepared_by(algorithm)
+        gradients, empty, report = self._gradients(prepared, queries)
+        empty = fill_empty_gradients(self.method.empty_neighborhood, gradients, empty)
+        return Gradient(gradients, empty, report)
+
+    def _gradients(self, prepared: PreparedSums, queries: Tensor) -> tuple[Tensor, Tensor, dict]:
+        """Return gradients (m, d, k), which rows are empty (m,), and the report of the sums."""
+        algorithm = prepared.algorithm
+        ran = prepared.run(queries[None], None)
+        fit = LocalFit.of(ran.sums.sums)
+        with full_precision(self.keys), beside_compilers():
+            gradients = algorithm.ratio_gradients(prepared.state, ran.plan, fit.means, fit.mass)[0]
+        gradients, empty, redone = gradients.to(fit.means.dtype), fit.empty[0], ran.redone.rows[0]
+        if algorithm.is_approximate and redone.any():
+            rows = redone.nonzero().squeeze(1)
+            exact = self._prepared_by(ALGORITHMS["blocks"](self.method.rtol), " of rows done again")
+            gradients[rows], empty[rows], _ = self._gradients(exact, queries[rows])
+            redone = torch.zeros_like(redone)
+        weak = redone | self._is_faint(ran.sums)[0]
+        values = (self.columns[1:] / self.columns[0]).mT
+        for rows, attention in self._attention_by_logs(weak, queries, None):
+            gradients[rows] = gradients_of_attention(
+                self.method.kernel, queries[rows], self.keys, attention, values
+            ).to(gradients.dtype)
+            empty[rows] = attention.sum(dim=1) == 0
+        return gradients, empty, ran.sums.report
+
+    def own_weights(self) -> OwnWeights:
+        """Return what keys weigh in the estimates at themselves."""
+        weights, squared = self.columns[:1], self.method.kernel.squared()
+        first = self._sums(self.method.kernel, weights, self.keys, None)
+        second = self._sums(squared, weights, self.keys, None)
+        mass = first.mass[0]
+        share = weights[0].to(mass.dtype) / torch.where(mass > 0, mass, 1.0)
+        own = weight_at_zero(self.method.kernel, share) * share
+        square = share * (second.mass[0] / torch.where(mass > 0, mass, 1.0))
+        neighbors = self.effective_neighbors(self.keys)
+        concentration = torch.where(neighbors > 0, 1 / neighbors, 0.0)
+        # where weights are too light for the sums, or there are none: pair by pair
+        rows = (self._is_faint(first)[0] | (mass <= 0)).nonzero().squeeze(1)
+        for block, attention, _ in self.attention(self.keys[rows]) if len(rows) else ():
+            found = OwnWeights.of(attention.double(), rows[block], self.log_weights)
+            own[rows[block]], square[rows[block]] = found.own, found.square
+            concentration[rows[block]] = attention.double().square() @ self.concentration.double()
+        return OwnWeights(own, square, concentration)
 
     def _redo_faint(self, means, empty, faint, queries, exclude) -> None:
         """Overwrite the means of rows whose weights are faint, and whether they have any."""

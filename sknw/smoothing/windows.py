@@ -49,6 +49,10 @@ class Windows(ABC):
         """A code of all that the windows are."""
 
     @abstractmethod
+    def describe(self) -> str:
+        """Return in a few words how windows are."""
+
+    @abstractmethod
     def smoother(
         self, method: Method, keys: Tensor, values: Tensor, weights: KeyWeights
     ) -> Smoother | NeighborSmoother:
@@ -73,6 +77,10 @@ class FixedWindows(Windows):
     def code(self) -> bytes:
         """A code of the widths."""
         return np.asarray(self.widths).tobytes()
+
+    def describe(self) -> str:
+        """Return that they are fixed."""
+        return "fixed"
 
     def smoother(
         self, method: Method, keys: Tensor, values: Tensor, weights: KeyWeights
@@ -114,6 +122,10 @@ class NeighborWindows(Windows):
     def code(self) -> bytes:
         """A code of the radii and of whose they are."""
         return self.radii.tobytes() + f"{self.n_neighbors} {self.kind}".encode()
+
+    def describe(self) -> str:
+        """Return by how many neighbours of what."""
+        return f"{self.n_neighbors} neighbors of the {self.kind}"
 
     def smoother(
         self,

@@ -46,6 +46,9 @@ from sknw.support import tuning
 _KEYS_PER_TILE = 2048
 # Logarithm of the largest weight of a key that sets no unit.
 _LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
+# Share of a squared distance up to which a logarithm of weights is as good by its slope as by a
+# difference: the root of rounding.
+_LITTLE = {torch.float64: 1e-8, torch.float32: 3e-4}
 # Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
 _MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
 
@@ -319,10 +322,25 @@ class TorchRows(ShiftedRows):
         at_nearest = kernel.log_profile(nearest.clone())
         for block, excess, out in self._excess_blocks():
             excess.clamp_min_(0)
-            deep = kernel.log_profile(nearest + excess) - at_nearest
+            deep = self._log_ratio(kernel, excess, nearest, at_nearest)
             near = kernel.tail(excess, nearest)
             logs = torch.where(near > _MASS_FLOOR[near.dtype], near.log(), deep)
             yield block, logs.masked_fill_(out, -torch.inf)
+
+    def _log_ratio(
+        self, kernel: Kernel, excess: Tensor, nearest: Tensor, at_nearest: Tensor
+    ) -> Tensor:
+        """Return ``log K(√(nearest + excess)) − log K(√nearest)``, (m, n_t).
+
+        An excess that hardly counts beside the nearest squared distance goes by the slope: the
+        difference would lose it to rounding.
+        """
+        if kernel.slope_factor is not None:
+            return kernel.slope_factor * excess
+        difference = kernel.log_profile(nearest + excess) - at_nearest
+        by_slope = kernel.log_slope(nearest.clone()) * excess
+        is_little = excess < _LITTLE[excess.dtype] * nearest
+        return torch.where(is_little, by_slope, difference)
 
     def _excess_blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield key blocks, the excesses (m, n_t) there, and which pairs are out (excess 0)."""

@@ -193,6 +193,9 @@ SHARE_SATURATED, NEARLY_ONE_NEIGHBOR = 0.5, 1 + 1e-9
 LEAST_REACH_OF_A_RELEVANT_FEATURE = 0.1
 # Rows up to which the property attention_weights_ computes a matrix that nobody has asked to limit.
 MOST_ROWS_OF_THE_PROPERTY = 2000
+# Rows up to which the property residual_variance_ is computed: pages that show an estimator read
+# all properties, and should not take longer than a second.
+MOST_ROWS_OF_THE_RESIDUAL_VARIANCE = 10_000
 
 # --- plotting ------------------------------------------------------------------------------------
 

@@ -66,6 +66,23 @@ NP_R2 = 0.956381720885
 NP_LOO_ARGMIN = (0.61638303, 0.16496561)
 NP_LOO_MSE_AT_BANDWIDTH = 1.6435361482065893
 
+# np 0.70-2, npreg(regtype="lc", gradients=TRUE) with these bandwidths, at the first three rows.
+NP_GRADIENTS = {
+    (0.8, 0.8): (
+        (0.46095637138726714, 1.8861649729699266),
+        (0.9764480705084027, 2.4059934805740038),
+        (0.2997483668926736, 1.7269717223154482),
+    ),
+    (0.6163835, 0.1649656): (
+        (0.12297921285547855, 0.8003415400851296),
+        (0.36005158193102105, 0.7458127120873274),
+        (-0.005458859437120238, 0.03836072417824814),
+    ),
+}
+# locfit 1.5-9.7, locfit.raw(kern="gauss", deg=0, alpha=c(0, 2)) on the same rows: standard
+# deviations 0.8 in both.
+NP_LOCFIT = {"df1": 6.605276163986236, "df2": 3.764749834702411, "rv": 3.1989609996898154}
+
 # --- Stata lpoly, degree(0) bwidth(1) ----------------------------------------------------------
 # Ship damage incidents (McCullagh & Nelder 1989, p. 205) on the logarithm of the months of service;
 # results recorded in statsmodels/nonparametric/tests/results/results_kernel_regression.csv, at 40

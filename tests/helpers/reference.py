@@ -209,6 +209,94 @@ def gcv(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
 CRITERIA = {"loo": loo_loss, "loo_absolute": loo_absolute, "aicc": aicc, "gcv": gcv}
 
 
+# dK/du of an array u < 1, for kernels without infinite support.
+COMPACT_SLOPES = {
+    "cosine": lambda u: -np.pi / 2 * np.sin(np.pi * u / 2),
+    "epanechnikov": lambda u: -2 * u,
+    "tophat": lambda u: 0 * u,
+    "linear": lambda u: -1 + 0 * u,
+    "biweight": lambda u: -4 * u * (1 - u**2),
+    "triweight": lambda u: -6 * u * (1 - u**2) ** 2,
+    "tricube": lambda u: -9 * u**2 * (1 - u**3) ** 2,
+}
+
+
+def gradient(kernel, X_query, X_train, y, bandwidth, sample_weight=None, empty="nearest"):
+    """Derivatives (m, d) or (m, d, k) of `predict` by the coordinates of the queries.
+
+    ``sum_i w_i K'(u_i) du_i/dx (y_i - f) / sum_i w_i K(u_i)``; at the edge of a support K' is the
+    mean of both sides, and at u = 0 the cusp of a kernel adds nothing. In long doubles.
+    """
+    query, train, y, h = (np.asarray(a, np.longdouble) for a in (X_query, X_train, y, bandwidth))
+    y = y.reshape(len(train), -1)
+    mass = relative_weights(sample_weight, len(y)).astype(np.longdouble)
+    steps = (query[:, None] - train) / h
+    u = np.sqrt(np.sum(steps**2, axis=-1))
+    if kernel in INFINITE_SUPPORT:
+        nearest = np.min(u, axis=1, initial=np.inf, where=mass > 0, keepdims=True)
+        logs = -(u - nearest) * (u + nearest) / 2 if kernel == "gaussian" else nearest - u
+        alpha = mass * np.exp(logs)
+        slopes = alpha * (-u if kernel == "gaussian" else -1.0)
+    else:
+        u = settled_distances(X_query, X_train, bandwidth).astype(np.longdouble)
+        alpha = mass * np.where(u < 1, COMPACT_PROFILES[kernel](np.minimum(u, 1)), 0)
+        inside = np.where(u < 1, 1.0, np.where(u == 1, 0.5, 0.0))
+        slopes = mass * inside * COMPACT_SLOPES[kernel](np.minimum(u, 1))
+    total = alpha.sum(axis=1)
+    is_empty = total == 0
+    total[is_empty] = 1
+    alpha, slopes = alpha / total[:, None], slopes / total[:, None]
+    anchor = y[alpha.argmax(axis=1)]  # values as differences from one of them: nothing cancels
+    values = y - anchor[:, None]  # (m, n, k)
+    residuals = values - np.sum(alpha[..., None] * values, axis=1, keepdims=True)
+    by_u = np.where(u > 0, 1 / np.where(u > 0, u, 1), 0)
+    directions = by_u[..., None] * steps / h  # (m, n, d)
+    # a vector that all pairs share adds nothing: without it the sum keeps its digits far away
+    if kernel in INFINITE_SUPPORT:
+        rates = (-u if kernel == "gaussian" else -np.ones_like(u))[..., None] * directions
+        rates -= np.take_along_axis(rates, alpha.argmax(axis=1)[:, None, None], axis=1)
+        result = np.einsum("mn,mnd,mnk->mdk", alpha, rates, residuals)
+    else:
+        result = np.einsum("mn,mnd,mnk->mdk", slopes, directions, residuals)
+    result[is_empty] = np.nan if empty == "nan" else 0
+    return result.astype(float)
+
+
+def gradient_by_differences(predict, X_query, step=1e-5):
+    """Central differences (m, d) or (m, d, k) of a function of queries (m, d)."""
+    X_query = np.asarray(X_query, float)
+    columns = []
+    for direction in step * np.eye(X_query.shape[1]):
+        higher, lower = predict(X_query + direction), predict(X_query - direction)
+        columns.append((higher - lower) / (2 * step))
+    return np.stack(columns, axis=1)
+
+
+def leverage(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
+    """The diagonal of the hat matrix for each row (n,): copies share it, weightless rows have 0."""
+    hat, _, _ = hat_matrix(kernel, X, y, bandwidth, sample_weight, duplicates)
+    used = relative_weights(sample_weight, len(X)) > 0
+    same = copies(X, y, sample_weight, duplicates)
+    first = np.argmax(same, axis=1)
+    heads = np.flatnonzero(used & (first == np.arange(len(X))))
+    result = np.zeros(len(X))
+    result[used] = np.diag(hat)[np.searchsorted(heads, first[used])]
+    return result
+
+
+def degrees_of_freedom(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
+    """Both kinds: tr H, and sum_ij (w_i / w_j) H_ij^2."""
+    hat, _, mass = hat_matrix(kernel, X, y, bandwidth, sample_weight, duplicates)
+    return float(np.trace(hat)), float(np.sum(mass[:, None] / mass * hat**2))
+
+
+def residual_variance(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
+    """``sum w r^2 / sum_i w_i (1 - 2 H_ii + sum_j H_ij^2)``, of each output."""
+    hat, y, mass = hat_matrix(kernel, X, y, bandwidth, sample_weight, duplicates)
+    kept = 1 - 2 * np.diag(hat) + np.sum(hat**2, axis=1)
+    return mass @ (y - hat @ y) ** 2 / (mass @ kept)
+
+
 def effective_neighbors(kernel, X_query, X_train, bandwidth, sample_weight=None, y=None):
     """Kish's number of neighbours behind each prediction (m,), 0 where there are none.
 

@@ -18,7 +18,10 @@ LAYERS = [
     ["metrics"],
     ["fitting"],
     ["bandwidth", "training"],
-    ["_importances", "_pickling", "_prepared", "_model", "_validation", "_base"],
+    [
+        *("_importances", "_inference", "_summary", "_pickling", "_prepared", "_model"),
+        *("_validation", "_base"),
+    ],
     ["nadaraya_watson", "parametric", "functional", "datasets"],
     ["plotting"],
     ["__init__"],

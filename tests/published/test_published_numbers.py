@@ -144,18 +144,34 @@ def test_norms_of_attention_rows_are_those_of_locfit():
 
 @pytest.mark.parametrize(("params", "locfit"), LOCFIT)
 def test_degrees_of_freedom_are_those_of_locfit(params, locfit):
-    hat = fit_cars(**params).attention_weights(column(published.CARS_SPEED))
-    assert np.trace(hat) == pytest.approx(locfit["df1"], rel=FULL_PRECISION)
-    assert np.sum(hat**2) == pytest.approx(locfit["df2"], rel=FULL_PRECISION)
+    model = fit_cars(**params)
+    assert model.degrees_of_freedom() == pytest.approx(locfit["df1"], rel=FULL_PRECISION)
+    squared = model.degrees_of_freedom("squared")
+    assert squared == pytest.approx(locfit["df2"], rel=FULL_PRECISION)
 
 
 @pytest.mark.parametrize(("params", "locfit"), LOCFIT)
 def test_residual_variance_is_that_of_locfit(params, locfit):
-    y = vector(published.CARS_DIST)
-    residuals = y - fit_cars(**params).predict(column(published.CARS_SPEED))
-    degrees_of_freedom = len(y) - 2 * locfit["df1"] + locfit["df2"]
-    variance = np.sum(residuals**2) / degrees_of_freedom
+    variance = fit_cars(**params).residual_variance_
     assert variance == pytest.approx(locfit["rv"], rel=FULL_PRECISION)
+
+
+def test_two_features_as_in_locfit():
+    model = NadarayaWatsonRegressor(0.8).fit(np.array(published.NP_X), vector(published.NP_Y))
+    found = {
+        "df1": model.degrees_of_freedom(),
+        "df2": model.degrees_of_freedom("squared"),
+        "rv": model.residual_variance_,
+    }
+    assert found == pytest.approx(published.NP_LOCFIT, rel=FULL_PRECISION)
+
+
+@pytest.mark.parametrize("bandwidth", published.NP_GRADIENTS, ids=str)
+def test_gradients_are_those_of_np(bandwidth):
+    X = np.array(published.NP_X)
+    found = NadarayaWatsonRegressor(bandwidth).fit(X, vector(published.NP_Y)).gradient(X[:3])
+    expected = published.NP_GRADIENTS[bandwidth]
+    np.testing.assert_allclose(found, expected, rtol=FULL_PRECISION, atol=1e-12)
 
 
 def truncated_gaussian(u):

@@ -8,6 +8,7 @@ inaccurate.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,6 +74,20 @@ def both_ways(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([grad, values], dim=1), torch.cat([values, grad], dim=1)
 
 
+def ratio_columns(columns: Tensor, means: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each output ``[−mean, 1]`` (b, 2, m) and its columns ``[v_0, v_1]`` (b, 2, n)."""
+    for k in range(means.shape[-1]):
+        mean = means[..., k]
+        left = torch.stack([-mean, torch.ones_like(mean)], dim=1).to(columns.dtype)
+        yield left, columns[:, [0, 1 + k]]
+
+
+def of_ratios(steps: list[Tensor], mass: Tensor, n_codes: int) -> Tensor:
+    """Return gradients (b, m, d, k) of ratios, from weighted steps (b, m, d) of each output."""
+    found = torch.stack(steps, dim=-1)
+    return 2 * found[:, :, : found.shape[2] - n_codes] / mass[..., None, None]
+
+
 class Algorithm(ABC):
     """A way to compute kernel sums to a tolerance.
 
@@ -84,6 +99,7 @@ class Algorithm(ABC):
     """
 
     name: ClassVar[str]
+    is_approximate: ClassVar[bool] = False  # whether its error is absolute, so that rows are redone
 
     def __init__(self, rtol: float):
         self.rtol = rtol
@@ -175,6 +191,24 @@ class Algorithm(ABC):
         if wanted.points and plan.queries is None:
             by_queries, by_keys = None, by_queries + by_keys
         return Gradients(by_queries, by_keys, by_columns, by_log_scales)
+
+    def ratio_gradients(self, state: Any, plan: Any, means: Tensor, mass: Tensor) -> Tensor:
+        """Return the gradients (b, m, d, k) of the ratios of sums by their queries.
+
+        With ``S_i = Σ_j K(s_ij) v_j`` the ratios are ``S_i1 / S_i0``, the `means` (b, m, k) for the
+        `mass` (b, m), and their gradients
+
+            2 / S_i0 Σ_j K'(s_ij) (v_j1 − mean_i v_j0) (q_i − z_j)
+
+        There is one for each number of the points, none for codes. This form is the moments of
+        order one under the kernel's slope.
+        """
+        first = Monomials.up_to(state.keys.shape[2] - state.kernel.n_codes, 1)
+        slope = state.kernel.derivative()
+        steps = self._moments_of(state, plan, slope, state.columns, first)[:, 1:]
+        steps = steps.permute(0, 3, 1, 2)  # (b, m, d, 1 + k)
+        along = steps[..., 1:] - means[:, :, None] * steps[..., :1]
+        return -2 * along / mass[..., None, None]
 
     def _moments_of(self, state, plan, kernel, columns, monomials) -> Tensor:
         """Return moments (b, p, k, m) of columns (b, k, n) of the keys, under another kernel."""

@@ -16,6 +16,8 @@ from sknw.sums.algorithms.algorithm import (
     Wanted,
     asked_for,
     both_ways,
+    of_ratios,
+    ratio_columns,
     transposed_exclude,
 )
 from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_runs
@@ -196,6 +198,17 @@ class Blocks(Algorithm):
             *(None if at[0] is None else torch.stack(at) for at in zip(*found, strict=True))
         )
 
+    def ratio_gradients(
+        self, state: BlockState, plan: BlockPlan, means: Tensor, mass: Tensor
+    ) -> Tensor:
+        """Return them by weighted steps, one output after the other."""
+        found = []
+        for left, right in ratio_columns(state.columns, means):
+            of_output = replace(state, columns=right)
+            members = zip(_members(of_output, plan), left, strict=True)
+            found.append(torch.stack([member.steps_of_queries(grad) for member, grad in members]))
+        return of_ratios(found, mass, state.kernel.n_codes)
+
     def report(self, state: BlockState, plan: BlockPlan) -> dict:
         """Return the share of pairs that were evaluated."""
         evaluated = plan.n_planning + sum(
@@ -281,25 +294,27 @@ class _Member:
     def _by_points(self, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the gradients of queries and keys; of keys alone where they are one."""
         slope, grad, steps = self.kernel.derivative(), self._sorted(grad), self.evaluator.steps
-        queries, keys = self.interactions.queries, self.interactions.keys
+        keys = self.interactions.keys
         if self.queries is None:
             left, right = both_ways(grad, self.columns)
             both = steps(slope, None, self.keys, left, right, None, self.interactions.both_ways)
             return None, 2 * both[0][keys.places]
-        by_queries = steps(
-            slope,
-            self.queries,
-            self.keys,
-            grad,
-            self.columns,
-            self.exclude,
-            self.interactions.pairs,
-        )
         by_keys = steps(
             slope, self.keys, self.queries, self.columns, grad, self._transposed_exclude(),
             self.interactions.transposed,
         )  # fmt: skip
-        return 2 * by_queries[0][queries.places], 2 * by_keys[0][keys.places]
+        return 2 * self._steps_of_queries(grad), 2 * by_keys[0][keys.places]
+
+    def steps_of_queries(self, grad: Tensor) -> Tensor:
+        """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)``, (m, d), for the gradient (k, m)."""
+        return self._steps_of_queries(self._sorted(grad))
+
+    def _steps_of_queries(self, grad: Tensor) -> Tensor:
+        found = self.evaluator.steps(
+            self.kernel.derivative(), self.queries, self.keys, grad, self.columns, self.exclude,
+            self.interactions.pairs,
+        )  # fmt: skip
+        return found[0][self.interactions.queries.places]
 
     def _by_log_scales(self, grad: Tensor) -> Tensor:
         found = self.evaluator.steps(

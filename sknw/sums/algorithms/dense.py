@@ -12,6 +12,8 @@ from sknw.sums.algorithms.algorithm import (
     Wanted,
     asked_for,
     both_ways,
+    of_ratios,
+    ratio_columns,
     transposed_exclude,
 )
 from sknw.sums.algorithms.costs import seconds_of_pairs
@@ -130,6 +132,17 @@ class Dense(Algorithm):
         exclude = transposed_exclude(plan.exclude, state.keys.shape[1])
         by_queries = steps(slope, plan.points, keys, grad, values, plan.exclude, None)
         return 2 * by_queries, 2 * steps(slope, keys, plan.points, values, grad, exclude, None)
+
+    def ratio_gradients(
+        self, state: DenseState, plan: DensePlan, means: Tensor, mass: Tensor
+    ) -> Tensor:
+        """Return them by weighted steps, one output after the other."""
+        slope, keys, found = state.kernel.derivative(), state.points(plan.evaluator), []
+        for left, right in ratio_columns(state.columns, means):
+            found.append(
+                plan.evaluator.steps(slope, plan.points, keys, left, right, plan.exclude, None)
+            )
+        return of_ratios(found, mass, state.kernel.n_codes)
 
     def _transposed_sums(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
         """Return, for every key, the sums (b, k, n) over the queries."""

@@ -93,6 +93,7 @@ class Nufft(Algorithm):
     """Non-uniform fast Fourier transforms (finufft)."""
 
     name = "nufft"
+    is_approximate = True
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Say what has no fast transform, or no room for its grid."""

@@ -325,6 +325,15 @@ def _settle_edges(edge, edges, start, stop, out):
 
 
 @_compiled
+def _settle_at_edges(edge, edges, start, stop, out):
+    """Do the same for slopes, with exactly 1 at the edge, where they are the mean of both sides."""
+    limit, far, allowances = _1 - edge, _1 + edge, edges[start:stop]
+    for j in range(np.uint64(stop - start)):
+        outside = _1 - out[j] if out[j] - allowances[j] <= far else _OUTSIDE
+        out[j] += _0 if out[j] + allowances[j] < limit else outside
+
+
+@_compiled
 def _half_inverse_root(s):
     """``1 / (2u)``; 0 at u = 0, where a pair has no step."""
     return _HALF / math.sqrt(s) if s > _0 else _0
@@ -383,17 +392,20 @@ def _slope(buffer, n, family):
     elif family == _COSINE:
         for j in range(n):
             s = buffer[j]
-            buffer[j] = _cosine_slope_polynomial(s) if s < _1 else _0
+            weight = _1 if s < _1 else (_HALF if s == _1 else _0)
+            buffer[j] = weight * _cosine_slope_polynomial(min(s, _1))
     elif family == _EPANECHNIKOV:
         for j in range(n):
-            buffer[j] = -_1 if buffer[j] < _1 else _0
+            s = buffer[j]
+            buffer[j] = -_1 if s < _1 else (-_HALF if s == _1 else _0)
     elif family == _TOPHAT:
         for j in range(n):
             buffer[j] = _0
     elif family == _LINEAR:
         for j in range(n):
             s = buffer[j]
-            buffer[j] = -_half_inverse_root(s) if s < _1 else _0
+            weight = _1 if s < _1 else (_HALF if s == _1 else _0)
+            buffer[j] = -weight * _half_inverse_root(s)
     elif family == _BIWEIGHT:
         for j in range(n):
             buffer[j] = -_2 * max(_1 - buffer[j], _0)
@@ -501,7 +513,10 @@ def _weights(
         else:
             _distances(queries, i, keys, codes, start, stop, out)
             if len(edges[0]):
-                _settle_edges(edges[0][i], edges[1], start, stop, out)
+                if form == _SLOPE:
+                    _settle_at_edges(edges[0][i], edges[1], start, stop, out)
+                else:
+                    _settle_edges(edges[0][i], edges[1], start, stop, out)
         n += stop - start
     n = np.uint64(n)
     if len(nearest):
