@@ -20,7 +20,7 @@ from sknw.fitting.criteria import Targets
 from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.smoother import smooth, value_columns
-from sknw.sums import Layout, choose_for, has_own_threads
+from sknw.sums import Layout, Problem, choose, has_own_threads
 from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
 from sknw.support.threads import torch_threads
@@ -225,15 +225,17 @@ class LeaveOneOut:
         if scales is not None:
             kernel, factors = kernel.scaled_by(scales.detach())
             keys = keys * factors.to(keys.dtype)
-        return choose_for(
+        return choose(
             self.algorithm,
-            kernel,
-            None if queried is None else keys[queried][None],
-            keys[None],
-            n_columns=1 + self.values.shape[1],
-            leave_one_out=True,
-            needs_grad=needs_grad,
-            rtol=self.rtol,
+            Problem.of(
+                kernel,
+                None if queried is None else keys[queried][None],
+                keys[None],
+                n_columns=1 + self.values.shape[1],
+                leave_one_out=True,
+                needs_grad=needs_grad,
+                rtol=self.rtol,
+            ),
         ).name
 
     def threads(self) -> AbstractContextManager:

@@ -21,7 +21,15 @@ from sknw.kernels import Kernel
 from sknw.smoothing.cells import OwnCells
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.log_attention import log_attention, profile_of_pairs
-from sknw.sums import DEFAULT_RTOL, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.sums import (
+    DEFAULT_RTOL,
+    Algorithm,
+    KernelSums,
+    PreparedSums,
+    Problem,
+    choose,
+    kernel_sums,
+)
 from sknw.sums.engine import full_precision
 from sknw.sums.geometry.distances import tile_elements
 from sknw.sums.tails import KeySet, nearest_kernel, underflowing_rows
@@ -292,16 +300,18 @@ class Smoother:
         return self._chosen[like]
 
     def _choose(self, queries: Tensor | None, exclude: Tensor | None) -> Algorithm:
-        return choose_for(
+        return choose(
             self.algorithm,
-            self.kernel,
-            None if queries is None else queries[None],
-            self.keys[None],
-            n_columns=len(self.columns),
-            leave_one_out=queries is None or exclude is not None,
-            needs_grad=False,
-            rtol=self.rtol,
-            prepared=tuple(self._prepared),
+            Problem.of(
+                self.kernel,
+                None if queries is None else queries[None],
+                self.keys[None],
+                n_columns=len(self.columns),
+                leave_one_out=queries is None or exclude is not None,
+                needs_grad=False,
+                rtol=self.rtol,
+                prepared=tuple(self._prepared),
+            ),
         )
 
     def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> Prediction:
