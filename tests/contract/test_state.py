@@ -155,11 +155,11 @@ def test_a_fit_that_fails_midway_changes_nothing(model, data, queries):
     expected, before = answers(fitted, queries), vars(fitted).copy()
 
     def fails():
-        raise RuntimeError("no memory left")
+        raise MemoryError("no memory left")
 
     for moment in moments:
         kernel.do(fails, after=moment)
-        with pytest.raises(RuntimeError, match="no memory left"):
+        with pytest.raises(MemoryError, match="no memory left"):
             fitted.fit(*other_data())
         assert vars(fitted).keys() == before.keys()
         assert all(vars(fitted)[name] is value for name, value in before.items())
