@@ -30,7 +30,7 @@ class FeatureImportances:
         reads it. AttributeError for a metric that is not linear.
         """
         check_is_fitted(self)
-        deviations = self._scales_where_relevant() * self._observations.spread
+        deviations = self._scales_where_relevant() * self._observations.extent.deviation
         with np.errstate(invalid="ignore"):
             shares = np.where(np.isinf(deviations), 1.0, deviations / (1 + deviations))
         total = shares.sum()
@@ -70,7 +70,7 @@ class FeatureImportances:
         array([ True, False])
         """
         check_is_fitted(self)
-        reach = self._scales_where_relevant() * self._observations.extent
+        reach = self._scales_where_relevant() * self._observations.extent.range
         support = reach >= tuning.LEAST_REACH_OF_A_RELEVANT_FEATURE
         return np.flatnonzero(support) if indices else support
 
@@ -78,5 +78,5 @@ class FeatureImportances:
         """Return the scales of features, 0 where a search found no influence."""
         scales = np.array(self._feature_scales(), dtype=np.float64)
         scales[getattr(self, "irrelevant_features_", np.empty(0, dtype=int))] = 0.0
-        scales[self._observations.extent == 0] = 0.0
+        scales[self._observations.extent.range == 0] = 0.0
         return scales

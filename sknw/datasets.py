@@ -8,9 +8,6 @@ from sklearn.utils import check_random_state
 
 __all__ = ["attention_curve", "make_attention_curve"]
 
-_UPPER = 5.0
-_N_TEST = 50
-
 
 def attention_curve(x):
     """Evaluate the noiseless tutorial curve, ``2 sin(x) + x ** 0.8``.
@@ -95,9 +92,10 @@ def make_attention_curve(n_samples=50, *, noise=0.5, random_state=None):
     _check_n_samples(n_samples)
     _check_noise(noise)
     rng = check_random_state(random_state)
-    x = np.sort(rng.uniform(0, _UPPER, size=n_samples))
+    upper, n_test = 5.0, 50
+    x = np.sort(rng.uniform(0, upper, size=n_samples))
     y = attention_curve(x) + rng.normal(0, noise, size=n_samples)
-    x_test = np.arange(_N_TEST) * _UPPER / _N_TEST
+    x_test = np.arange(n_test) * upper / n_test
     return x[:, np.newaxis], y, x_test[:, np.newaxis], attention_curve(x_test)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sknw.kernels import as_kernel
+from sknw.smoothing.empty import EMPTY_NEIGHBORHOODS
 from sknw.smoothing.pooling.node import mean_of_used, pool
 from sknw.smoothing.pooling.plain import Attention, holds_somewhere
-from sknw.smoothing.smoother import EMPTY_NEIGHBORHOODS
 from sknw.sums.algorithms.choice import named_algorithm
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)

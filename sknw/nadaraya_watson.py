@@ -1,7 +1,6 @@
 """Nadaraya-Watson regression: a bandwidth per feature, found by a rule or by leave-one-out."""
 
 import numpy as np
-import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
@@ -12,14 +11,13 @@ from sknw.bandwidth import (
     resolve_bandwidth,
 )
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.smoothing.neighbors import LocalSmoother
-from sknw.smoothing.smoother import Smoother
+from sknw.smoothing.windows import NeighborWindows, Windows
 from sknw.support.progress import Progress
 from sknw.support.state import question
 
 _OF_A_SEARCH = (
     "criterion_", "search_report_", "search_path_", "irrelevant_features_",
-    "n_neighbors_", "_neighbor_kind", "_radii",
+    "n_neighbors_", "_neighbor_windows",
 )  # fmt: skip
 
 
@@ -205,13 +203,13 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
         for name in _OF_A_SEARCH:
             vars(self).pop(name, None)
-        if selection.n_neighbors is None:
-            self.bandwidth_ = self._observations.features.bandwidth(selection.widths)
-        else:
+        windows = selection.windows
+        if isinstance(windows, NeighborWindows):
             _check_neighbor_algorithm(self.algorithm)
-            self.n_neighbors_ = selection.n_neighbors
-            self._neighbor_kind, self._radii = self.bandwidth.kind, selection.widths
-            self.bandwidth_ = self._of_rows(selection.widths)
+            self._neighbor_windows, self.n_neighbors_ = windows, windows.n_neighbors
+            self.bandwidth_ = self._of_rows(windows.radii)
+        else:
+            self.bandwidth_ = self._observations.features.bandwidth(windows.widths)
         if selection.criterion is not None:
             self._keep_findings(selection, task.progress)
 
@@ -223,7 +221,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
             path = {"bandwidth": self._observations.features.bandwidth(path.pop("widths")), **path}
             self.irrelevant_features_ = selection.irrelevant
         self.search_path_ = path
-        name = "bandwidth" if selection.n_neighbors is None else "n_neighbors"
+        name = "n_neighbors" if "n_neighbors" in path else "bandwidth"
         criterion = selection.report["criterion"]
         progress.say(
             f"{name} {getattr(self, f'{name}_')}, criterion {criterion!r} {self.criterion_:.6g}"
@@ -235,26 +233,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         return np.append(of_observations, np.nan)[observations.group]  # the last for group -1
 
     @property
-    def _widths(self) -> float | np.ndarray:
-        return 1.0 if hasattr(self, "n_neighbors_") else super()._widths
-
-    def _smoother_of_observations(self) -> Smoother | LocalSmoother:
-        if hasattr(self, "n_neighbors_"):  # whose keys are the observations
-            return self._smoother()
-        return super()._smoother_of_observations()
-
-    def _new_smoother(
-        self, dtype: torch.dtype, device: str, eps: float
-    ) -> Smoother | LocalSmoother:
-        if not hasattr(self, "n_neighbors_"):
-            return super()._new_smoother(dtype, device, eps)
-        return LocalSmoother.of(
-            *self._embedded_observations(dtype, device, eps),
-            radii=self._radii,
-            n_neighbors=self.n_neighbors_,
-            kind=self._neighbor_kind,
-            empty_neighborhood=self.empty_neighborhood,
-        )
+    def _windows(self) -> Windows:
+        return vars(self).get("_neighbor_windows") or super()._windows
 
     @question
     def aitchison_aitken(self):
@@ -275,14 +255,12 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         return lambdas
 
     def _feature_scales(self) -> np.ndarray:
-        if hasattr(self, "n_neighbors_"):  # windows differ: the typical one
-            return np.full(self.n_features_in_, 1 / np.median(self._radii))
+        windows = self._windows
+        if isinstance(windows, NeighborWindows):  # they differ: the typical one
+            return np.full(self.n_features_in_, 1 / np.median(windows.radii))
         with np.errstate(divide="ignore"):
-            scales = 1 / self._observations.features.widths(self.bandwidth_)
+            scales = 1 / np.asarray(windows.widths)
         return np.broadcast_to(scales, (self.n_features_in_,))
-
-    def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
-        return scaled
 
 
 def _check_neighbor_algorithm(algorithm: str) -> None:

@@ -14,17 +14,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from sknw._base import BaseNadarayaWatson
+from sknw._validation import validate_queries
 from sknw.bandwidth import NeighborBandwidth, resolve_bandwidth
-from sknw.data.arrays import predict_device, to_numpy, torch_dtype
+from sknw.data.arrays import to_numpy
 from sknw.data.features import Features
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut, with_kernel
+from sknw.fitting.subsets import in_compact_order
 from sknw.metrics import METRICS, Metric, ModuleMetric, ScaleMetric, learned
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.progress import Progress
 from sknw.support.random import NoDraws
 from sknw.support.state import question
 from sknw.support.warnings import MetricWarning, warn_user
-from sknw.training import SOLVERS, Config, Result, Settings, Solver, diagnose, in_blocks, train
+from sknw.training import SOLVERS, Config, Result, Settings, Solver, diagnose, train
 
 
 class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseNadarayaWatson):
@@ -265,9 +267,13 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n_components = metric.components(n_columns, self.n_components)
         w_init = self._user_start(metric, n_columns, n_components)
         selection = resolve_bandwidth(self.bandwidth, self._observations, task, random_state)
-        bandwidth = np.broadcast_to(selection.widths, (task.n_features,))[features.of_column]
+        bandwidth = np.broadcast_to(selection.windows.widths, (task.n_features,))[
+            features.of_column
+        ]
         code = self._training_code(metric, bandwidth) if self.warm_start else None
-        state, buffers = self._state_of(code), {}
+        state, buffers = getattr(self, "_training_state", None), {}
+        if code is None or state is None or state["code"] != code:
+            state = None  # not the same problem
         if state is None and self.warm_start and hasattr(self, "metric_"):
             w_init = self._last_weights(metric, n_columns, n_components)
             buffers = self.metric_.buffers_for_next
@@ -282,14 +288,19 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             state=state,
             buffers=buffers,
         )
-        self.bandwidth_ = features.bandwidth(selection.widths)
+        self.bandwidth_ = features.bandwidth(selection.windows.widths)
         # the edges of an embedding in training are those of its coordinates as they are
-        task = replace(task.in_compact_order(), kernel=replace(task.kernel, given=None))
+        task = with_kernel(in_compact_order(task), replace(task.method.kernel, given=None))
         settings = self._settings(metric, n_components, task.progress)
         module, trained = train(request, task, bandwidth, settings, random_state)
-        self._keep(trained, self._learned(metric, module, n_components))
+        for name, value in self._learned(metric, module, n_components).items():
+            setattr(self, name, value)
+        self.loss_curve_ = trained.loss_curve
+        self.validation_curve_ = trained.validation_curve
+        self.best_loss_ = trained.loss
+        self.n_iter_ = trained.n_iter
         self._training_state = None if trained.state is None else {"code": code, **trained.state}
-        self._warn(trained, diagnose(module, task, bandwidth, trained.loss))
+        _warn(trained, diagnose(module, task, bandwidth, trained.loss))
 
     def _chosen(self) -> tuple[Metric, Solver]:
         """Return the metric and the solver that the parameters stand for."""
@@ -329,20 +340,6 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             "bandwidth_": self.bandwidth_,
         }
 
-    def _keep(self, trained: Result, learned: dict) -> None:
-        for name, value in learned.items():
-            setattr(self, name, value)
-        self.loss_curve_ = trained.loss_curve
-        self.validation_curve_ = trained.validation_curve
-        self.best_loss_ = trained.loss
-        self.n_iter_ = trained.n_iter
-
-    def _warn(self, trained: Result, messages: list[str]) -> None:
-        if not trained.converged:
-            warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
-        for message in messages:
-            warn_user(f"{message}.", MetricWarning)
-
     def _user_start(self, metric: Metric, n_columns: int, n_components: int) -> np.ndarray | None:
         if self.w_init is None:
             return None
@@ -362,11 +359,6 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 f"{others} are learned now; use warm_start=False."
             )
         return before
-
-    def _state_of(self, code: str | None) -> dict | None:
-        """Return where the last fit stopped, if it was one of the same problem."""
-        state = getattr(self, "_training_state", None) if code is not None else None
-        return state if state is not None and state["code"] == code else None
 
     def _training_code(self, metric: Metric, bandwidth: float | np.ndarray) -> str:
         """Return a code of all that the path of a training follows from."""
@@ -393,20 +385,9 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _takes_codes(self) -> bool:
         return isinstance(self._chosen()[0], ScaleMetric)
 
-    def _embed(self, scaled: torch.Tensor) -> torch.Tensor:
-        module = self.metric_.load(scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
-        with torch.no_grad():
-            return in_blocks(module, scaled)
-
     @property
-    def _is_linear(self) -> bool:
-        return self.metric_.is_linear
-
-    def _embedding_state(self) -> bytes:
-        learned = self.metric_.parameters_
-        return super()._embedding_state() + b"".join(
-            np.asarray(learned[name]).tobytes() for name in sorted(learned)
-        )
+    def _metric(self) -> Metric:
+        return self.metric_
 
     @property
     def _n_features_out(self) -> int:
@@ -452,7 +433,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             raise AttributeError(
                 f"components_ is there for linear metrics; {type(self.metric_).__name__} is none."
             )
-        return to_numpy(matrix) / np.asarray(self._widths)
+        return to_numpy(matrix) / self._model.column_widths
 
     def _scales_of_blocks(self, features: Features) -> np.ndarray:
         """Return the scale of each column where categories are blocks, (n_columns,)."""
@@ -485,12 +466,13 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         features = self._observations.features
         if len(features.coded):
             features = features.expanded()
-            columns = self._validate_queries(X, features)
+            columns = validate_queries(self, X, features)
             return columns * self._scales_of_blocks(features).astype(columns.dtype)
-        X = self._validate_queries(X)
-        dtype = torch_dtype(self._observations.X.dtype, X.dtype)
-        device = predict_device(self.device_)
-        if self.metric_.is_linear:  # offsets would cost digits
-            embedded = [self._embedded(rows, dtype, device) for rows in (X, np.zeros_like(X[:1]))]
-            return to_numpy(embedded[0] - embedded[1])
-        return to_numpy(self._embedded(self._centred(X, dtype), dtype, device))
+        return self._model.embedded(self._columns(X))
+
+
+def _warn(trained: Result, messages: list[str]) -> None:
+    if not trained.converged:
+        warn_user(f"Training did not converge: {trained.message}.", ConvergenceWarning)
+    for message in messages:
+        warn_user(f"{message}.", MetricWarning)

@@ -9,17 +9,18 @@ from numbers import Real
 import numpy as np
 
 from sknw.bandwidth.neighbors import NeighborBandwidth
-from sknw.bandwidth.rules import Scott, Silverman, aitchison_aitken
+from sknw.bandwidth.rules import RULES, aitchison_aitken
 from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.criteria import CRITERIA, Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.windows import FixedWindows, NeighborWindows
 
 SELECTORS: dict[str, Selector] = {
     **{criterion: BandwidthSearch(criterion) for criterion in CRITERIA},
-    **{rule.name: rule for rule in (Scott(), Silverman())},
+    **RULES,
 }
 _ACCEPTED = (
     f"a positive number, an array with one per feature, one of {list(SELECTORS)}, a "
@@ -77,14 +78,15 @@ def resolve_bandwidth(
     task: LeaveOneOut,
     random_state: np.random.RandomState,
 ) -> Selection:
-    """Return the widths that a parameter stands for, checked."""
+    """Return the windows that a parameter stands for, checked."""
     check_bandwidth(bandwidth, observations.features)
     selector = SELECTORS.get(bandwidth) if isinstance(bandwidth, str) else bandwidth
     if isinstance(selector, Selector):
         return selector.select(observations, task, random_state)
     if isinstance(bandwidth, Real):
-        return Selection(float(bandwidth))
-    return Selection(observations.features.widths(_as_numbers(bandwidth, observations.features)))
+        return Selection(FixedWindows(float(bandwidth)))
+    widths = observations.features.widths(_as_numbers(bandwidth, observations.features))
+    return Selection(FixedWindows(widths))
 
 
 __all__ = [
@@ -92,7 +94,9 @@ __all__ = [
     "SELECTORS",
     "BandwidthSearch",
     "Criterion",
+    "FixedWindows",
     "NeighborBandwidth",
+    "NeighborWindows",
     "Selection",
     "Selector",
     "aitchison_aitken",

@@ -13,7 +13,8 @@ from sknw.data.duplicates import kinds
 from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.smoothing.neighbors import NEIGHBOR_KINDS, LocalSmoother, NeighborDistances
+from sknw.smoothing.neighbors import NEIGHBOR_KINDS, NeighborDistances, NeighborSmoother
+from sknw.smoothing.windows import KeyWeights, NeighborWindows
 from sknw.support import tuning
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
@@ -108,7 +109,7 @@ class NeighborBandwidth(Selector, BaseEstimator):
         if self.n_neighbors != "loo":
             radii = trial.radii([self.n_neighbors])[:, 0]
             _check_positive(radii, self.n_neighbors, smallest)
-            return Selection(radii, n_neighbors=self.n_neighbors)
+            return Selection(NeighborWindows(radii, self.n_neighbors, self.kind))
         with task.progress.stage("scan of numbers of neighbours"):
             losses = _scan(trial, min(smallest, n_others), n_others)
         best = min(losses, key=lambda rank: (losses[rank], rank))
@@ -123,8 +124,7 @@ class NeighborBandwidth(Selector, BaseEstimator):
                 UserWarning,
             )
         return Selection(
-            radii,
-            n_neighbors=best,
+            NeighborWindows(radii, best, self.kind),
             criterion=losses[best] * task.unit,
             report={
                 "criterion": "loo",
@@ -132,7 +132,7 @@ class NeighborBandwidth(Selector, BaseEstimator):
                 "n_held_out": len(task),
                 "n_evaluations": len(losses),
                 "smallest_n_neighbors": smallest,
-                "algorithm": LocalSmoother.name,
+                "algorithm": NeighborSmoother.name,
             },
             path={
                 "n_neighbors": np.array(list(losses)),
@@ -157,21 +157,15 @@ class _Trial:
         for rank, radii in zip(ranks, self.radii(ranks).T, strict=True):
             found[rank] = np.inf
             if radii.min() > 0:
-                smoother = LocalSmoother.of(
-                    task.kernel,
+                smoother = NeighborWindows(radii, rank, self.kind).smoother(
+                    task.method,
                     task.rows,
                     task.values,
-                    task.weights,
-                    radii=radii,
-                    n_neighbors=rank,
-                    kind=self.kind,
-                    empty_neighborhood=task.empty_neighborhood,
+                    KeyWeights(task.weights),
                     distances=self.distances,
                 )
                 with torch.no_grad():
-                    errors = task.errors(smoother.predict(None).means)
-                    loss = (task.mean(errors.square()) / task.variance).mean()
-                found[rank] = float(to_numpy(loss))
+                    found[rank] = float(to_numpy(task.loss_of(smoother.predict(None).means)))
                 task.progress.evaluated(found[rank] * task.unit)
         return found
 

@@ -6,6 +6,7 @@ from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.kernels import Kernel
+from sknw.smoothing.windows import FixedWindows
 
 
 def _scott_factor(size: float, n_features: int) -> float:
@@ -16,10 +17,10 @@ def _silverman_factor(size: float, n_features: int) -> float:
     return _scott_factor(size, n_features) * (4 / (n_features + 2)) ** (1 / (n_features + 4))
 
 
-def _by_rule(factor, observations: Observations, kernel: Kernel) -> np.ndarray:
-    """Return spread · factor · the kernel's canonical factor, shape (n_features,)."""
-    scale = factor(observations.effective_size, observations.n_features) * kernel.canonical_factor
-    return observations.spread * scale
+def _by_rule(factor, observations: Observations, kernel: Kernel) -> Selection:
+    """Return deviation · factor · the kernel's canonical factor of each feature."""
+    scale = factor(observations.effective_size, observations.features.n_features)
+    return Selection(FixedWindows(observations.extent.deviation * scale * kernel.canonical_factor))
 
 
 def aitchison_aitken(lambdas, n_categories):
@@ -62,7 +63,7 @@ class Scott(Selector):
 
     def select(self, observations: Observations, task: LeaveOneOut, random_state) -> Selection:
         """Apply the rule."""
-        return Selection(_by_rule(_scott_factor, observations, task.kernel))
+        return _by_rule(_scott_factor, observations, task.method.kernel)
 
 
 class Silverman(Selector):
@@ -72,4 +73,7 @@ class Silverman(Selector):
 
     def select(self, observations: Observations, task: LeaveOneOut, random_state) -> Selection:
         """Apply the rule."""
-        return Selection(_by_rule(_silverman_factor, observations, task.kernel))
+        return _by_rule(_silverman_factor, observations, task.method.kernel)
+
+
+RULES: dict[str, Selector] = {rule.name: rule for rule in (Scott(), Silverman())}

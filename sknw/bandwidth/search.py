@@ -20,6 +20,8 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Minimum
 from sknw.fitting.parametrization import Widths
 from sknw.fitting.scale_objective import scale_objective
+from sknw.fitting.subsets import threads_of
+from sknw.smoothing.windows import FixedWindows
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
 
@@ -145,7 +147,7 @@ class BandwidthSearch(Selector, BaseEstimator):
             f"bandwidth search by {self.criterion!r}: {len(plan.scales(task))} parameters, "
             f"{len(task)} observations"
         )
-        with task.threads():
+        with threads_of(task):
             found = search(task, plan, random_state)
         if not found.is_usable:
             warn_user(
@@ -169,7 +171,8 @@ class BandwidthSearch(Selector, BaseEstimator):
         plan: Plan,
     ) -> Selection:
         """Return Scott's bandwidths, within the bounds, with the criterion there."""
-        widths, scales = Scott().select(observations, task, random_state).widths, plan.scales(task)
+        by_rule, scales = Scott().select(observations, task, random_state), plan.scales(task)
+        widths = by_rule.windows.widths
         widths = [np.exp(np.log(widths[own]).mean()) for own in scales.members]
         x = scales.widths.coordinates(np.array(widths))
         objective = scale_objective(task, plan.criterion, scales)
@@ -184,7 +187,7 @@ class BandwidthSearch(Selector, BaseEstimator):
         is_common = not (self.per_feature or task.observations.features.categories)
         reported = [found.criterion.reported(loss, task.targets) for loss in losses]
         return Selection(
-            float(widths[0]) if is_common else widths,
+            FixedWindows(float(widths[0]) if is_common else widths),
             criterion=found.value,
             report=found.report,
             path={
@@ -207,7 +210,7 @@ class BandwidthSearch(Selector, BaseEstimator):
         bounds = self._width_bounds(task.observations.features)
         if bounds is None:
             return None
-        automatic = Widths.of(task.observations, task.kernel)
+        automatic = Widths.of(task.observations, task.method.kernel)
         automatic = np.column_stack([automatic.lower, automatic.upper])
         lower, upper = np.where(np.isfinite(bounds), bounds, automatic).T
         return lower, upper
@@ -247,9 +250,9 @@ def _at_upper_bound(found: Found) -> np.ndarray:
     """Return which features have no influence left (n_features,)."""
     ranges = found.scales.widths
     at_bound = (ranges.values(found.minimum.x) >= ranges.upper)[found.scales.of_feature]
-    return at_bound & (found.task.observations.extent > 0)
+    return at_bound & (found.task.observations.extent.range > 0)
 
 
 def _is_informative(observations: Observations) -> bool:
-    varies = observations.y_max > observations.y_min
-    return len(observations) > 1 and bool(np.any(observations.extent > 0)) and bool(varies.any())
+    some_feature_varies = bool(np.any(observations.extent.range > 0))
+    return len(observations) > 1 and some_feature_varies and observations.targets.varies

@@ -9,16 +9,18 @@ from sklearn.base import BaseEstimator
 from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.smoothing.windows import Windows
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A selected width for each feature, in the units of the columns.
+    """Selected windows.
 
     Parameters
     ----------
-    widths : float or ndarray of shape (n_features,)
-        A number is the same for all features. With `n_neighbors` it is one for each key.
+    windows : Windows
+        `sknw.smoothing.windows.FixedWindows` of a width for each feature, in the units of the
+        columns, or of one for all; or windows that reach to a neighbour.
     criterion : float or None, default=None
         Value that a search reached.
     report : dict or None, default=None
@@ -28,16 +30,13 @@ class Selection:
         n_features), or ``"n_neighbors"``), and the ``"criterion"`` there.
     irrelevant : ndarray of int or None, default=None
         Features that a search smoothed away.
-    n_neighbors : int or None, default=None
-        The rank of the neighbour whose distance is the width.
     """
 
-    widths: float | np.ndarray
+    windows: Windows
     criterion: float | None = None
     report: dict | None = None
     path: dict[str, np.ndarray] | None = None
     irrelevant: np.ndarray | None = None
-    n_neighbors: int | None = None
 
 
 class Selector(ABC):
@@ -60,4 +59,4 @@ class Selector(ABC):
         task: LeaveOneOut,
         random_state: np.random.RandomState,
     ) -> Selection:
-        """Return the widths for these observations."""
+        """Return the windows for these observations."""

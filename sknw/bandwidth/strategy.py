@@ -26,13 +26,14 @@ import torch
 
 from sknw.data.arrays import to_tensor
 from sknw.fitting.criteria import Criterion
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut, with_kernel
 from sknw.fitting.minimize import Level, Minimum, Start, line_search, minimize
 from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Scales, Widths
 from sknw.fitting.scale_objective import refinement_evaluations, scale_objective
 from sknw.fitting.schedule import levels, parts, schedule
 from sknw.fitting.starts import common_widths, mixed_start, scan_minima
+from sknw.fitting.subsets import in_compact_order
 from sknw.kernels import KERNELS
 from sknw.support import tuning
 
@@ -65,7 +66,7 @@ class Plan:
 
     def scales(self, task: LeaveOneOut) -> Scales:
         """Return what the search walks in."""
-        ranges = Widths.of(task.observations, task.kernel, self.bounds)
+        ranges = Widths.of(task.observations, task.method.kernel, self.bounds)
         return Scales.of(ranges, task.observations.features.of_column, self.shared)
 
     def refinement(self, task: LeaveOneOut) -> int:
@@ -131,17 +132,18 @@ def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     scales = plan.scales(task)
-    has_edges = len(scales) > tuning.MOST_REFINED_WIDTHS and not task.kernel.has_smooth_loss
+    has_edges = len(scales) > tuning.MOST_REFINED_WIDTHS and not task.method.kernel.has_smooth_loss
     if has_edges and len(task) <= tuning.MANY_ROWS:
         return _search_from_gaussian(task, plan, random_state)
-    task = task.in_compact_order()
-    rounds = schedule("bandwidths", len(task), task.n_features, len(scales))
+    task = in_compact_order(task)
+    rounds = schedule("bandwidths", len(task), task.n_features, is_single=len(scales) == 1)
     if plan.n_held_out is not None:
         rounds[-1] = replace(rounds[-1], held_out=plan.n_held_out)
     tasks = parts(rounds, task, random_state)
     if len(task) > tuning.MANY_ROWS:
         # a sampled criterion is known to per cents; where its minimum lies needs no more than this
-        tasks[-1] = replace(tasks[-1], rtol=max(task.rtol, tuning.RTOL_OF_LARGE_SEARCH))
+        rtol = max(task.method.rtol, tuning.RTOL_OF_LARGE_SEARCH)
+        tasks[-1] = replace(tasks[-1], method=replace(task.method, rtol=rtol))
     objectives = {id(part): scale_objective(part, plan.criterion, scales) for part in tasks}
     if has_edges:  # the part of the rows before the last round is searched in its own way
         rounds, tasks = rounds[-2:], tasks[-2:]
@@ -176,7 +178,7 @@ def _search_line(
     before, scales = minimize(run[:-1], starts), starts[0].coordinates
     start = Start(run[-1].transfer(scales, before.x), scales)
     if plan.n_held_out is None and _algorithm_at(task, scales, start.x) == "nufft":
-        sample = replace(task, rtol=sample.rtol)
+        sample = replace(task, method=sample.method)
     objective = scale_objective(sample, plan.criterion, scales)
     with task.progress.stage(f"{len(task)} observations", None):
         return Found(plan.criterion, sample, line_search(objective, start))
@@ -186,16 +188,16 @@ def _search_from_gaussian(
     task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState
 ) -> Found:
     """Return the minimum near a multiple of the Gaussian's bandwidths."""
-    ratio = task.kernel.search_scale
-    gaussian = replace(KERNELS["gaussian"], codes=task.kernel.codes)
+    kernel = task.method.kernel
+    ratio, gaussian = kernel.search_scale, replace(KERNELS["gaussian"], codes=kernel.codes)
     bounds = plan.bounds and tuple(bound / ratio for bound in plan.bounds)
     with task.progress.stage("Gaussian bandwidths", None):
-        smooth = search(replace(task, kernel=gaussian), replace(plan, bounds=bounds), random_state)
-    task, scales = replace(smooth.task, kernel=task.kernel), plan.scales(task)
+        smooth = search(with_kernel(task, gaussian), replace(plan, bounds=bounds), random_state)
+    task, scales = with_kernel(smooth.task, kernel), plan.scales(task)
     objective, widths = scale_objective(task, plan.criterion, scales), scales.widths
     found = smooth.scales.widths.values(smooth.minimum.x)
     is_out = found >= smooth.scales.widths.upper
-    with task.progress.stage(f"multiples of them for {task.kernel.name!r}"):
+    with task.progress.stage(f"multiples of them for {kernel.name!r}"):
         multiples = ratio * found * np.geomspace(*tuning.MULTIPLES_OF_GAUSSIAN)[:, None]
         points = [widths.coordinates(np.where(is_out, widths.upper, at)) for at in multiples]
         start = scan_minima(objective, points)[0]
@@ -219,7 +221,7 @@ def _starts(
     widths = scales.widths
     scan = [
         widths.coordinates(at)
-        for at in common_widths(widths, task.kernel, is_fine=len(scales) == 1)
+        for at in common_widths(widths, task.method.kernel, is_fine=len(scales) == 1)
     ]
     minima = scan_minima(objective, scan)
     if len(scales) == 1:

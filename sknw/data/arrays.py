@@ -57,13 +57,10 @@ def available_devices() -> list[str]:
     return [accelerator.type, "cpu"] if accelerator is not None else ["cpu"]
 
 
-# Squares need not be representable, but products with a kernel weight and a scaled target do.
-_LEAST_WEIGHT = {torch.float64: 2.0**-1000, torch.float32: 2.0**-100}
-
-
 def least_weight(dtype: torch.dtype) -> float:
-    """Return what lighter rows count as in sums, the heaviest being 1: no row vanishes."""
-    return _LEAST_WEIGHT[dtype]
+    """Return the least weight of a row in sums, beside a largest of 1; lighter ones are raised."""
+    # products with a kernel weight and a scaled target must be representable, squares need not
+    return 2.0**-100 if dtype == torch.float32 else 2.0**-1000
 
 
 def weights_tensor(weights: np.ndarray, *, dtype: torch.dtype, device) -> Tensor:

@@ -21,13 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sknw.data.features import Features
+from sknw.support import tuning
 
 DUPLICATES = ("auto", "keep", "merge")
-_EXPECTED = 0.01  # coincidences of the whole table, from which on they may be chance
-# Cells per observation up to which to share sums pays: cells have different weights, and sums with
-# weights read a tenth more (float32, one feature) than those without.
-_WORTH_SHARING = 0.9
-_MANY = 10  # rows of a group that no resampling makes of one row
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +78,7 @@ class Groups:
         }
         cell = cell[first]
         n_cells = np.count_nonzero(np.diff(cell)) + 1
-        if n_cells > _WORTH_SHARING * len(cell):
+        if n_cells > tuning.CELLS_WORTH_SHARING * len(cell):
             cell = np.arange(len(cell))
         return cls(observation, cell, first, decided)
 
@@ -103,7 +99,9 @@ def _expected(
         typical = shares.mean()
         with np.errstate(divide="ignore"):
             log_expected += np.log(np.maximum(shares, typical))
-    by_chance = (log_expected >= math.log(_EXPECTED)) | (sizes >= max(_MANY, math.sqrt(n)))
+    least_size = max(tuning.ROWS_OF_NO_COPY, math.sqrt(n))
+    is_expected = log_expected >= math.log(tuning.COINCIDENCES_BY_CHANCE)
+    by_chance = is_expected | (sizes >= least_size)
     if len(features.categories) == features.n_features:
         is_lookup = np.bincount(cell[first])[cell[first]] == 1
         by_chance |= is_lookup
@@ -124,7 +122,7 @@ def kinds(rows: np.ndarray) -> np.ndarray:
     codes = _row_codes(rows)
     order = np.argsort(codes)
     sorted_codes = codes[order]
-    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # faster than what finds equal ones
+    if (sorted_codes[1:] != sorted_codes[:-1]).all():  # all differ, so np.unique is not needed
         return _places(order)
     _, first, kind = np.unique(codes, return_index=True, return_inverse=True)
     if not np.array_equal(rows[first[kind]], rows):

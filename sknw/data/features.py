@@ -24,12 +24,11 @@ import numpy as np
 from scipy import sparse
 
 from sknw.data.tables import Column, Table, is_frame
+from sknw.support import tuning
 from sknw.support.warnings import UnseenCategoryWarning, warn_user
 
-_UNSEEN, _MISSING = -1, -2
+_UNSEEN, _MISSING = -1, -2  # codes; those of known categories are their positions
 _EXACT, _NONE = 1e-4, 1e8  # widths that stand for λ = 0 and λ = 1
-_MOST_CATEGORIES = 1000  # of a feature that becomes as many columns
-_ONE_HOT = 1 / np.sqrt(2)  # coordinates of a one-hot code at distance one
 _KINDS = ("unordered", "ordered")
 
 
@@ -68,11 +67,11 @@ class Categories:
         ------
         ValueError
         """
-        if self.n_categories > _MOST_CATEGORIES:
+        if self.n_categories > tuning.MOST_CATEGORY_COLUMNS:
             raise ValueError(
-                "A categorical feature may become at most "
-                f"{_MOST_CATEGORIES} columns of an embedding, one for each category; {self.name} "
-                f"has {self.n_categories} categories. Use metric='diagonal' or 'scalar', whose "
+                f"A categorical feature may become at most {tuning.MOST_CATEGORY_COLUMNS} columns "
+                f"of an embedding, one for each category; {self.name} has {self.n_categories} "
+                "categories. Use metric='diagonal' or 'scalar', whose "
                 "distances need no such columns, group them, drop unused ones "
                 "(remove_unused_categories), or encode them as numbers "
                 "(sklearn.preprocessing.TargetEncoder)."
@@ -101,7 +100,7 @@ class Categories:
     @property
     def unit(self) -> float:
         """Distance between neighbouring categories along a column of the block."""
-        return 1.0 if self.ordered else _ONE_HOT
+        return 1.0 if self.ordered else 1 / np.sqrt(2)  # which has one-hot codes at distance one
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
         """Return codes (n,) as whole numbers; missing and unseen ones beyond all others."""
@@ -146,7 +145,7 @@ class Categories:
         """Return points at distance one from each other, unseen ones as far from all of them."""
         n = self.n_columns
         level = np.where(codes == _MISSING, n - 1, codes)
-        block = (level[:, None] == np.arange(n)) * _ONE_HOT
+        block = (level[:, None] == np.arange(n)) * self.unit
         block[codes == _UNSEEN] = (np.sqrt(2) + np.sqrt(2 + 2 * n)) / (2 * n)
         return block
 
@@ -177,7 +176,7 @@ def _distinct(name: str, values: Iterable) -> set[Hashable]:
 
 
 def _sorted(values: Iterable) -> list:
-    """Return values in their order; numbers before others where they have none in common."""
+    """Return values sorted; numbers come before others where both cannot be compared."""
     try:
         return sorted(values)
     except TypeError:

@@ -15,7 +15,9 @@ import torch
 
 from sknw.data.arrays import least_weight
 from sknw.data.duplicates import Groups
+from sknw.data.extent import FeatureExtent
 from sknw.data.features import Features
+from sknw.data.targets import TargetScale
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Observations:
     cell : ndarray of shape (n_observations,)
         The cell of each observation, never falling.
     y : ndarray of shape (n_observations, n_outputs)
-        Targets less `y_centre`, over `y_scale`.
+        Scaled targets.
     weights : ndarray of shape (n_observations,)
         Weights, the largest being 1; none is less than `least_weight`.
     given_log_weights : ndarray of shape (n_observations,) or None
@@ -45,9 +47,8 @@ class Observations:
     centre : ndarray of shape (n_columns,)
         Median of each column: robust, so that one remote row cannot cost the others digits. Zero
         for codes.
-    y_centre, y_scale, y_min, y_max : ndarray of shape (n_outputs,)
-        Median, largest deviation from it, and range of the observations' targets. A median, so that
-        one remote value cannot cost the others digits.
+    targets : TargetScale
+        How targets were scaled, and how they vary.
     features : Features
         Which feature each column belongs to.
     duplicates : dict of str to int
@@ -63,10 +64,7 @@ class Observations:
     share: np.ndarray
     weightless: np.ndarray
     centre: np.ndarray
-    y_centre: np.ndarray
-    y_scale: np.ndarray
-    y_min: np.ndarray
-    y_max: np.ndarray
+    targets: TargetScale
     features: Features
     duplicates: dict[str, int]
 
@@ -105,27 +103,22 @@ class Observations:
         totals = np.bincount(found.observation, weights=weights)
         share = np.zeros(len(X))
         share[counts] = weights / totals[found.observation]
-        targets = targets[found.first]
-        y_centre = np.median(targets, axis=0)
-        deviations = np.abs(targets - y_centre).max(axis=0)
-        y_scale = np.where(deviations > 0, deviations, 1.0)
+        targets, observed = targets[found.first], np.maximum(totals / totals.max(), least)
+        scale = TargetScale.of(targets, observed)
         cells = rows[found.first[_heads(found.cell)]] + X.dtype.type(0)  # -0.0 equals 0.0
         centre = np.median(cells, axis=0).astype(X.dtype)
         centre[features.n_numbers :] = 0
         return cls(
             X=cells,
             cell=found.cell,
-            y=(targets - y_centre) / y_scale,
-            weights=np.maximum(totals / totals.max(), least),
+            y=scale.scaled(targets),
+            weights=observed,
             given_log_weights=_log_totals(given, found.observation) if is_wide else None,
             group=group,
             share=share,
             weightless=X[~counts],
             centre=centre,
-            y_centre=y_centre,
-            y_scale=y_scale,
-            y_min=targets.min(axis=0),
-            y_max=targets.max(axis=0),
+            targets=scale,
             features=features,
             duplicates=found.decided,
         )
@@ -138,19 +131,9 @@ class Observations:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
-    def n_cells(self) -> int:
-        """Number of cells, the keys of the kernel sums."""
-        return len(self.X)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return self.features.n_features
-
-    @property
     def are_distinct(self) -> bool:
         """Whether no two observations have equal X."""
-        return len(self) == self.n_cells
+        return len(self) == len(self.X)
 
     def centred(self, rows: np.ndarray) -> np.ndarray:
         """Return rows (n, n_columns) as given, less the centre."""
@@ -218,69 +201,16 @@ class Observations:
         return float(self.weights.sum() ** 2 / np.square(self.weights).sum())
 
     @cached_property
-    def spread(self) -> np.ndarray:
-        """Weighted standard deviation of each feature; 1 for a constant one."""
-        keys = self.keys.astype(np.float64)
-        deviations = keys - _weighted_mean(keys, self.cell_weights)
-        squares = _weighted_mean(np.square(deviations), self.cell_weights)
-        of_codes = self.features.spread(keys, self.cell_weights)
-        spread = self._or_of_codes(np.sqrt(self._by_feature(np.add, squares)), of_codes)
-        return np.where((self.extent > 0) & (spread > 0), spread, 1.0)
-
-    @cached_property
-    def typical_deviation(self) -> np.ndarray:
-        """Median distance from the median of each feature, which no remote row moves."""
-        deviations = np.median(np.abs(self.keys.astype(np.float64)), axis=0)
-        return self._by_feature(np.maximum, deviations)
-
-    @cached_property
-    def extent(self) -> np.ndarray:
-        """Range of each feature."""
-        extent = self._by_feature(np.maximum, np.ptp(self.keys.astype(np.float64), axis=0))
-        return self._or_of_codes(extent, self.features.steps(self.keys))
+    def extent(self) -> FeatureExtent:
+        """How far the features extend."""
+        return FeatureExtent(self.keys, self.cell_weights, self.features)
 
     @cached_property
     def farthest(self) -> np.ndarray:
-        """Largest absolute coordinate of each column; zero for codes."""
+        """Largest absolute coordinate of each column of the keys; zero for codes."""
         farthest = np.maximum(self.keys.max(axis=0), -self.keys.min(axis=0))
         farthest[self.features.n_numbers :] = 0
         return farthest
-
-    @cached_property
-    def smallest_gap(self) -> np.ndarray:
-        """Smallest distance between distinct values of each feature; 0 for a constant one."""
-        gaps = np.diff(np.sort(self.keys.astype(np.float64), axis=0), axis=0)
-        smallest = np.where(gaps > 0, gaps, np.inf).min(axis=0, initial=np.inf)
-        smallest = self._by_feature(np.minimum, smallest)
-        smallest = np.where(np.isfinite(smallest), smallest, 0.0)
-        return self._or_of_codes(smallest, self.features.steps(self.keys))
-
-    def _by_feature(self, reduce: np.ufunc, of_columns: np.ndarray) -> np.ndarray:
-        """Return what each feature's columns reduce to."""
-        return self.features.by_feature(reduce, of_columns)
-
-    def _or_of_codes(self, of_features: np.ndarray, of_codes: np.ndarray) -> np.ndarray:
-        """Return what features have (n_features,), those that are codes their own."""
-        of_features = of_features.copy()
-        of_features[self.features.coded] = of_codes
-        return of_features
-
-    @cached_property
-    def _y_deviations(self) -> np.ndarray:
-        """Scaled targets less their weighted mean."""
-        return self.y - _weighted_mean(self.y, self.weights)
-
-    @cached_property
-    def y_deviation(self) -> np.ndarray:
-        """Weighted mean absolute deviation of each scaled output; 1 for a constant one."""
-        deviation = _weighted_mean(np.abs(self._y_deviations), self.weights)
-        return np.where(deviation > 0, deviation, 1.0)
-
-    @cached_property
-    def y_variance(self) -> np.ndarray:
-        """Weighted variance of each scaled output; 1 for a constant one."""
-        variance = _weighted_mean(np.square(self._y_deviations), self.weights)
-        return np.where(variance > 0, variance, 1.0)
 
 
 def _heads(cell: np.ndarray) -> np.ndarray:
@@ -294,8 +224,3 @@ def _log_totals(weights: np.ndarray, kind: np.ndarray) -> np.ndarray:
     np.maximum.at(heaviest, kind, weights)
     logs = np.log(heaviest) + np.log(np.bincount(kind, weights=weights / heaviest[kind]))
     return logs - logs.max()
-
-
-def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the rows, from deviations so that an offset costs no digits."""
-    return values[0] + np.average(values - values[0], axis=0, weights=weights)

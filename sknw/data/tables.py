@@ -92,7 +92,7 @@ def naming_columns(X: Any, categorical: np.ndarray | None = None) -> Iterator[No
 
 
 def _hint(X: Any, categorical: np.ndarray | None) -> str | None:
-    """Return which columns hold something else than numbers, or none; None if they are right."""
+    """Return a sentence on columns that hold no numbers or miss some; None if all have them."""
     try:
         table = Table.of(X)
     except (TypeError, ValueError):  # no table at all, as the error says
@@ -198,7 +198,7 @@ def _may_hide_dates(dtype: Any) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """Values (n,) of one feature, which of them are missing, and all that its dtype knows.
+    """Values (n,) of one feature, which are missing, and the categories that its dtype lists.
 
     The values are Python's, in which 1 and 1.0 are equal and large integers keep all digits.
     """

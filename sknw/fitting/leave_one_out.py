@@ -6,11 +6,9 @@ errors over the outputs' variances, averaged over outputs, so units do not matte
 (`sknw.smoothing.cells`): the keys of the sums are the cells.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +17,11 @@ from sknw.data.observations import Observations
 from sknw.fitting.criteria import Targets
 from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
+from sknw.smoothing.method import Method
 from sknw.smoothing.smoother import smooth, value_columns
-from sknw.sums import Layout, Problem, choose, has_own_threads
+from sknw.sums import Problem, choose
 from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
-from sknw.support.threads import torch_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ class LeaveOneOut:
         Weighted variance of each scaled output over all observations.
     unit : float
         Squared units of y in one unit of loss; 1 for several outputs.
-    kernel, algorithm, rtol, empty_neighborhood
+    method : Method
         How to smooth.
     observations : Observations
         Where the rows come from.
@@ -60,10 +58,7 @@ class LeaveOneOut:
     cells: Cells | None
     variance: Tensor
     unit: float
-    kernel: Kernel
-    algorithm: str
-    rtol: float
-    empty_neighborhood: str
+    method: Method
     observations: Observations
     held_out: Tensor | None = None
     progress: Progress = SILENT
@@ -72,11 +67,8 @@ class LeaveOneOut:
     def of(
         cls,
         observations: Observations,
-        kernel: Kernel,
+        method: Method,
         *,
-        algorithm: str,
-        rtol: float,
-        empty_neighborhood: str,
         dtype: torch.dtype,
         device: str,
         progress: Progress = SILENT,
@@ -86,8 +78,8 @@ class LeaveOneOut:
         Rows with an empty neighbourhood count with the error of the policy's value; where the
         policy has none (``"nan"``, ``"raise"``), with the error of the mean of the others.
         """
-        single = observations.y.shape[1] == 1
-        has_value = empty_neighborhood in ("nearest", "mean")
+        if method.empty_neighborhood not in ("nearest", "mean"):
+            method = replace(method, empty_neighborhood="mean")
         keys = to_tensor(observations.keys, dtype=dtype, device=device)
         values = to_tensor(observations.y, dtype=dtype, device=device)
         weights = weights_tensor(observations.weights, dtype=dtype, device=device)
@@ -101,14 +93,9 @@ class LeaveOneOut:
             values=values,
             weights=weights,
             cells=cells,
-            variance=to_tensor(observations.y_variance, dtype=dtype, device=device),
-            unit=float(observations.y_variance[0] * observations.y_scale[0] ** 2)
-            if single
-            else 1.0,
-            kernel=kernel,
-            algorithm=algorithm,
-            rtol=rtol,
-            empty_neighborhood=empty_neighborhood if has_value else "mean",
+            variance=to_tensor(observations.targets.variance, dtype=dtype, device=device),
+            unit=observations.targets.variance_unit,
+            method=method,
             observations=observations,
             progress=progress,
         )
@@ -119,50 +106,38 @@ class LeaveOneOut:
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return self.observations.n_features
-
-    @property
-    def n_columns(self) -> int:
-        """Number of columns of the rows."""
-        return self.rows.shape[1]
-
-    @property
-    def effective_size(self) -> float:
-        """Kish's effective number of rows, ``(Σw)²/Σw²``."""
-        return float(self.weights.sum().square() / self.weights.square().sum())
+        return self.observations.features.n_features
 
     @cached_property
     def targets(self) -> Targets:
         """What the errors of the rows held out are measured by."""
-        observations, like = self.observations, self.variance
-        single = self.values.shape[1] == 1
-        of_deviation = float(observations.y_deviation[0] * observations.y_scale[0])
-        weights = self.held_out_weights.to(accumulator_dtype(like.device))
+        scale, weights = self.observations.targets, self.weights
+        wide = accumulator_dtype(weights.device)
+        held_out = self.held_out_weights.to(wide)
+        deviation = to_tensor(scale.deviation, dtype=weights.dtype, device=weights.device)
         return Targets(
-            shares=weights / weights.sum(),
-            variance=like,
-            deviation=to_tensor(observations.y_deviation, dtype=like.dtype, device=like.device),
+            shares=held_out / held_out.sum(),
+            variance=self.variance,
+            deviation=deviation,
             n_rows=len(self),
-            effective_size=self.effective_size,
+            effective_size=float(weights.sum().square() / weights.square().sum()),
             unit=self.unit,
-            absolute_unit=of_deviation if single else 1.0,
+            absolute_unit=scale.deviation_unit,
         )
 
     def predictions(self, embedded: Tensor) -> Tensor:
         """Return the leave-one-out predictions of the rows held out, (m, k), at embedded rows."""
         keys, values, weights = self._keys(embedded)
         queried, own = self.queried
+        algorithm = self.able_algorithm(embedded, needs_grad=torch.is_grad_enabled())
         return smooth(
-            self.kernel,
+            replace(self.method, algorithm=algorithm),
             None if queried is None else keys[queried][None],
             keys[None],
             values[None],
             weights[None],
             exclude=queried,
             own=own,
-            algorithm=self.able_algorithm(embedded, needs_grad=torch.is_grad_enabled()),
-            rtol=self.rtol,
-            empty_neighborhood=self.empty_neighborhood,
         )[0]
 
     def _keys(self, embedded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,8 +165,13 @@ class LeaveOneOut:
 
     def loss(self, embedded: Tensor) -> Tensor:
         """Return the loss of embedded rows (n, q), a scalar in units of variance."""
-        errors = self.errors(self.predictions(embedded))
-        return (self.mean(errors.square()) / self.variance).mean()
+        return self.loss_of(self.predictions(embedded))
+
+    def loss_of(self, means: Tensor) -> Tensor:
+        """Return the loss of means (m, k) of the rows held out, in units of variance."""
+        squares, weights = self.errors(means).square(), self.held_out_weights
+        of_outputs = weights.to(squares.dtype) @ squares / weights.sum()  # (m) @ (m, k) -> (k)
+        return (of_outputs / self.variance).mean()
 
     @cached_property
     def columns(self) -> Tensor:
@@ -202,31 +182,26 @@ class LeaveOneOut:
         """Return the errors (m, k) of means of the rows held out."""
         return means - (self.values if self.held_out is None else self.values[self.held_out])
 
-    def mean(self, of_rows: Tensor) -> Tensor:
-        """Return the weighted mean (k,) over the rows held out of what each has (m, k)."""
-        weights = self.held_out_weights.to(of_rows.dtype)
-        return (weights @ of_rows) / weights.sum()  # (m) @ (m, k) -> (k)
-
     def able_algorithm(
         self, embedded: Tensor, scales: Tensor | None = None, *, needs_grad: bool = False
     ) -> str:
         """Return the algorithm, or ``"auto"`` where it cannot do the bandwidth on trial."""
-        if self.algorithm in ("auto", "dense"):
-            return self.algorithm
+        if self.method.algorithm in ("auto", "dense"):
+            return self.method.algorithm
         try:
             self.algorithm_at(embedded.detach(), scales, needs_grad=needs_grad)
         except ValueError:
             return "auto"
-        return self.algorithm
+        return self.method.algorithm
 
     def algorithm_at(self, embedded: Tensor, scales: Tensor | None, *, needs_grad: bool) -> str:
         """Return the name of the algorithm of embedded rows (n, q), at scales (q,) if given."""
-        kernel, (keys, *_), (queried, _) = self.kernel, self._keys(embedded), self.queried
+        kernel, (keys, *_), (queried, _) = self.method.kernel, self._keys(embedded), self.queried
         if scales is not None:
             kernel, factors = kernel.scaled_by(scales.detach())
             keys = keys * factors.to(keys.dtype)
         return choose(
-            self.algorithm,
+            self.method.algorithm,
             Problem.of(
                 kernel,
                 None if queried is None else keys[queried][None],
@@ -234,26 +209,9 @@ class LeaveOneOut:
                 n_columns=1 + self.values.shape[1],
                 leave_one_out=True,
                 needs_grad=needs_grad,
-                rtol=self.rtol,
+                rtol=self.method.rtol,
             ),
         ).name
-
-    def threads(self) -> AbstractContextManager:
-        """Return a context in which torch leaves the cores to the sums, if those are most of it."""
-        rows = self.rows
-        small = len(rows) <= tuning.ROWS_OF_ONE_THREAD
-        if small and has_own_threads(self.kernel, rows.dtype, rows.device, len(rows) ** 2):
-            return torch_threads(1)
-        return nullcontext()
-
-    @property
-    def spread(self) -> np.ndarray:
-        """Standard deviation of each feature over all keys, (n_features,)."""
-        return self.observations.spread
-
-    def subsample(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
-        """Return the problem of a random subset of the rows; itself if it is no larger."""
-        return self if size >= len(self) else self.take(self._draw(size, random_state))
 
     def take(self, index: Tensor) -> "LeaveOneOut":
         """Return the problem of these rows alone."""
@@ -261,17 +219,12 @@ class LeaveOneOut:
         cells = None if self.cells is None else self.cells.take(index)
         return replace(self, rows=rows, values=values, weights=weights, cells=cells)
 
-    def among(self, rows: Tensor, n_held_out: int) -> "LeaveOneOut":
-        """Return the problem of these rows (index), of which the first are held out."""
-        all_held_out = n_held_out == len(rows)
-        held_out = None if all_held_out else torch.arange(n_held_out, device=self.rows.device)
-        return replace(self.take(rows), held_out=held_out)
-
     def single(self) -> "LeaveOneOut":
         """Return the problem in float32, its sums to no more digits than that needs."""
         tensors = (self.rows, self.values, self.weights, self.variance)
         rows, values, weights, variance = (tensor.float() for tensor in tensors)
         weights = weights.clamp_min(least_weight(torch.float32))
+        rtol = max(self.method.rtol, tuning.RTOL_OF_FLOAT32_TRAINING)
         return replace(
             self,
             rows=rows,
@@ -279,41 +232,10 @@ class LeaveOneOut:
             weights=weights,
             cells=None if self.cells is None else self.cells.single(),
             variance=variance,
-            rtol=max(self.rtol, tuning.RTOL_OF_FLOAT32_TRAINING),
+            method=replace(self.method, rtol=rtol),
         )
 
-    def split(
-        self, share: float, random_state: np.random.RandomState
-    ) -> tuple["LeaveOneOut", "LeaveOneOut"]:
-        """Return the problems of two parts of the rows, a random share of them in the second."""
-        order = random_state.permutation(len(self))
-        n_second = int(np.clip(round(share * len(self)), 1, len(self) - 1))
-        parts = np.sort(order[n_second:]), np.sort(order[:n_second])
-        first, second = (
-            self.take(to_tensor(part, dtype=torch.int64, device=self.rows.device)) for part in parts
-        )
-        return first, second
 
-    def hold_out(self, size: int, random_state: np.random.RandomState) -> "LeaveOneOut":
-        """Return the problem with the loss of a random subset of the rows, all keys kept."""
-        if size >= len(self):
-            return self
-        return self.hold_out_rows(self._draw(size, random_state))
-
-    def hold_out_rows(self, rows: Tensor) -> "LeaveOneOut":
-        """Return the problem with the loss of these rows (index), all keys kept."""
-        return replace(self, held_out=rows)
-
-    def in_compact_order(self) -> "LeaveOneOut":
-        """Return the problem with near rows together, where many make that worthwhile."""
-        if len(self) < tuning.FEWEST_KEYS_TO_SORT:
-            return self
-        spread = self.spread[self.observations.features.of_column]
-        spread = to_tensor(spread, dtype=self.rows.dtype, device=self.rows.device)
-        return self.take(
-            Layout.of(self.rows / spread, tuning.KEYS_OF_A_SORTED_BLOCK, self.kernel.n_codes).order
-        )
-
-    def _draw(self, size: int, random_state: np.random.RandomState) -> Tensor:
-        chosen = np.sort(random_state.choice(len(self), size, replace=False))
-        return to_tensor(chosen, dtype=torch.int64, device=self.rows.device)
+def with_kernel(task: LeaveOneOut, kernel: Kernel) -> LeaveOneOut:
+    """Return the same problem under another kernel."""
+    return replace(task, method=replace(task.method, kernel=kernel))

@@ -79,12 +79,11 @@ class Minimum:
         return len(self.curve) - 1
 
     def no_higher(self) -> "Minimum":
-        """Return the lowest coordinates of all that the objective has seen, if they are lower.
+        """Return the lowest loss that the objective has seen, if it is lower than this minimum.
 
-        A line search that stops at a kink forgets where it has been. Without a penalty only.
+        A line search that stops at a kink forgets where it has been.
         """
-        x, loss = self.objective.lowest()
-        value = self.objective.log_value(x)
+        x, loss, value = self.objective.lowest()
         if value >= self.value:
             return self
         return replace(self, x=x, value=value, curve=[*self.curve[:-1], loss])
@@ -158,9 +157,9 @@ def minimize(
             else:
                 objectives = {}
                 begun = _transferred(level, ends, objectives)
-            watch = on_step if index >= final else None
+            heard = on_step if index >= final else None
             found = [
-                descend(level, at, watch, f"{level.name} {place + 1} of {len(begun)}{level.where}")
+                descend(level, at, heard, f"{level.name} {place + 1} of {len(begun)}{level.where}")
                 for place, at in enumerate(begun)
             ]
             lowest, *others = _lowest(found, level.keep)

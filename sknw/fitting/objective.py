@@ -11,8 +11,8 @@ import numpy as np
 
 from sknw.support.progress import SILENT, Progress
 
-_FLOOR = 1e-30  # loss of an exact fit, in units of variance
-_UNUSABLE = 1e3  # log objective where it is not finite
+_FLOOR = 1e-30  # added to the objective, so that an exact fit has a logarithm
+_UNUSABLE = 1e3  # stands for the logarithm where the objective is not finite
 
 Penalty = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -56,10 +56,11 @@ class Objective:
         """The coordinates at which the loss was computed, and the losses, in their order."""
         return [np.frombuffer(x) for x in self._seen], list(self._seen.values())
 
-    def lowest(self) -> tuple[np.ndarray, float]:
-        """Return the coordinates of the lowest loss seen so far, and that loss."""
-        x, loss = min(self._seen.items(), key=lambda seen: seen[1])
-        return np.frombuffer(x), loss
+    def lowest(self) -> tuple[np.ndarray, float, float]:
+        """Return where the loss was lowest so far, the loss and the logarithm of the objective."""
+        seen, loss = min(self._seen.items(), key=lambda seen: seen[1])
+        x = np.frombuffer(seen)
+        return x, loss, float(self._log_totals([x], np.array([loss]))[0])
 
     def reported(self, x: np.ndarray) -> float:
         """Return the loss at coordinates, without penalty."""
@@ -78,10 +79,14 @@ class Objective:
         values = np.asarray(self.losses(points), dtype=np.float64)
         for point, loss in zip(points, values.tolist(), strict=True):
             self._note(point, loss)
+        return self._log_totals(points, values)
+
+    def _log_totals(self, points: Sequence[np.ndarray], losses: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the objective (b,) at coordinates whose losses are known."""
         if self.penalty is not None:
-            values = values + [self.penalty(point)[0] for point in points]
+            losses = losses + [self.penalty(point)[0] for point in points]
         with np.errstate(invalid="ignore"):
-            values = np.log(values + _FLOOR)
+            values = np.log(losses + _FLOOR)
         return np.where(np.isfinite(values), values, _UNUSABLE)
 
     def log_value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:

@@ -20,12 +20,7 @@ import numpy as np
 
 from sknw.data.observations import Observations
 from sknw.kernels import Kernel
-
-_BROAD = 3.0  # b, in spreads
-_LARGEST = 1e150  # times narrower than that: its square must not overflow
-# A width is searched between a fraction of the smallest gap and many times the range, where the
-# feature's influence on any weight is below rounding of the criterion.
-_GAP_FRACTION, _SPREAD_FRACTION, _EXTENT_MULTIPLE = 0.1, 1e-7, 1e4
+from sknw.support import tuning
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,19 +60,22 @@ class Widths:
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> "Widths":
         """Return the widths (n_features,) worth trying; `bounds` are the user's."""
-        spread, extent = observations.spread, observations.extent
-        typical = np.minimum(spread, observations.typical_deviation)
-        lower = np.maximum(_GAP_FRACTION * observations.smallest_gap, _SPREAD_FRACTION * typical)
-        upper = _EXTENT_MULTIPLE * np.where(extent > 0, extent, spread)
-        lower, upper = bounds or (np.where(extent > 0, lower, upper), upper)
+        extent = observations.extent
+        spread, range_ = extent.deviation, extent.range
+        typical = np.minimum(spread, extent.typical_deviation)
+        of_gap = tuning.LEAST_WIDTH_IN_GAPS * extent.smallest_gap
+        lower = np.maximum(of_gap, tuning.LEAST_WIDTH_IN_SPREADS * typical)
+        upper = tuning.LARGEST_WIDTH_IN_RANGES * np.where(range_ > 0, range_, spread)
+        lower, upper = bounds or (np.where(range_ > 0, lower, upper), upper)
         return cls(lower, upper, spread * kernel.search_scale)
 
     @property
     def _broad(self) -> np.ndarray:
-        return _BROAD * self.spread
+        return tuning.BROAD_WIDTH * self.spread
 
     def _relative(self, widths: np.ndarray) -> np.ndarray:
-        return np.minimum(self._broad / widths, _LARGEST)
+        largest = 1e150  # its square does not overflow
+        return np.minimum(self._broad / widths, largest)
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
@@ -183,7 +181,7 @@ class Scales:
         """Return one over the width of each column in its units, (n_columns,)."""
         return 1 / (self.widths.values(x)[self._parameter_of_column] * self.units)
 
-    def pullback(self, x: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
+    def gradient(self, x: np.ndarray, by_log_scales: np.ndarray) -> np.ndarray:
         """Return the gradient (p,) of what has this one (n_columns,) by log-scales of columns."""
         by_log = np.bincount(self._parameter_of_column, by_log_scales, minlength=len(self))
         return -by_log * self.widths.slopes(x)

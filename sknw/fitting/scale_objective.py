@@ -24,8 +24,8 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.objective import Objective, Penalty
 from sknw.fitting.parametrization import Scales
 from sknw.smoothing.cells import weight_at_zero
+from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
-from sknw.smoothing.smoother import fill_empty
 from sknw.sums import KernelSums, PreparedSums, Problem, choose, gradient_by_log_scales
 from sknw.support import tuning
 
@@ -46,7 +46,7 @@ def scale_objective(
 
     def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, by_log_scales = of_scales.value_and_gradient(scales.column_scales(x))
-        return value, scales.pullback(x, by_log_scales)
+        return value, scales.gradient(x, by_log_scales)
 
     return Objective(
         losses,
@@ -60,7 +60,7 @@ def scale_objective(
 
 def refinement_evaluations(task: LeaveOneOut, scales: Scales, criterion: Criterion) -> int:
     """Return how many evaluations a search without gradients may spend; 0 if it need not."""
-    if task.kernel.has_smooth_loss and not criterion.has_kinks:
+    if task.method.kernel.has_smooth_loss and not criterion.has_kinks:
         return 0
     affordable = tuning.REFINEMENT_PAIRS / len(task) ** 2
     return int(np.clip(affordable, 20 * len(scales), 150 * len(scales)))
@@ -121,8 +121,8 @@ class CriterionOfScales:
         means, task = fit.means, self.task
         if not self.criterion.counts_itself and fit.empty.any():
             means = fill_empty(
-                prepared.kernel, means, fit.empty, queries, prepared.keys, prepared.columns,
-                self._queried, task.queried[1], task.empty_neighborhood,
+                replace(task.method, kernel=prepared.kernel), means, fit.empty, queries,
+                prepared.keys, prepared.columns, self._queried, task.queried[1],
             )  # fmt: skip
         return task.errors(means)
 
@@ -137,8 +137,8 @@ class CriterionOfScales:
         """Return the sums of the rows held out, from those of the queries."""
         own = self.task.queried[1]
         if not self.criterion.counts_itself:
-            return sums if own is None else own.added(sums, self.task.kernel)
-        at_zero = weight_at_zero(self.task.kernel, sums.sums)
+            return sums if own is None else own.added(sums, self.task.method.kernel)
+        at_zero = weight_at_zero(self.task.method.kernel, sums.sums)
         itself = (at_zero * self._columns[:, self._places]).mT
         plain = sums.sums * sums.log_scale.exp()[..., None] + itself
         counted = replace(sums, log_scale=torch.zeros_like(sums.log_scale), sums=plain)
@@ -186,7 +186,7 @@ class CriterionOfScales:
         self, scales: Tensor, algorithm: str, *, needs_grad: bool
     ) -> tuple[PreparedSums, Tensor | None]:
         """Return the keys at scales (b, n_columns), ready for the queries, also returned."""
-        kernel, factors = self.task.kernel.scaled_by(scales)
+        kernel, factors = self.task.method.kernel.scaled_by(scales)
         keys = self._keys * factors[:, None].to(self._keys.dtype)
         queries = None if self._queried is None else keys[:, self._queried]
         chosen = choose(
@@ -198,7 +198,7 @@ class CriterionOfScales:
                 n_columns=len(self._columns),
                 leave_one_out=True,
                 needs_grad=needs_grad,
-                rtol=self.task.rtol,
+                rtol=self.task.method.rtol,
             ),
         )
         columns = self._columns.expand(len(keys), -1, -1)

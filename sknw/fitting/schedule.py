@@ -15,6 +15,7 @@ import numpy as np
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.minimize import Bounded, Level
 from sknw.fitting.objective import Objective
+from sknw.fitting.subsets import hold_out, subsample
 from sknw.support import tuning
 
 
@@ -44,7 +45,7 @@ class Round:
 
     @property
     def part(self) -> tuple[int | None, int | None]:
-        """Which part of the rows it is about; rounds in a row that are alike share one."""
+        """Which rows it is about; consecutive rounds on the same rows share a problem."""
         return self.rows, self.held_out
 
 
@@ -52,7 +53,8 @@ def schedule(
     kind: Literal["bandwidths", "scales", "weights"],
     n_rows: int,
     n_features: int,
-    n_parameters: int,
+    *,
+    is_single: bool,
 ) -> list[Round]:
     """Return the rounds of a search, the last one on all rows as neighbours.
 
@@ -63,12 +65,13 @@ def schedule(
         the weights of any other metric.
     n_rows, n_features : int
         Sizes of the problem.
-    n_parameters : int
-        Number of widths that there are to find in the end; a scalar metric is but a start for more.
+    is_single : bool
+        Whether one width is all that there is to find. A scalar metric of several features is not:
+        it is a start for one that has a width for each.
     """
     is_large = n_rows > tuning.MANY_ROWS
     screening = Round(
-        rows=screening_rows(n_features, n_parameters),
+        rows=screening_rows(n_features, is_single=is_single),
         max_iter=tuning.SCREENING_STEPS,
         tol=tuning.TOL_OF_SCREENING,
         keep=tuning.SCREENED,
@@ -76,8 +79,8 @@ def schedule(
     if kind == "bandwidths":
         if not is_large:
             return [screening, Round()]
-        fair = max(tuning.FEWEST_HELD_OUT, int(tuning.PAIRS_HELD_OUT / n_rows))
-        last = Round(held_out=fair, tol=tuning.TOL_OF_LARGE_SEARCH)
+        n_held_out = max(tuning.FEWEST_HELD_OUT, int(tuning.PAIRS_HELD_OUT / n_rows))
+        last = Round(held_out=n_held_out, tol=tuning.TOL_OF_LARGE_SEARCH)
         return [screening, Round(rows=tuning.ROWS_BEFORE_MANY), last]
     sample = Round(held_out=tuning.HELD_OUT_IN_TRAINING, tol=tuning.TOL_OF_HELD_OUT)
     if kind == "scales":
@@ -89,9 +92,9 @@ def schedule(
     return [Round()]
 
 
-def screening_rows(n_features: int, n_parameters: int) -> int:
-    """Return the size of the subsample that starts are compared on."""
-    if n_parameters == 1:
+def screening_rows(n_features: int, *, is_single: bool) -> int:
+    """Return the size of the subsample that starts are compared on; see `schedule`."""
+    if is_single:
         return tuning.ROWS_TO_SCREEN_ONE
     return max(tuning.ROWS_TO_SCREEN, tuning.ROWS_TO_SCREEN_PER_FEATURE * n_features)
 
@@ -111,8 +114,8 @@ def parts(
         if index and at.part == rounds[index - 1].part:
             found.append(found[-1])
             continue
-        part = task if at.rows is None else task.subsample(at.rows, random_state)
-        found.append(part if at.held_out is None else part.hold_out(at.held_out, random_state))
+        part = task if at.rows is None else subsample(task, at.rows, random_state)
+        found.append(part if at.held_out is None else hold_out(part, at.held_out, random_state))
     return found
 
 

@@ -1,4 +1,8 @@
-"""The kernels that have a name: a new one is one more record here."""
+"""The kernels that have a name: a new one is one more record here.
+
+The formula in a profile's docstring is the one that the site's table of kernels shows; of a kernel
+with an edge it holds for u < 1.
+"""
 
 import math
 from dataclasses import replace
@@ -25,6 +29,7 @@ def _exponent_floor(dtype: torch.dtype) -> float:
 
 
 def _gaussian(sq: Tensor) -> Tensor:
+    """Return ``exp(−u²/2)`` at ``sq = u²``."""
     return exp_(sq.mul_(-0.5))
 
 
@@ -49,6 +54,7 @@ def _gaussian_tail(excess: Tensor, nearest: Tensor) -> Tensor:
 
 
 def _exponential(sq: Tensor) -> Tensor:
+    """Return ``exp(−u)`` at ``sq = u²``."""
     return exp_(sq.sqrt_().neg_())
 
 
@@ -75,6 +81,7 @@ def _exponential_tail(excess: Tensor, nearest: Tensor) -> Tensor:
 
 
 def _cosine(sq: Tensor) -> Tensor:
+    """Return ``cos(πu/2)`` at ``sq = u²``."""
     # cos(πu/2) = sin(π(1 − u)/2): exactly zero at the edge of the support
     return sq.clamp_max_(1).sqrt_().neg_().add_(1).mul_(math.pi / 2).sin_()
 
@@ -84,6 +91,7 @@ def _cosine_derivative(sq: Tensor) -> Tensor:
 
 
 def _epanechnikov(sq: Tensor) -> Tensor:
+    """Return ``1 − u²`` at ``sq = u²``."""
     return sq.neg_().add_(1).clamp_min_(0)
 
 
@@ -92,10 +100,12 @@ def _epanechnikov_derivative(sq: Tensor) -> Tensor:
 
 
 def _tophat(sq: Tensor) -> Tensor:
+    """Return ``1`` at ``sq = u²``."""
     return (sq < 1).to(sq.dtype)
 
 
 def _linear(sq: Tensor) -> Tensor:
+    """Return ``1 − u`` at ``sq = u²``."""
     return sq.sqrt_().neg_().add_(1).clamp_min_(0)
 
 
@@ -104,6 +114,7 @@ def _linear_derivative(sq: Tensor) -> Tensor:
 
 
 def _biweight(sq: Tensor) -> Tensor:
+    """Return ``(1 − u²)²`` at ``sq = u²``."""
     return _epanechnikov(sq).square_()
 
 
@@ -112,6 +123,7 @@ def _biweight_derivative(sq: Tensor) -> Tensor:
 
 
 def _triweight(sq: Tensor) -> Tensor:
+    """Return ``(1 − u²)³`` at ``sq = u²``."""
     base = _epanechnikov(sq)
     return base.square().mul_(base)
 
@@ -125,6 +137,7 @@ def _tricube_base(sq: Tensor) -> Tensor:
 
 
 def _tricube(sq: Tensor) -> Tensor:
+    """Return ``(1 − u³)³`` at ``sq = u²``."""
     base = _tricube_base(sq.clamp_max_(1))
     return base.square().mul_(base)
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy
 from sknw.metrics.metric import Metric, numeric
 from sknw.metrics.scales import DiagonalMetric
-
-_LEAST_INFLUENCE = 0.1  # of a column, in units of its spread, that a step may give it back
+from sknw.support import tuning
 
 
 class Matrix(torch.nn.Module):
@@ -67,7 +66,7 @@ class FullMetric(Metric):
     def magnitudes(self, module: Matrix, spread: np.ndarray) -> np.ndarray:
         """Return, for each entry of W, the weight that its column has now."""
         w = to_numpy(module.w)
-        columns = np.maximum(np.abs(w).max(axis=0), _LEAST_INFLUENCE / spread)
+        columns = np.maximum(np.abs(w).max(axis=0), tuning.LEAST_INFLUENCE / spread)
         return np.broadcast_to(columns, w.shape).reshape(-1).copy()
 
     def describe(self, module: Matrix) -> np.ndarray:
@@ -94,3 +93,6 @@ class FullMetric(Metric):
             )
         diagonal = np.diag(np.broadcast_to(values, (n_columns,)))
         return diagonal[:n_components].reshape(-1).copy()
+
+
+METRICS: dict[str, type[Metric]] = {"full": FullMetric}

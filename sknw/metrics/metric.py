@@ -11,10 +11,6 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.support.random import NoDraws
 
-_LARGEST_KEY = 1 / 3  # of the logarithm of the dtype's largest number: room for squares and scales
-# Coordinates beyond this are pulled in: their squares must not overflow.
-_LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
-
 
 class Metric(ABC, BaseEstimator):
     """An embedding to learn; the Euclidean distance in it is the metric.
@@ -134,29 +130,3 @@ def numeric(w_init) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         raise ValueError(f"w_init must be numeric; got {w_init!r}.")
     return values.astype(np.float64)
-
-
-def representable_bandwidth(
-    bandwidth: float | np.ndarray, farthest: np.ndarray, largest: float
-) -> np.ndarray:
-    """Return the bandwidth, widened by one factor where scaled keys would not fit the dtype.
-
-    `farthest` (d,) are the keys' largest coordinates. Keys that far apart in bandwidths are alone
-    either way, and keep their geometry.
-    """
-    bandwidth = np.asarray(bandwidth, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        log_reach = np.log(farthest.astype(np.float64)) - np.log(bandwidth)
-    excess = np.max(log_reach) - _LARGEST_KEY * np.log(largest)
-    return bandwidth * np.exp(max(excess, 0.0))
-
-
-def pulled_in(scaled: Tensor, rows: Tensor, bandwidth: Tensor) -> Tensor:
-    """Return ``scaled = rows / bandwidth`` (m, d), too remote rows moved in along their ray."""
-    limit = _LARGEST_COORDINATE[scaled.dtype]
-    if scaled.numel() == 0 or max(-scaled.min(), scaled.max()) <= limit:
-        return scaled
-    remote = scaled.abs().amax(dim=1, keepdim=True) > limit
-    direction = rows / rows.abs().amax(dim=1, keepdim=True) / bandwidth
-    moved = direction * (limit / direction.abs().amax(dim=1, keepdim=True))
-    return torch.where(remote, moved, scaled)

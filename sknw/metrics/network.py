@@ -15,14 +15,10 @@ from torch import Tensor, nn
 
 from sknw.metrics.matrix import FullMetric
 from sknw.metrics.metric import Metric
+from sknw.support import tuning
 from sknw.support.random import OwnDraws
 
-_EXTRA_COMPONENTS = 32
-_OUTPUT_SCALE = 0.1  # of the network at the start: small beside the linear part, but not zero,
-# since a component in which all rows agree would never get a gradient
-_QUANTILE_ROWS = 10_000
 _PLAIN = {"dtype": torch.float32, "device": "cpu"}  # whatever the user's defaults are
-_SEED = 0
 
 
 class Block(nn.Module):
@@ -40,7 +36,7 @@ class Block(nn.Module):
         return h + self.second(self.dropout(torch.relu(self.first(self.norm(h)))))
 
 
-class Embedding(nn.Module):
+class ResidualEmbedding(nn.Module):
     """``z = W u + network(standardised u)``."""
 
     def __init__(self, n_columns: int, n_components: int, settings: "MlpMetric"):
@@ -116,15 +112,15 @@ class MlpMetric(Metric):
     def components(self, n_columns: int, n_components: int | None) -> int:
         """Return the number asked for; by default 32 more than there are columns."""
         self.check()
-        return n_columns + _EXTRA_COMPONENTS if n_components is None else n_components
+        return n_columns + tuning.EXTRA_COMPONENTS if n_components is None else n_components
 
-    def build(self, n_columns: int, n_components: int) -> Embedding:
+    def build(self, n_columns: int, n_components: int) -> ResidualEmbedding:
         """Return the network at a random start."""
-        return Embedding(n_columns, n_components, self)
+        return ResidualEmbedding(n_columns, n_components, self)
 
-    def calibrate(self, module: Embedding, rows: Tensor) -> None:
+    def calibrate(self, module: ResidualEmbedding, rows: Tensor) -> None:
         """Take the columns' means, spreads and quantiles from the rows (n, d)."""
-        rows = rows[:: max(1, len(rows) // _QUANTILE_ROWS)].double()
+        rows = rows[:: max(1, len(rows) // tuning.ROWS_OF_QUANTILES)].double()
         centre, spread = rows.mean(dim=0), rows.std(dim=0, correction=0)
         spread = torch.where(spread > 0, spread, 1.0)
         levels = torch.linspace(0, 1, self.n_bins + 1, dtype=rows.dtype, device=rows.device)
@@ -135,7 +131,7 @@ class MlpMetric(Metric):
         module.edges.copy_(edges[:, :-1])
         module.steps.copy_(torch.where(steps > 1e-6, steps, torch.inf))  # a bin that holds no more
 
-    def embed_matrix(self, module: Embedding, simpler: Tensor) -> None:
+    def embed_matrix(self, module: ResidualEmbedding, simpler: Tensor) -> None:
         """Take the simpler metric's matrix as the linear part, and let the network give 0."""
         with torch.no_grad():
             rows = min(len(module.w), len(simpler))
@@ -144,14 +140,14 @@ class MlpMetric(Metric):
             module.leave.weight.zero_()
             module.leave.bias.zero_()
 
-    def perturb(self, module: Embedding) -> None:
+    def perturb(self, module: ResidualEmbedding) -> None:
         """Let the network give a little in every component."""
-        with OwnDraws(_SEED), torch.no_grad():
+        with OwnDraws(seed=0), torch.no_grad():
             module.leave.reset_parameters()
-            module.leave.weight.mul_(_OUTPUT_SCALE)
+            module.leave.weight.mul_(tuning.OUTPUT_OF_A_NEW_NETWORK)
             module.leave.bias.zero_()
 
-    def rescale(self, module: Embedding, factor: float) -> None:
+    def rescale(self, module: ResidualEmbedding, factor: float) -> None:
         """Multiply what leaves the linear part and the network."""
         with torch.no_grad():
             for parameter in (module.w, module.leave.weight, module.leave.bias):
@@ -161,6 +157,9 @@ class MlpMetric(Metric):
         """Refuse: a network starts at the simpler metric."""
         raise ValueError(f"w_init must be None for {type(self).__name__}; got {w_init!r}.")
 
-    def describe(self, module: Embedding) -> None:
+    def describe(self, module: ResidualEmbedding) -> None:
         """Return None: a network has no scales."""
         return None
+
+
+METRICS: dict[str, type[Metric]] = {"mlp": MlpMetric}

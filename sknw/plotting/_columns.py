@@ -19,9 +19,9 @@ from sknw.plotting._shared import (
     names_after,
     unwrapped,
 )
+from sknw.support import tuning
 
 _MISSING = "missing"
-_MOST_PLACES = 60  # categories on one axis: more names cannot be read
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -233,11 +233,11 @@ class Axis:
         if not is_categorical:
             return cls(numbers(column), None, column)
         codes, categories = as_categories(X, j)
-        if len(categories) > _MOST_PLACES:
+        if len(categories) > tuning.MOST_CATEGORIES_OF_AN_AXIS:
             raise ValueError(
                 f"Feature {column_names(X)[j]!r} has {len(categories)} categories, more than the "
-                f"{_MOST_PLACES} that can be told apart along an axis. Group them, or draw another "
-                "feature."
+                f"{tuning.MOST_CATEGORIES_OF_AN_AXIS} that can be told apart along an axis. Group "
+                "them, or draw another feature."
             )
         return cls(codes.astype(np.float64), category_names(categories), column)
 

@@ -5,6 +5,7 @@ matplotlib's settings, so a style (light, dark, transparent) applies to every di
 below have a contrast of at least 3 : 1 on white and on a dark page.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sknw.support import tuning
+
 # Okabe and Ito's colours that are visible on white and on black, each with a line style of its own
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
@@ -20,9 +23,7 @@ MARKERS = ("o", "s", "^", "D")
 DATA_COLOR = "0.55"
 WINDOW_COLOR = "#56B4E9"
 COLOR_MAP = "viridis"
-_SPREAD, _BESIDE = 0.25, 0.14  # of the room of a category
-_GOLDEN_RATIO = 0.6180339887498949
-_LONGEST_NAMES = 40  # letters along an axis, above which they are turned
+_ROOM_OF_MARKS = 0.5  # of the distance between categories on an axis, for the marks of one
 
 
 # --- estimators ----------------------------------------------------------------------------------
@@ -219,13 +220,14 @@ def spread_at_places(values: np.ndarray, names: list[str] | None) -> np.ndarray:
     """
     if names is None:
         return values
-    offsets = np.arange(len(values)) * _GOLDEN_RATIO % 1 - 0.5
-    return values + 2 * _SPREAD * offsets
+    golden_ratio = (math.sqrt(5) - 1) / 2
+    offsets = np.arange(len(values)) * golden_ratio % 1 - 0.5
+    return values + _ROOM_OF_MARKS * offsets
 
 
 def side_by_side(i: int, n: int) -> float:
     """Return by how much the i-th of n marks at a category is moved aside."""
-    return (i - (n - 1) / 2) * min(_BESIDE, 2 * _SPREAD / n)
+    return (i - (n - 1) / 2) * min(0.14, _ROOM_OF_MARKS / n)
 
 
 def name_places(axis, names: list[str] | None) -> None:
@@ -233,7 +235,7 @@ def name_places(axis, names: list[str] | None) -> None:
     if names is None:
         return
     is_horizontal = axis.axis_name == "x"
-    is_long = is_horizontal and sum(map(len, names)) > _LONGEST_NAMES
+    is_long = is_horizontal and sum(map(len, names)) > tuning.MOST_LETTERS_OF_AN_AXIS
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     axis.set_ticks(range(len(names)), names, **turned)
     ends = -0.5, len(names) - 0.5

@@ -29,11 +29,7 @@ from sknw.plotting._shared import (
     required,
     unwrapped,
 )
-
-_SHARE_OF_MEMORY = 1 / 8  # of scikit-learn's working_memory, for one batch of weights
-_BYTES = {"dense": 8, "sparse": 16}  # per weight
-_WIDEST_FIGURE = 10.0  # inches: wider ones are shrunk on a page until texts cannot be read
-_TICKS, _TICKS_OF_A_PANEL = 6, 4
+from sknw.support import tuning
 
 
 class AttentionDisplay:
@@ -259,7 +255,7 @@ class AttentionDisplay:
         n_queries = panels.shape[2] if self.n_queries is None else self.n_queries
         n_keys = panels.shape[3] if self.n_keys is None else self.n_keys
         sharing = {"sharex": True, "sharey": True}
-        size = min(3.2, _WIDEST_FIGURE / n_columns), 2.9
+        size = min(3.2, tuning.WIDEST_FIGURE / n_columns), 2.9
         self.axes_ = axes_grid(ax, n_rows, n_columns, size, **(sharing if ax is None else {}))
         settings = {
             "cmap": COLOR_MAP,
@@ -268,7 +264,7 @@ class AttentionDisplay:
             "extent": (-0.5, n_keys - 0.5, n_queries - 0.5, -0.5),
             **_shared_scale(panels, imshow_kwargs),
         }
-        n_ticks = _TICKS if self.axes_.size == 1 else _TICKS_OF_A_PANEL
+        n_ticks = 6 if self.axes_.size == 1 else 4
         self.images_ = np.empty((n_rows, n_columns), dtype=object)
         for place, axes in np.ndenumerate(self.axes_):
             self.images_[place] = axes.imshow(panels[place], **settings)
@@ -382,14 +378,15 @@ def _predictions(estimator, queries) -> np.ndarray:
 
 def _batches(model, queries, order, n_keys: int, top_k) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield places in the order of queries with their weights, never all at once."""
-    memory = _SHARE_OF_MEMORY * get_config()["working_memory"] * 2**20
+    memory = tuning.MEMORY_OF_A_DISPLAY * get_config()["working_memory"] * 2**20
+    dense, sparse_and_index = 8, 16  # bytes of a weight
     if queries is None:
-        fitting = int(memory / _BYTES["sparse"] / n_keys)
-        if top_k is None and n_keys**2 * _BYTES["dense"] > memory:
+        fitting = int(memory / sparse_and_index / n_keys)
+        if top_k is None and n_keys**2 * dense > memory:
             top_k = int(np.clip(fitting, 1, n_keys))
         yield slice(0, n_keys), model.attention_weights(top_k=top_k)[order]
         return
-    size = max(1, int(memory / _BYTES["dense"] / n_keys))
+    size = max(1, int(memory / dense / n_keys))
     for batch in gen_batches(len(order), size):
         yield batch, model.attention_weights(rows(queries, order[batch]), top_k=top_k)
 

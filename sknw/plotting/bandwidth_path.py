@@ -14,8 +14,7 @@ from sknw.plotting._shared import (
     required,
     unwrapped,
 )
-
-_PANELS_PER_ROW = 3
+from sknw.support import tuning
 
 _LABELS = {
     "loo": "leave-one-out loss",
@@ -203,7 +202,7 @@ class BandwidthPathDisplay:
         return bandwidths[finite], criteria[finite]
 
     def _axes(self, ax, n_features: int) -> np.ndarray:
-        n_columns = min(n_features, _PANELS_PER_ROW)
+        n_columns = min(n_features, tuning.PANELS_OF_A_ROW)
         n_rows = -(-n_features // n_columns)
         if ax is not None:
             return axes_grid(ax, 1, n_features, (0, 0)).ravel()
@@ -220,7 +219,7 @@ class BandwidthPathDisplay:
             axes.set_xscale("log")
         label = f"weight λ of {name}" if is_categorical else f"bandwidth of {name}"
         is_irrelevant = j in np.asarray(self.irrelevant, dtype=int)
-        is_first = j % _PANELS_PER_ROW == 0
+        is_first = j % tuning.PANELS_OF_A_ROW == 0
         axes.set(
             xlabel=f"{label} (irrelevant)" if is_irrelevant else label,
             ylabel=self.criterion_label if is_first else "",

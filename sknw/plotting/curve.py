@@ -28,10 +28,7 @@ from sknw.plotting._shared import (
     target_column,
     text_color,
 )
-
-_CURVE_POINTS, _SURFACE_POINTS = 200, 60
-_LARGEST_SCATTER = 2000
-_TRUTH_DASHES = (0, (4, 2))
+from sknw.support import tuning
 
 
 class RegressionCurveDisplay:
@@ -195,7 +192,7 @@ class RegressionCurveDisplay:
         drawn = drawn_features(X, feature, "feature")
         held_values(X, others, drawn)
         is_categorical = categorical_columns(X, estimators)
-        n_points = n_points or (_CURVE_POINTS if len(drawn) == 1 else _SURFACE_POINTS)
+        n_points = n_points or tuning.POINTS_OF_A_CURVE[len(drawn)]
         axes = [Axis.of(X, j, is_categorical=is_categorical[j]) for j in drawn]
         grid, columns = zip(*(axis.grid(n_points) for axis in axes), strict=True)
         columns = dict(zip(drawn, columns, strict=True))
@@ -205,7 +202,7 @@ class RegressionCurveDisplay:
         if band and len(drawn) == len(tables) == 1:
             found = [band_of(estimator, tables[0], coverage) for estimator in estimators]
             bands, labels = ([one[i] for one in found] for i in (0, 1))
-        kept = spread_out(len(X), _LARGEST_SCATTER)
+        kept = spread_out(len(X), tuning.MOST_ROWS_DRAWN)
         return cls(
             list(grid),
             [averaged(estimator.predict, tables, shape) for estimator in estimators],
@@ -309,7 +306,7 @@ class RegressionCurveDisplay:
     def _draw_curves(self, line_kwargs: dict) -> None:
         ax, x = self.ax_, self.grid[0]
         if self.truth is not None:
-            style = {"color": text_color(), "linestyle": _TRUTH_DASHES, "label": "truth"}
+            style = {"color": text_color(), "linestyle": (0, (4, 2)), "label": "truth"}
             (self.truth_,) = ax.plot(x, self.truth, **style)
         for i, (name, curve) in enumerate(zip(self.names, self.predictions, strict=True)):
             style = {**line_style(i), "linewidth": 2, "label": name, **line_kwargs}

@@ -13,11 +13,7 @@ from sknw.plotting._shared import (
     required,
     unwrapped,
 )
-
-_IRRELEVANT_REACH = (
-    0.1  # bandwidths: across the range, no Gaussian weight changes by half a percent
-)
-_ROOM_FOR_TEXT = 1.25
+from sknw.support import tuning
 
 
 class FeatureScaleDisplay:
@@ -107,7 +103,8 @@ class FeatureScaleDisplay:
             prepared = as_table(prepare(as_table(X)))
             spread, extent = _spread_and_extent(prepared, is_numeric, model)
             if irrelevant is None:
-                irrelevant = np.flatnonzero(scales * extent < _IRRELEVANT_REACH)
+                least = tuning.LEAST_REACH_OF_A_RELEVANT_FEATURE
+                irrelevant = np.flatnonzero(scales * extent < least)
             scales = scales * spread
         if feature_names is None:
             feature_names = names_after(estimator, model)
@@ -151,7 +148,7 @@ class FeatureScaleDisplay:
                 word = "irrelevant"
             if word:
                 self.texts_.append(ax.text(lengths[j] + 0.01 * longest, j, word, va="center"))
-        ax.set(xlabel=self.scale_label, xlim=(0, _ROOM_FOR_TEXT * longest))
+        ax.set(xlabel=self.scale_label, xlim=(0, 1.25 * longest))  # room for the words
         ax.set_yticks(places, names)
         ax.invert_yaxis()
         return self

@@ -9,8 +9,7 @@ from sknw.plotting._shared import (
     required,
     unwrapped,
 )
-
-_LARGEST_MARKED = 40  # steps; more are drawn as a line alone
+from sknw.support import tuning
 
 
 class LossCurveDisplay:
@@ -114,7 +113,7 @@ class LossCurveDisplay:
         self.figure_ = ax.figure
         self.lines_, self.best_ = [], []
         for i, curve in enumerate(self.loss_curves):
-            marker = "o" if len(curve) <= _LARGEST_MARKED else None
+            marker = "o" if len(curve) <= tuning.MOST_STEPS_MARKED else None
             label = _label(names[i], best_losses[i])
             style = {**line_style(i), "marker": marker, "markersize": 4, "label": label}
             (line,) = ax.plot(range(len(curve)), curve, **{**style, **line_kwargs})

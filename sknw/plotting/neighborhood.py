@@ -29,11 +29,9 @@ from sknw.plotting._shared import (
     text_color,
     unwrapped,
 )
+from sknw.support import tuning
 
-_WINDOW_POINTS = {1: 500, 2: 120}  # of each feature drawn
-_LARGEST_SCATTER = 2000
-_MARGIN = 0.06  # of the range, so that no mark is cut by the frame
-_LARGEST_MARKER, _SMALLEST_MARKER = 220, 14
+_SMALLEST_MARK = 14  # in square points
 
 
 class NeighborhoodDisplay:
@@ -286,8 +284,8 @@ class NeighborhoodDisplay:
         return [spread_at_places(x, self._names_along(axis)) for axis, x in enumerate(self.X)]
 
     def _draw_rows(self, x, y) -> None:
-        kept = spread_out(len(x), _LARGEST_SCATTER)
-        style = {"s": _SMALLEST_MARKER, "color": DATA_COLOR, "alpha": 0.7, "linewidth": 0}
+        kept = spread_out(len(x), tuning.MOST_ROWS_DRAWN)
+        style = {"s": _SMALLEST_MARK, "color": DATA_COLOR, "alpha": 0.7, "linewidth": 0}
         self.scatter_ = self.ax_.scatter(x[kept], y[kept], label="training rows", **style)
 
     def _draw_voters(self, x, y, colors, color_label: str, voter_kwargs: dict) -> None:
@@ -295,7 +293,7 @@ class NeighborhoodDisplay:
         largest = self.weights[top[0]]
         relative = self.weights[top] / largest if largest > 0 else np.zeros(len(top))
         style = {
-            "s": _SMALLEST_MARKER + (_LARGEST_MARKER - _SMALLEST_MARKER) * relative,
+            "s": _SMALLEST_MARK * (1 + 15 * relative),
             "c": colors,
             "cmap": COLOR_MAP,
             "edgecolor": text_color(),
@@ -327,8 +325,8 @@ def _drawn_features(X, features, is_categorical: np.ndarray) -> list[int]:
 def _grid(values: np.ndarray, query: float, n_drawn: int) -> np.ndarray:
     """Return a grid over the data and the query, and a little beyond."""
     ends = np.append(values, query)
-    margin = _MARGIN * np.ptp(ends)
-    return np.linspace(ends.min() - margin, ends.max() + margin, _WINDOW_POINTS[n_drawn])
+    margin = 0.06 * np.ptp(ends)  # no mark is cut by the frame
+    return np.linspace(ends.min() - margin, ends.max() + margin, tuning.POINTS_OF_A_WINDOW[n_drawn])
 
 
 def _distances(model, prepare, query, grid: dict[int, np.ndarray]) -> np.ndarray | None:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.kernels import Kernel
-from sknw.smoothing.smoother import Prediction, refuse_if_raising, value_columns
+from sknw.smoothing.empty import refuse_if_raising
+from sknw.smoothing.method import Method
+from sknw.smoothing.smoother import Prediction, value_columns
 from sknw.sums.engine import full_precision
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.geometry.distances import differences_squared, tile_elements
@@ -56,15 +58,15 @@ class NeighborDistances:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalSmoother:
+class NeighborSmoother:
     """Keys, values and weights ready for queries, each pair with a bandwidth of its own.
 
     It answers as `sknw.smoothing.smoother.Smoother` does.
 
     Parameters
     ----------
-    kernel : Kernel
-        The window.
+    method : Method
+        How to smooth; the algorithm is always dense.
     keys : Tensor of shape (n, d)
         Keys in the units of X.
     columns : Tensor of shape (1 + k, n)
@@ -75,19 +77,16 @@ class LocalSmoother:
         Rank of the neighbour whose distance is the bandwidth.
     kind : {"query", "key"}
         Whose neighbour.
-    empty_neighborhood : str
-        Policy for queries without a key in reach.
     distances : NeighborDistances
         Of the keys.
     """
 
-    kernel: Kernel
+    method: Method
     keys: Tensor
     columns: Tensor
     radii: Tensor
     n_neighbors: int
     kind: str
-    empty_neighborhood: str
     distances: NeighborDistances
 
     name = "dense"  # the algorithm
@@ -95,7 +94,7 @@ class LocalSmoother:
     @classmethod
     def of(
         cls,
-        kernel: Kernel,
+        method: Method,
         keys: Tensor,
         values: Tensor,
         weights: Tensor,
@@ -103,22 +102,20 @@ class LocalSmoother:
         radii: np.ndarray,
         n_neighbors: int,
         kind: str,
-        empty_neighborhood: str,
         distances: NeighborDistances | None = None,
-    ) -> "LocalSmoother":
+    ) -> "NeighborSmoother":
         """Make the value columns."""
         return cls(
-            kernel,
+            method,
             keys,
             value_columns(values[None], weights[None])[0],
             to_tensor(radii, dtype=keys.dtype, device=keys.device),
             n_neighbors,
             kind,
-            empty_neighborhood,
             distances or NeighborDistances(keys),
         )
 
-    def choose(self) -> "LocalSmoother":
+    def choose(self) -> "NeighborSmoother":
         """Return what does the sums: this itself."""
         return self
 
@@ -135,7 +132,7 @@ class LocalSmoother:
         for block, weights, empty in self._blocks(queries, exclude, radii=radii):
             means[block] = weights @ values
             n_empty += empty
-        refuse_if_raising(self.empty_neighborhood, n_empty, len(queries))
+        refuse_if_raising(self.method.empty_neighborhood, n_empty, len(queries))
         report = {
             "algorithm": self.name,
             "evaluator": "torch",
@@ -160,7 +157,7 @@ class LocalSmoother:
     ) -> Iterator[tuple[slice, Tensor, int]]:
         """Yield blocks of queries, their attention weights (m_b, n), and how many are empty."""
         for block, weights, empty in self._blocks(queries, exclude, width=width):
-            refuse_if_raising(self.empty_neighborhood, empty, len(queries))
+            refuse_if_raising(self.method.empty_neighborhood, empty, len(queries))
             yield block, weights.to(self.keys.dtype), empty
 
     def _blocks(
@@ -185,7 +182,7 @@ class LocalSmoother:
                 squares = self._scaled_squares(
                     queries[block], None if radii is None else radii[block]
                 )
-                weights, empty = self._weights(self.kernel, squares, left_out)
+                weights, empty = self._weights(self.method.kernel, squares, left_out)
                 if fill and empty.any():
                     self._fill(weights, squares, left_out, empty)
             mass = weights.sum(dim=1, keepdim=True)
@@ -196,12 +193,14 @@ class LocalSmoother:
         squares = differences_squared(queries.double(), self.keys.double())
         radii = self.radii if self.kind == "key" else radii[:, None]
         scaled = squares / radii.double().square()
-        if not self.kernel.has_edge:
+        if not self.method.kernel.has_edge:
             return scaled
         # among those at the edge is the neighbour whose distance is the bandwidth
-        query_sizes, key_sizes = (self.kernel.sizes(rows[None])[0] for rows in (queries, self.keys))
+        query_sizes, key_sizes = (
+            self.method.kernel.sizes(rows[None])[0] for rows in (queries, self.keys)
+        )
         edges = (
-            self.kernel.edge_allowance(sizes / radii, self.keys.dtype).double()
+            self.method.kernel.edge_allowance(sizes / radii, self.keys.dtype).double()
             for sizes in (query_sizes[:, None], key_sizes)
         )
         return scaled.masked_fill_((scaled - 1).abs() <= sum(edges), 1.0)
@@ -233,11 +232,11 @@ class LocalSmoother:
         """Overwrite the empty rows of weights by what the policy says."""
         rows = empty.nonzero().squeeze(1)
         left_out = None if exclude is None else exclude[rows]
-        if self.empty_neighborhood == "nan":
+        if self.method.empty_neighborhood == "nan":
             weights[rows] = torch.nan
-        elif self.empty_neighborhood == "mean":
+        elif self.method.empty_neighborhood == "mean":
             usable = self._usable(len(rows), left_out)
             weights[rows] = torch.where(usable, self.columns[0].double(), 0.0)
         else:
-            nearest = nearest_kernel(self.kernel)
+            nearest = nearest_kernel(self.method.kernel)
             weights[rows], _ = self._weights(nearest, squares[rows], left_out)

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks (1.9 onward): a fit is a tree of tasks, and each tells of both its ends.
+"""scikit-learn's callbacks (1.9 onward): a fit is a tree of tasks, each with a begin and an end.
 
 On older versions there are none, and nothing else changes.
 """
@@ -10,7 +10,7 @@ from sknw.support.compat import HAS_CALLBACKS
 
 
 class FitTasks:
-    """The tasks of one fit: its root has begun, and some below it may have.
+    """The tasks of one fit: the root, which has begun, and those that run below it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What others have or have not: scikit-learn's private names (1.6 onward), optional packages."""
+"""What depends on other packages: private names of scikit-learn (1.6 onward), optional packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

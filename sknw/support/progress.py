@@ -28,7 +28,7 @@ class _Stage:
     lowest: float = float("inf")
 
     def note(self, value: float | None) -> None:
-        """Note a value of what is minimised, if it is one of all rows."""
+        """Note a value of what is minimised; None is that of a batch."""
         if value is not None:
             self.lowest = min(self.lowest, value)
 
@@ -121,9 +121,9 @@ class Progress:
             self._tasks.end()
 
     def evaluated(self, value: float | None = None) -> None:
-        """Tell that what is minimised was computed, and its value in the user's units if it counts.
+        """Tell that what is minimised was computed.
 
-        That of a batch does not.
+        The value is in the user's units; None for that of a batch, which cannot be compared.
         """
         if not self.verbose:
             return

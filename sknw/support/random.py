@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class _Draws:
     """What a mode does with the operations that draw.
 
-    Not in the mode itself: torch wraps a mode's own method so that its compiler leaves it out, and
-    the wrapper imports that compiler, for two seconds, when the first operation comes.
+    It is not in the mode itself, because torch wraps a mode's own method so that its compiler
+    leaves it out, and that wrapper imports the compiler, for two seconds, at the first operation.
     """
 
     def __init__(self, seed: int):
@@ -35,7 +35,7 @@ class _Draws:
             return self._draw(seeded, device, args, kwargs)
         if func is torch.ops.aten.native_dropout.default:
             return self._dropout(*args)
-        with self:  # one that is made of others, which come here one by one
+        with self:  # an operation made of others, each of which is dispatched here in turn
             result = func.decompose(*args, **kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
 
@@ -106,15 +106,15 @@ def _names(func) -> list[str]:
 
 @cache
 def _taking_generator(func):
-    """Return the operation, or its twin, that takes a generator; None if there is none."""
+    """Return the overload of the operation that takes a generator; None if there is none."""
     names = _names(func)
     if "generator" in names:
         return func
     for overload in func.overloadpacket.overloads():
-        twin = getattr(func.overloadpacket, overload)
-        others = _names(twin)
+        candidate = getattr(func.overloadpacket, overload)
+        others = _names(candidate)
         if "generator" in others and [name for name in others if name != "generator"] == names:
-            return twin
+            return candidate
     return None
 
 

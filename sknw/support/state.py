@@ -1,9 +1,9 @@
 """One state at a time: a fit publishes at once, and a question reads what was there when it came.
 
 A fit works on a copy of the estimator and replaces the attributes of the original in one
-assignment at its end, so one that fails changes nothing. A question copies the attributes in one
-operation and works on those. So a prediction in another thread sees the model before a fit or after
-it, never half of each.
+assignment at its end, so one that fails changes nothing. A question (`predict`, `transform` and
+every other public method or property) copies the attributes in one operation and works on those. So
+a prediction in another thread sees the model before a fit or after it, never half of each.
 
 Both keep out of torch's automatic casting to half precision, which the caller may have on.
 """
@@ -20,9 +20,9 @@ _CASTING = ("cpu", "cuda", "xpu", "mps")  # devices whose operations may be cast
 
 def snapshot(estimator: Any) -> Any:
     """Return another estimator with the attributes that this one has now."""
-    twin = object.__new__(type(estimator))
-    vars(twin).update(vars(estimator).copy())
-    return twin
+    copied = object.__new__(type(estimator))
+    vars(copied).update(vars(estimator).copy())
+    return copied
 
 
 def publish(estimator: Any, before: dict, fitted: dict) -> None:

@@ -49,7 +49,7 @@ class _SharedLimit:
         self._lock = threading.Lock()
         self._running = 0
         self._limit = None
-        self.is_abandoned = False  # by a fork, with its lock and its number as they were
+        self.is_abandoned = False  # in a forked child, which has a new one in its place
 
     def begin(self) -> None:
         with self._lock:
@@ -100,7 +100,7 @@ def torch_threads(n: int) -> Iterator[None]:
 
 
 def leaving_cores(n: int) -> AbstractContextManager:
-    """Return a context in which torch leaves so many cores to others, but for one.
+    """Return a context in which torch leaves so many cores to others, and keeps at least one.
 
     Threads of OpenMP wait for each other: where one has to share its core, all are many times
     slower.

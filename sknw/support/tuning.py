@@ -24,6 +24,16 @@ LONGEST_SILENCE = 5.0
 # Seconds between the lines of a stage that does tell.
 SECONDS_BETWEEN_LINES = 1.0
 
+# --- data ----------------------------------------------------------------------------------------
+
+# Equal rows expected by chance in a whole table from which on such rows are observations of their
+# own, and rows of a group of equals that no resampling makes of one row (sknw.data.duplicates).
+COINCIDENCES_BY_CHANCE, ROWS_OF_NO_COPY = 0.01, 10
+# Cells of equal X per observation up to which sharing their sums pays for finding the cells.
+CELLS_WORTH_SHARING = 0.9
+# Categories of a feature that may become as many columns of an embedding.
+MOST_CATEGORY_COLUMNS = 1000
+
 # --- kernels -------------------------------------------------------------------------------------
 
 # Roundings of one point that a squared distance of 1 may hold, in units of eps times the size of
@@ -188,6 +198,26 @@ POOLING_KEYS = 2048
 # Rows from which another layout of the points is worth it, so that sums add whole matrices.
 FEWEST_ROWS_FOR_A_LAYOUT = 4
 
+# --- metrics -------------------------------------------------------------------------------------
+
+# Influence of a column of a matrix, in units of its spread, that a step may give back to it.
+LEAST_INFLUENCE = 0.1
+# Components of a network beyond the number of its columns.
+EXTRA_COMPONENTS = 32
+# Share of its usual size that a network's output has at the start: small beside the linear part,
+# but not zero, since a component in which all rows agree would never get a gradient.
+OUTPUT_OF_A_NEW_NETWORK = 0.1
+# Rows whose quantiles are taken for those of all.
+ROWS_OF_QUANTILES = 10_000
+
+# --- fitting: the widths of a search (sknw.fitting.parametrization) ------------------------------
+
+# Widths are searched as logarithms up to about so many spreads.
+BROAD_WIDTH = 3.0
+# The range of a width, from a fraction of the smallest gap (and a tiny one of the spread) to many
+# ranges of the feature: there its influence on any weight is below rounding of the criterion.
+LEAST_WIDTH_IN_GAPS, LEAST_WIDTH_IN_SPREADS, LARGEST_WIDTH_IN_RANGES = 0.1, 1e-7, 1e4
+
 # --- fitting: the rounds of a search (sknw.fitting.schedule) ------------------------------------
 
 # Points of a scan over common multiples of the spreads, and its range; points for a single width.
@@ -276,11 +306,36 @@ ROWS_OF_RESCALING, FEWEST_ROWS_OF_RESCALING = 2000, 200
 # Rows whose gradients tell the directions that matter.
 ROWS_OF_DIRECTIONS = 2000
 
+# Rows below which nothing is said of a trained metric, and how many are looked at.
+FEWEST_ROWS_TO_DIAGNOSE, ROWS_TO_DIAGNOSE = 20, 1000
+# A metric has collapsed where this share of the rows attends to this share of all others.
+SHARE_COLLAPSED, NEARLY_ALL_NEIGHBORS = 0.9, 0.99
+# It has saturated where this share of the rows attends to a single one, but for rounding.
+SHARE_SATURATED, NEARLY_ONE_NEIGHBOR = 0.5, 1 + 1e-9
+
 # --- estimators ----------------------------------------------------------------------------------
 
 # Range of a feature in bandwidths below which it changes no weight of a Gaussian kernel by more
 # than half a per cent, so that it counts as irrelevant.
 LEAST_REACH_OF_A_RELEVANT_FEATURE = 0.1
+# Rows up to which the property attention_weights_ computes a matrix that nobody has asked to limit.
+MOST_ROWS_OF_THE_PROPERTY = 2000
+
+# --- plotting ------------------------------------------------------------------------------------
+
+# Points of a curve, and of each side of a surface; of a window around a query likewise.
+POINTS_OF_A_CURVE, POINTS_OF_A_WINDOW = {1: 200, 2: 60}, {1: 500, 2: 120}
+# Rows of a scatter: more hide each other.
+MOST_ROWS_DRAWN = 2000
+# Steps of a training that are marked; more are drawn as a line alone.
+MOST_STEPS_MARKED = 40
+# Categories on one axis, of which more cannot be read, and letters that fit without being turned.
+MOST_CATEGORIES_OF_AN_AXIS, MOST_LETTERS_OF_AN_AXIS = 60, 40
+# Share of scikit-learn's working_memory that the weights of a display may take at once.
+MEMORY_OF_A_DISPLAY = 1 / 8
+# Inches of the widest figure, and panels in a row: on a page wider ones are shrunk until their
+# texts cannot be read.
+WIDEST_FIGURE, PANELS_OF_A_ROW = 10.0, 3
 
 
 @contextmanager

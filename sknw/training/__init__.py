@@ -1,7 +1,7 @@
 """Metric training: gradient descent on the leave-one-out loss of an embedding.
 
-`SOLVERS` holds the solvers by the name that the ``solver`` parameter takes; `train` goes up from
-the simplest metric and runs one; `diagnose` says what looks wrong with the end.
+`SOLVERS` holds the solvers by the name that the ``solver`` parameter takes; `train` trains the
+simpler metrics and then the one asked for; `diagnose` says what looks wrong with the end.
 """
 
 from sknw.training.adam import Adam
@@ -9,7 +9,6 @@ from sknw.training.diagnostics import diagnose
 from sknw.training.ladder import Config, train
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
 from sknw.training.solvers import SOLVERS
-from sknw.training.validation import in_blocks
 
 Solver.__module__ = __name__  # messages name what users import
 
@@ -22,6 +21,5 @@ __all__ = [
     "Solver",
     "TrainingProblem",
     "diagnose",
-    "in_blocks",
     "train",
 ]

@@ -21,13 +21,14 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
+from sknw.fitting.subsets import among
+from sknw.metrics.embedding import in_blocks
 from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates
-from sknw.training.early_stopping import EarlyStopping
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
-from sknw.training.validation import in_blocks
+from sknw.training.steps import Steps
 
 
 class Adam(Solver, BaseEstimator):
@@ -86,12 +87,9 @@ class Adam(Solver, BaseEstimator):
         """Train on from a state; one without an optimiser begins."""
         self.check()
         walk = _Walk.of(problem, settings, self, state)
-        stopping = EarlyStopping(walk.problem, settings, quiet_steps=self.decay_epochs)
-        stopping.best, stopping.best_loss = state.get("best"), state.get("best_loss", np.inf)
-        stopping.best_buffers = state.get("best_buffers", {})
-        stopping.waited, stopping.latest = state.get("waited", 0), state.get("epoch", 0)
+        steps = Steps.of(walk.problem, settings, state.get("stopping", {}), self.decay_epochs)
         losses, curve, message = list(state.get("losses", [])), [], ""
-        last_good = walk.w, walk.problem.buffers
+        last_good = walk.w, walk.problem.model.buffers
         with problem.task.progress.stage("epochs", settings.max_iter):
             for _ in range(settings.max_iter):
                 loss = walk.epoch()
@@ -99,16 +97,18 @@ class Adam(Solver, BaseEstimator):
                     break
                 losses.append(loss)
                 curve.append(loss * problem.task.unit)
-                last_good = walk.w, walk.problem.buffers
-                if stopping(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
+                last_good = walk.w, walk.problem.model.buffers
+                if steps(walk.epochs, loss, walk.w) or self._has_stalled(losses, settings):
                     break
         diverged = not np.isfinite(loss)
-        stopped = stopping.stopped or stopping.waited >= settings.n_iter_no_change
-        converged = not diverged and (stopped or self._has_stalled(losses, settings))
+        converged = not diverged and (steps.stopped or self._has_stalled(losses, settings))
         message = f"max_iter={settings.max_iter} epochs ended it before the loss settled"
         if diverged:
             message = "the loss diverged; the best state seen is kept. Lower learning_rate_init"
+        stopping = steps.stopping
         kept = last_good if stopping.best is None else (stopping.best, stopping.best_buffers)
+        keeps_state = settings.keeps_state and not diverged
+        state = walk.state(stopping.state, losses) if keeps_state else None
         return Result(
             w=kept[0],
             buffers=kept[1],
@@ -118,7 +118,7 @@ class Adam(Solver, BaseEstimator):
             converged=converged,
             message=message,
             validation_curve=stopping.curve,
-            state=walk.state(stopping, losses) if settings.keeps_state and not diverged else None,
+            state=state,
         )
 
     def _has_stalled(self, losses: list[float], settings: Settings) -> bool:
@@ -143,7 +143,7 @@ class Adam(Solver, BaseEstimator):
 
 def _total(problem: TrainingProblem, end: Result) -> float:
     """Return the objective at an end, with the buffers that belong to it."""
-    problem.restore(end.buffers)
+    problem.model.restore(end.buffers)
     return problem.total(end.w, problem.final_loss(end.w))
 
 
@@ -168,11 +168,11 @@ class _Walk:
         """Begin, or take up a state again."""
         coordinates = problem.coordinates(state["origin"])
         single, device = problem.single(), problem.task.rows.device
-        single.restore(state.get("buffers", {}))
+        single.model.restore(state.get("buffers", {}))
         x = to_tensor(
             state.get("x", coordinates.of(state["origin"])), dtype=torch.float32, device=device
         ).clone()
-        rate = settings.learning_rate_init or problem.metric.learning_rate
+        rate = settings.learning_rate_init or problem.model.metric.learning_rate
         optimizer = torch.optim.Adam([x.requires_grad_()], lr=rate)
         if "moments" in state:
             moments = {
@@ -200,7 +200,7 @@ class _Walk:
         drawn = np.random.RandomState([self.seed, self.epochs])
         batches = self._near_batches(drawn) if self.keys == "near" else self._batches(drawn)
         total, draws = 0.0, OwnDraws(int(drawn.randint(2**31)))
-        self.problem.module.train()
+        self.problem.model.module.train()
         for number, batch in enumerate(batches):
             length = self.solver.step_length(self.epochs + number / len(batches))
             loss = self._step(self._with_keys(batch, drawn), len(batch), length, draws)
@@ -216,7 +216,7 @@ class _Walk:
 
     def _near_batches(self, drawn: np.random.RandomState) -> list[np.ndarray]:
         """Return batches of a few groups of near rows each."""
-        module = self.problem.at(self.w).eval()
+        module = self.problem.model.at(self.w).eval()
         with torch.no_grad():
             embedded = in_blocks(module, self.problem.scaled)
         leaves = random_leaves(embedded, max(2, self.batch_size // tuning.GROUPS_OF_A_BATCH), drawn)
@@ -239,7 +239,7 @@ class _Walk:
 
     def _step(self, keys: Tensor, n_held_out: int, length: float, draws: OwnDraws) -> float:
         """Take one step; return the batch's loss before it."""
-        part = replace(self.problem, task=self.problem.task.among(keys, n_held_out), draws=draws)
+        part = replace(self.problem, task=among(self.problem.task, keys, n_held_out), draws=draws)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * length
         self.optimizer.zero_grad()
@@ -258,7 +258,7 @@ class _Walk:
         part.task.progress.evaluated()
         return loss
 
-    def state(self, stopping: EarlyStopping, losses: list[float]) -> dict:
+    def state(self, stopping: dict, losses: list[float]) -> dict:
         """Return what going on needs."""
         moments = self.optimizer.state_dict()["state"][0]
         return {
@@ -266,11 +266,8 @@ class _Walk:
             "seed": self.seed,
             "epoch": self.epochs,
             "x": to_numpy(self.x).copy(),
-            "buffers": self.problem.buffers,
+            "buffers": self.problem.model.buffers,
             "moments": {name: to_numpy(value).copy() for name, value in moments.items()},
             "losses": losses,
-            "best": stopping.best,
-            "best_loss": stopping.best_loss,
-            "best_buffers": stopping.best_buffers,
-            "waited": stopping.waited,
+            "stopping": stopping,
         }

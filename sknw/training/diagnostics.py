@@ -4,18 +4,16 @@ A loss says little by itself. These look at the attention: to how many rows it a
 the predictions beat the mean of y.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from sknw.data.arrays import to_numpy
 from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.metrics.embedding import Embedding
 from sknw.smoothing.smoother import Smoother
-from sknw.training.validation import Embedding
-
-_FEWEST_ROWS = 20  # fewer tell nothing
-_MOST_ROWS = 1000
-_ONE_NEIGHBOR = 1 + 1e-9
-_NEARLY_ALL = 0.99
+from sknw.support import tuning
 
 
 def diagnose(
@@ -34,18 +32,20 @@ def diagnose(
     loss : float
         The leave-one-out loss reached, in squared units of y.
     """
-    if len(task) < _FEWEST_ROWS or not (task.values.std(dim=0) > 0).any():
+    if len(task) < tuning.FEWEST_ROWS_TO_DIAGNOSE or not (task.values.std(dim=0) > 0).any():
         return []
     neighbors = _neighbors(module, task, bandwidth)
-    if np.mean(neighbors > _NEARLY_ALL * (task.observations.effective_size - 1)) > 0.9:
+    all_others = task.observations.effective_size - 1
+    collapsed = np.mean(neighbors > tuning.NEARLY_ALL_NEIGHBORS * all_others)
+    if collapsed > tuning.SHARE_COLLAPSED:
         return [
             "The metric has collapsed: every prediction is nearly the mean of y. Either no feature "
             "tells anything about y, or alpha is too large, or training started too broad (try "
             "another w_init or bandwidth)"
         ]
-    saturated = np.mean((neighbors > 0) & (neighbors < _ONE_NEIGHBOR))
+    saturated = np.mean((neighbors > 0) & (neighbors < tuning.NEARLY_ONE_NEIGHBOR))
     found = []
-    if saturated > 0.5:
+    if saturated > tuning.SHARE_SATURATED:
         found.append(
             f"The attention has saturated: {saturated:.0%} of the training rows are predicted from "
             "a single neighbour each, where the loss has no gradient. Start broader (a smaller "
@@ -53,7 +53,7 @@ def diagnose(
         )
     mean_loss = _loss_of_mean(task)
     if not loss <= mean_loss * (1 + 1e-6):
-        cause = "the windows are too narrow" if saturated > 0.5 else "the features tell little"
+        cause = "the windows are too narrow" if found else "the features tell little"
         found.append(
             f"The metric predicts held-out rows worse than the mean of y does (loss {loss:.4g}, "
             f"that of the mean {mean_loss:.4g}): {cause}, or training ended too early"
@@ -64,18 +64,17 @@ def diagnose(
 def _neighbors(module: torch.nn.Module, task: LeaveOneOut, bandwidth: np.ndarray) -> np.ndarray:
     """Return the effective number of neighbours of some training rows, each left out."""
     with torch.no_grad():
-        embedding = Embedding.of(module, task, bandwidth)
+        embedding = Embedding.of(module, task.method.kernel, bandwidth, like=task.rows)
         embedded = embedding.points(task.rows)
-        smoother = Smoother.of(
-            embedding.task.kernel,
-            embedded,
-            task.values,
-            task.weights,
-            algorithm="dense" if task.algorithm == "dense" else "auto",
-            rtol=max(task.rtol, 1e-9),
-            empty_neighborhood=task.empty_neighborhood,
+        method = replace(
+            task.method,
+            kernel=embedding.kernel,
+            algorithm="dense" if task.method.algorithm == "dense" else "auto",
+            rtol=max(task.method.rtol, 1e-9),
         )
-        rows = torch.arange(0, len(task), -(-len(task) // _MOST_ROWS), device=embedded.device)
+        smoother = Smoother.of(method, embedded, task.values, task.weights)
+        step = -(-len(task) // tuning.ROWS_TO_DIAGNOSE)
+        rows = torch.arange(0, len(task), step, device=embedded.device)
         return to_numpy(smoother.effective_neighbors(embedded[rows], rows))
 
 

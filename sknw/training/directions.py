@@ -5,6 +5,8 @@ predictions change along it (Trivedi, Wang, Kpotufe & Shakhnarovich 2014, "A con
 of the expected gradient outerproduct"). A metric of low rank starts from the leading ones.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from sknw.training.problem import TrainingProblem
 
 
 def important_directions(problem: TrainingProblem, matrix: Tensor) -> Tensor:
-    """Return orthonormal directions (q, q) of the embedding by a matrix (q, d), the first first."""
+    """Return orthonormal directions (q, q) of the embedding by a matrix (q, d), best first."""
     task = problem.task
     embedded = (problem.scaled @ matrix.to(problem.scaled.dtype).mT).detach()
     rows = _spread_out(len(task), embedded.device)
@@ -38,14 +40,12 @@ def _gradients(problem: TrainingProblem, embedded: Tensor, rows: Tensor, output:
     with torch.inference_mode(False), torch.enable_grad():
         queries = embedded[rows].requires_grad_()
         predictions = smooth(
-            task.kernel,
+            replace(task.method, algorithm="auto"),
             queries[None],
             embedded[None],
             task.values[None],
             task.weights[None],
             exclude=rows,
-            rtol=task.rtol,
-            empty_neighborhood=task.empty_neighborhood,
         )
         if not predictions.requires_grad:
             return torch.zeros_like(queries)

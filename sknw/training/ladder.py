@@ -15,7 +15,9 @@ from torch import Tensor
 
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.schedule import screening_rows
+from sknw.fitting.subsets import split, subsample
 from sknw.metrics import Metric, fill, learned
+from sknw.metrics.learned_module import LearnedModule
 from sknw.support import tuning
 from sknw.support.random import OwnDraws
 from sknw.training.directions import important_directions
@@ -63,7 +65,7 @@ class Config:
     buffers: dict[str, np.ndarray] = field(default_factory=dict)
 
     def stages(self, n_rows: int) -> list["Config"]:
-        """Return the requests of the simpler metrics to go through, and this one."""
+        """Return the configs of the simpler metrics to go through, and this one."""
         chain = [self]
         simpler = None if self.w_init is not None else self.metric.simpler
         while simpler is not None:
@@ -83,7 +85,7 @@ class Config:
 
 
 def train(
-    request: Config,
+    config: Config,
     task: LeaveOneOut,
     bandwidth: np.ndarray,
     settings: Settings,
@@ -93,7 +95,7 @@ def train(
 
     Parameters
     ----------
-    request : Config
+    config : Config
         What is to be trained.
     task : LeaveOneOut
         The rows.
@@ -104,17 +106,17 @@ def train(
     random_state : RandomState
         Draws validation rows, the subsample that compares starts, restarts and batches.
     """
-    seed = int(random_state.randint(2**31)) if request.state is None else request.state["seed"]
+    seed = int(random_state.randint(2**31)) if config.state is None else config.state["seed"]
     part, validation = task, None
-    if request.validation_fraction is not None and len(task) > 1:
+    if config.validation_fraction is not None and len(task) > 1:
         draws = np.random.RandomState(seed)
-        part, rest = task.split(request.validation_fraction, draws)
+        part, rest = split(task, config.validation_fraction, draws)
         validation = Validation(rest)
     base = _Base(part, bandwidth, validation, seed)
-    if request.state is not None:
-        problem, trained, simpler = _resumed(request, base, settings)
+    if config.state is not None:
+        problem, trained, simpler = _resumed(config, base, settings)
     else:
-        problem, trained, simpler = _climbed(request, base, settings, random_state)
+        problem, trained, simpler = _climbed(config, base, settings, random_state)
     state = trained.state
     if state is not None:
         state = {"solver": state, "simpler": simpler, "seed": seed, "w": trained.w}
@@ -124,7 +126,7 @@ def train(
     whole = problem.on(task)
     if validation is not None or trained.loss is None:
         trained = replace(trained, loss=whole.final_loss(trained.w))
-    return problem.at(trained.w).eval(), trained
+    return problem.model.at(trained.w).eval(), trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +141,9 @@ class _Base:
     def problem(self, stage: Config) -> TrainingProblem:
         """Return a stage's problem, its module at a neutral or random start."""
         task = self.task
-        n_components = stage.metric.components(task.n_columns, stage.n_components)
+        n_components = stage.metric.components(task.rows.shape[1], stage.n_components)
         with OwnDraws(self.seed):
-            module = stage.metric.build(task.n_columns, n_components)
+            module = stage.metric.build(task.rows.shape[1], n_components)
         if not learned(module):
             raise ValueError(
                 f"The module of {type(stage.metric).__name__} must have parameters to learn; got "
@@ -149,9 +151,8 @@ class _Base:
             )
         fill(module, stage.buffers)
         module = module.to(device=task.rows.device, dtype=_dtype(module, task))
-        problem = TrainingProblem(
-            stage.metric, module, n_components, task, self.bandwidth, stage.alpha, self.validation
-        )
+        model = LearnedModule(stage.metric, module, n_components)
+        problem = TrainingProblem(model, task, self.bandwidth, stage.alpha, self.validation)
         stage.metric.calibrate(module, problem.scaled)
         return problem
 
@@ -172,7 +173,7 @@ class _Simpler:
 
 
 def _climbed(
-    request: Config, base: _Base, settings: Settings, random_state: np.random.RandomState
+    config: Config, base: _Base, settings: Settings, random_state: np.random.RandomState
 ) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Train the stages; return the last one's problem and end, and the simpler metric in its form.
 
@@ -191,7 +192,7 @@ def _climbed(
         on_step=_told(base.task),
         keeps_state=False,
     )
-    stages = request.stages(len(base.task))
+    stages = config.stages(len(base.task))
     for stage in stages:
         problem, simpler = base.problem(stage), None
         if reached is not None:
@@ -202,7 +203,8 @@ def _climbed(
             trained = _train_stage(stage, problem, first, how, random_state)
         if stage is not stages[-1]:
             reached = trained if simpler is None else _better(problem, trained, simpler)
-            matrices.append(stage.metric.matrix(problem.at(reached.w), base.task.n_columns))
+            module, n_columns = problem.model.at(reached.w), base.task.rows.shape[1]
+            matrices.append(stage.metric.matrix(module, n_columns))
     return problem, trained, simpler
 
 
@@ -212,13 +214,13 @@ def _told(task: LeaveOneOut) -> Callable[[int, float, Callable], bool]:
 
 
 def _resumed(
-    request: Config, base: _Base, settings: Settings
+    config: Config, base: _Base, settings: Settings
 ) -> tuple[TrainingProblem, Result, _Simpler | None]:
     """Go on with the last stage; return what `_climbed` does."""
-    problem, state = base.problem(request), request.state
-    with base.task.progress.stage(f"training of {type(request.metric).__name__}", None):
-        trained = request.solver.resume(problem, settings, state["solver"])
-    problem.restore(trained.buffers)
+    problem, state = base.problem(config), config.state
+    with base.task.progress.stage(f"training of {type(config.metric).__name__}", None):
+        trained = config.solver.resume(problem, settings, state["solver"])
+    problem.model.restore(trained.buffers)
     return problem, _at_best_scale(problem, trained), state["simpler"]
 
 
@@ -229,16 +231,16 @@ def _as_richer(problem: TrainingProblem, matrix: Tensor, loss: float) -> _Simple
     the loss is another one than the simpler metric's.
     """
     is_part = _stand_for(problem, matrix)
-    w = problem.parameters
-    return _Simpler(w, problem.final_loss(w) if is_part else loss, problem.buffers)
+    w = problem.model.values
+    return _Simpler(w, problem.final_loss(w) if is_part else loss, problem.model.buffers)
 
 
 def _stand_for(problem: TrainingProblem, matrix: Tensor) -> bool:
     """Let the module stand for a matrix; return whether for its most important part only."""
-    is_part = problem.n_components < len(matrix)
+    is_part = problem.model.n_components < len(matrix)
     if is_part:
         matrix = important_directions(problem, matrix) @ matrix
-    problem.metric.embed_matrix(problem.module, matrix)
+    problem.model.metric.embed_matrix(problem.model.module, matrix)
     return is_part
 
 
@@ -253,14 +255,14 @@ def _known_starts(
     if stage.w_init is not None:
         return [stage.w_init]
     if not matrices:
-        return [] if problem.is_scale else [rescaled(problem, problem.parameters, wide=True)[0]]
-    if len(problem.task) < tuning.ROWS_PER_WEIGHT * len(problem.parameters):
+        return [] if problem.is_scale else [rescaled(problem, problem.model.values, wide=True)[0]]
+    if len(problem.task) < tuning.ROWS_PER_WEIGHT * len(problem.model.values):
         matrices = matrices[-1:]
     found = []
     for matrix in matrices[::-1][: stage.starts]:
         _stand_for(problem, matrix)
-        stage.metric.perturb(problem.module)
-        found.append(problem.parameters)
+        stage.metric.perturb(problem.model.module)
+        found.append(problem.model.values)
     return found
 
 
@@ -273,16 +275,16 @@ def _train_stage(
 ) -> Result:
     task = problem.task
     if len(task) < 2:
-        w = first[0] if first else problem.parameters
+        w = first[0] if first else problem.model.values
         return Result(w, [np.nan], np.nan, n_iter=0, converged=True)
-    size = screening_rows(task.n_features, task.n_features)
-    screened = problem.on(task.subsample(size, random_state))
+    size = screening_rows(task.n_features, is_single=task.n_features == 1)
+    screened = problem.on(subsample(task, size, random_state))
     with task.progress.stage(f"scan of {len(screened.task)} observations"):
         found = starts(screened, first, stage.starts, random_state)
     if first and stage.starts == 1:
         screened = None
     trained = stage.solver.train(problem, found, settings, screened, random_state)
-    problem.restore(trained.buffers)
+    problem.model.restore(trained.buffers)
     return _at_best_scale(problem, trained)
 
 
@@ -301,12 +303,12 @@ def _at_best_scale(problem: TrainingProblem, trained: Result) -> Result:
 
 def _better(problem: TrainingProblem, trained: Result, simpler: _Simpler) -> Result:
     """Return what was trained, or the simpler metric; the module's buffers are then of that."""
-    buffers = problem.buffers
+    buffers = problem.model.buffers
     if problem.validation is None:
         keep = problem.total(trained.w, trained.loss) <= problem.total(simpler.w, simpler.loss)
     else:
         errors = problem.validation_errors(trained.w)
-        problem.restore(simpler.buffers)
+        problem.model.restore(simpler.buffers)
         keep = problem.validation.is_better(errors, problem.validation_errors(simpler.w))
-    problem.restore(buffers if keep else simpler.buffers)
+    problem.model.restore(buffers if keep else simpler.buffers)
     return trained if keep else replace(trained, w=simpler.w, loss=simpler.loss)

@@ -1,9 +1,7 @@
 """What a solver minimises, and what it returns."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -14,15 +12,16 @@ from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.fitting.criteria import CRITERIA
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut, with_kernel
 from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
 from sknw.fitting.scale_objective import CriterionOfScales, scale_objective
-from sknw.metrics import Metric, fill, learned
+from sknw.metrics.embedding import Embedding
+from sknw.metrics.learned_module import LearnedModule
 from sknw.sums.engine import full_precision
 from sknw.support.random import OwnDraws
 from sknw.training.coordinates import Coordinates, PlainCoordinates, ScaleCoordinates
-from sknw.training.validation import Embedding, Validation
+from sknw.training.validation import Validation
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +33,8 @@ class TrainingProblem:
 
     Parameters
     ----------
-    metric : Metric
-        What the module is.
-    module : torch.nn.Module
-        Embedding of the rows. The values of its learned parameters do not matter here, their
-        shapes do; frozen parameters and buffers count as they are.
-    n_components : int
-        Columns of the embedding.
+    model : LearnedModule
+        Embedding of the rows. The values of its learned parameters do not matter here.
     task : LeaveOneOut
         Keys, values and weights.
     bandwidth : ndarray of shape (n_columns,)
@@ -53,9 +47,7 @@ class TrainingProblem:
         What dropout and the like draw from; None: the same draws in every evaluation.
     """
 
-    metric: Metric
-    module: torch.nn.Module
-    n_components: int
+    model: LearnedModule
     task: LeaveOneOut
     bandwidth: np.ndarray
     alpha: float
@@ -65,46 +57,20 @@ class TrainingProblem:
     @cached_property
     def scaled(self) -> Tensor:
         """The keys in units of the bandwidth, (n, n_columns); for metrics that are no scales."""
+        return self.task.rows / self.unit
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """The bandwidth as a tensor like the keys, (n_columns,)."""
         rows = self.task.rows
-        return rows / to_tensor(self.bandwidth, dtype=rows.dtype, device=rows.device)
-
-    @property
-    def parameters(self) -> np.ndarray:
-        """The values that the module's learned parameters have now, (p,)."""
-        return np.concatenate(
-            [to_numpy(parameter).reshape(-1) for parameter in learned(self.module).values()]
-        ).astype(np.float64)
-
-    @property
-    def buffers(self) -> dict[str, np.ndarray]:
-        """A copy of the module's buffers, such as the statistics of a batch normalisation."""
-        return {name: to_numpy(value).copy() for name, value in self.module.named_buffers()}
-
-    def restore(self, buffers: dict[str, np.ndarray]) -> None:
-        """Give the module's buffers the values that they had."""
-        fill(self.module, buffers)
-
-    def named(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the vector w (p,) as the module's learned parameters, differentiable."""
-        like = learned(self.module)
-        parts = w.split([parameter.numel() for parameter in like.values()])
-        return {
-            name: part.reshape(parameter.shape).to(parameter.dtype)
-            for (name, parameter), part in zip(like.items(), parts, strict=True)
-        }
-
-    def at(self, w: np.ndarray) -> torch.nn.Module:
-        """Return the module after setting its learned parameters to w (p,)."""
-        with torch.no_grad():
-            values = self.named(to_tensor(w, dtype=torch.float64, device=self.task.rows.device))
-            for name, parameter in learned(self.module).items():
-                parameter.copy_(values[name])
-        return self.module
+        return to_tensor(self.bandwidth, dtype=rows.dtype, device=rows.device)
 
     def embed(self, w: Tensor) -> Tensor:
         """Return the embedded keys for parameters w."""
         with full_precision(self.scaled), self.draws or OwnDraws(0):
-            return torch.func.functional_call(self.module, self.named(w), (self.scaled,))
+            return torch.func.functional_call(
+                self.model.module, self.model.named(w), (self.scaled,)
+            )
 
     def loss(self, w: np.ndarray) -> float:
         """Return the leave-one-out loss in units of variance, at parameters w (p,)."""
@@ -119,7 +85,7 @@ class TrainingProblem:
         scales = self._column_scales(w)
         if scales is not None:
             loss, by_log_scales = self._of_scales.value_and_gradient(scales)
-            index = self.metric.scale_of_column(self.task.n_columns)
+            index = self.model.metric.scale_of_column(self.task.rows.shape[1])
             by_log = np.bincount(index, by_log_scales, minlength=len(w))
             # the loss is a function of the squares of scales, so it is flat at zero
             return loss, np.divide(by_log, w, out=np.zeros_like(by_log), where=w != 0)
@@ -144,16 +110,15 @@ class TrainingProblem:
         """Return the loss at parameters w (p,) in squared units of y, as predictions have it."""
         if len(self.task) < 2:
             return np.nan
-        self.module.eval()
+        self.model.module.eval()
         return self.loss(w) * self.task.unit
 
     def validation_errors(self, w: np.ndarray) -> Tensor:
         """Return the validation rows' squared errors (m,) in units of variance."""
-        module = self.at(w).eval()
-        with torch.no_grad():
-            embedding = Embedding.of(module, self.task, self.bandwidth)
-            queries = embedding.points(self.validation.rows.rows)
-            return self.validation.errors(queries, embedding.points(self.task.rows), embedding.task)
+        task, kernel = self.task, self.task.method.kernel
+        embedding = Embedding.of(self.model.at(w).eval(), kernel, self.bandwidth, like=task.rows)
+        queries, keys = (embedding.points(rows) for rows in (self.validation.rows.rows, task.rows))
+        return self.validation.errors(queries, keys, with_kernel(task, embedding.kernel))
 
     def penalty(self, w: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalty in the same units, and its gradient (p,)."""
@@ -194,45 +159,38 @@ class TrainingProblem:
 
         None if they are no scales.
         """
-        index = self.metric.scale_of_column(self.task.n_columns)
+        index = self.model.metric.scale_of_column(self.task.rows.shape[1])
         return None if index is None else np.atleast_1d(w)[index] / self.bandwidth
 
     @property
     def is_scale(self) -> bool:
         """Whether the parameters are scales of the columns."""
-        return self.metric.scale_of_column(self.task.n_columns) is not None
+        return self.model.metric.scale_of_column(self.task.rows.shape[1]) is not None
 
     def coordinates(self, start: np.ndarray) -> Coordinates:
         """Return the coordinates in which to walk from a start (p,)."""
-        if not self.is_scale:
-            return PlainCoordinates(self.metric.magnitudes(self.at(start), self.spread))
         features = self.task.observations.features
+        if not self.is_scale:
+            deviation = self.task.observations.extent.deviation[features.of_column]
+            spread = deviation / self.bandwidth  # of the columns that the module sees
+            return PlainCoordinates(self.model.metric.magnitudes(self.model.at(start), spread))
         shared = np.zeros(features.n_features, dtype=int) if len(start) == 1 else None
         of_feature = np.arange(features.n_features) if shared is None else shared
         return ScaleCoordinates(
             self.widths, of_feature, features.of_column, self.bandwidth, np.sign(start)
         )
 
-    @property
-    def spread(self) -> np.ndarray:
-        """Standard deviation of each column that the module sees."""
-        return self.task.spread[self.task.observations.features.of_column] / self.bandwidth
-
     @cached_property
     def widths(self) -> Widths:
         """The range of ``1/|w|`` for scales: the bandwidths ``bandwidth/w`` worth trying."""
-        ranges = Widths.of(self.task.observations, self.task.kernel)
+        ranges = Widths.of(self.task.observations, self.task.method.kernel)
         bandwidth = self.bandwidth[self.task.observations.features.first_columns]
         lower, upper, spread = (
             at / bandwidth for at in (ranges.lower, ranges.upper, ranges.spread)
         )
-        if len(self.parameters) == len(lower):
+        if len(self.model.values) == len(lower):
             return Widths(lower, upper, spread)
         return Widths(lower.min(keepdims=True), upper.max(keepdims=True), spread.max(keepdims=True))
-
-    def threads(self) -> AbstractContextManager:
-        """Return the context of `LeaveOneOut.threads` for metrics that cost little themselves."""
-        return self.task.threads() if self.metric.is_linear else nullcontext()
 
     def on(self, task: LeaveOneOut) -> "TrainingProblem":
         """Return the same problem on other rows."""
@@ -240,7 +198,7 @@ class TrainingProblem:
 
     def single(self) -> "TrainingProblem":
         """Return a copy of the problem in float32."""
-        return replace(self, module=copy.deepcopy(self.module).float(), task=self.task.single())
+        return replace(self, model=self.model.single(), task=self.task.single())
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknw.data.arrays import to_tensor
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.subsets import hold_out_evenly
+from sknw.metrics.embedding import in_blocks
 from sknw.support import tuning
 from sknw.training.problem import TrainingProblem
-from sknw.training.validation import Embedding, in_blocks
 
 
 def rescaled(
     problem: TrainingProblem, w: np.ndarray, *, wide: bool = False
 ) -> tuple[np.ndarray, float]:
-    """Return parameters w (p,) with the embedding times the factor of the lowest loss, and that.
+    """Return parameters w (p,) with the embedding times the factor of the lowest loss, and it.
 
     The loss, in squared units of y, is that of at most 2000 validation rows if there are any, else
     the leave-one-out loss of as many rows. Factors are tried upwards and downwards from 1 as long
     as the loss falls (with fewer than 200 validation rows none), or all of a wide range.
     """
-    module = problem.at(w).eval()
+    module = problem.model.at(w).eval()
     with torch.no_grad():
         loss_at = _losses(problem, module)
         if wide:
@@ -37,8 +36,8 @@ def rescaled(
             found = losses[best], factors[best]
         else:
             found = _descended(loss_at) if _can_tell(problem) else (loss_at(1.0), 1.0)
-    problem.metric.rescale(module, found[1])
-    return problem.parameters, found[0] * problem.task.unit
+    problem.model.metric.rescale(module, found[1])
+    return problem.model.values, found[0] * problem.task.unit
 
 
 def _check_finite(embedded: Tensor) -> None:
@@ -84,16 +83,9 @@ def _losses(problem: TrainingProblem, module: torch.nn.Module) -> Callable[[floa
     task = problem.task
     keys = in_blocks(module, problem.scaled)
     if problem.validation is None:
-        part = _spread_out(task)
+        part = hold_out_evenly(task, tuning.ROWS_OF_RESCALING)
         return lambda factor: part.loss(keys * factor).item()
     part = problem.validation.at_most(tuning.ROWS_OF_RESCALING)
-    queries = Embedding.of(module, task, problem.bandwidth).points(part.rows.rows)
+    rows = part.rows.rows.to(problem.unit.dtype)  # batches are in float32, validation rows are not
+    queries = in_blocks(module, rows / problem.unit)
     return lambda factor: part.mean(part.errors(queries * factor, keys * factor, task))
-
-
-def _spread_out(task: LeaveOneOut) -> LeaveOneOut:
-    """Return the problem of rows held out evenly."""
-    if len(task) <= tuning.ROWS_OF_RESCALING:
-        return task
-    rows = np.linspace(0, len(task) - 1, tuning.ROWS_OF_RESCALING).astype(int)
-    return task.hold_out_rows(to_tensor(rows, dtype=torch.int64, device=task.rows.device))

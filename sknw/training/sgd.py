@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sknw.support import tuning
-from sknw.training.early_stopping import EarlyStopping
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem
+from sknw.training.steps import Steps
 
 
 class Sgd(Solver):
@@ -63,26 +63,22 @@ class _Path:
 def _descend(
     problem: TrainingProblem, start: np.ndarray, settings: Settings, state: dict | None = None
 ) -> Result:
-    problem.module.eval()
-    state = state or {"before": [], "best": None, "best_loss": np.inf, "waited": 0}
+    problem.model.module.eval()
+    state = state or {"before": [], "stopping": {}}
     w = np.asarray(start, dtype=np.float64)
     step, path = _step(problem, settings), _Path(state["before"])
-    stopping = EarlyStopping(problem, settings)
-    stopping.best, stopping.best_loss, stopping.waited = (
-        state[name] for name in ("best", "best_loss", "waited")
-    )
+    steps = Steps.of(problem, settings, state["stopping"])
     with problem.task.progress.stage("gradient descent", settings.max_iter):
         for t in range(settings.max_iter + 1):  # the last one only looks at where the steps ended
             loss, objective, gradient = _evaluated(problem, w)
             if not np.isfinite(objective):
                 break
             path.add(w, loss, objective)
-            if t == settings.max_iter or path.has_stalled(settings) or stopping.stopped:
+            if t == settings.max_iter or path.has_stalled(settings) or steps.stopped:
                 break
             w = w - step * gradient
-            if stopping(t + 1, loss, w):
-                stopping.stopped = True
-    return _end(problem, path, bool(np.isfinite(objective)), settings, stopping)
+            steps(t + 1, loss, w)
+    return _end(problem, path, bool(np.isfinite(objective)), settings, steps)
 
 
 def _step(problem: TrainingProblem, settings: Settings) -> float:
@@ -104,7 +100,7 @@ def _end(
     path: _Path,
     is_finite: bool,
     settings: Settings,
-    stopping: EarlyStopping,
+    steps: Steps,
 ) -> Result:
     """Return the last parameters visited or, after a divergence, the best."""
     unit, last = problem.task.unit, len(path.losses) - 1
@@ -118,22 +114,20 @@ def _end(
         message = "the loss diverged; the best w seen is kept. Lower learning_rate_init"
     losses = [loss * unit for loss in path.losses]
     w, loss = path.best if diverged else path.last, losses[kept]
-    if stopping.best is not None:
-        w, loss = stopping.best, None
+    if steps.stopping.best is not None:
+        w, loss = steps.stopping.best, None
     state = {
         "w": path.last.copy(),
         "before": path.before + path.objectives[:-1],
-        "best": stopping.best,
-        "best_loss": stopping.best_loss,
-        "waited": stopping.waited,
+        "stopping": steps.stopping.state,
     }
     return Result(
         w=w,
         loss_curve=losses[: max(last, 1)],
         loss=loss,
         n_iter=max(last, 1),
-        converged=(stalled or stopping.stopped) and not diverged,
+        converged=(stalled or steps.stopped) and not diverged,
         message=message,
-        validation_curve=stopping.curve,
+        validation_curve=steps.stopping.curve,
         state=state if settings.keeps_state and not diverged else None,
     )

@@ -42,7 +42,7 @@ def _scale_starts(problem: TrainingProblem) -> list[np.ndarray]:
     widths = problem.widths
     coordinates = problem.coordinates(np.ones(len(widths.spread)))
     objective = problem.objective(coordinates)
-    scan = common_widths(widths, problem.task.kernel, is_fine=problem.task.n_features == 1)
+    scan = common_widths(widths, problem.task.method.kernel, is_fine=problem.task.n_features == 1)
     minima = scan_minima(objective, [widths.coordinates(at) for at in scan])
     if len(widths.spread) > 1:
         minima.insert(0, mixed_start(objective, widths))

@@ -28,6 +28,7 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.parametrization import Scales, Widths
 from sknw.fitting.scale_objective import scale_objective
 from sknw.kernels import KERNELS
+from sknw.smoothing.method import Method
 from sknw.sums.evaluators.compiled.driver import disabled
 
 BANDWIDTH = 0.5
@@ -260,16 +261,13 @@ def _leave_one_out_objective(X, y):
     """The loss that the bandwidth search minimises, over coordinates of one width per feature."""
     task = LeaveOneOut.of(
         Observations.of(X, y[:, None], np.ones(len(X))),
-        KERNELS["gaussian"],
-        algorithm="dense",
-        rtol=1e-8,
-        empty_neighborhood="nearest",
+        Method(KERNELS["gaussian"], "dense"),
         dtype=torch.from_numpy(X).dtype,
         device="cpu",
     )
 
-    ranges = Widths.of(task.observations, task.kernel)
-    scales = Scales.of(ranges, np.arange(task.n_columns))
+    ranges = Widths.of(task.observations, task.method.kernel)
+    scales = Scales.of(ranges, np.arange(task.rows.shape[1]))
     start = ranges.coordinates(np.full(X.shape[1], BANDWIDTH))
     return scale_objective(task, CRITERIA["loo"], scales), start
 

@@ -142,7 +142,7 @@ NOT_POSITIVE = r"^bandwidth must be positive and finite; got "
 NOT_A_BANDWIDTH = r"^bandwidth must be .*(number|numeric).*; got "
 NOT_A_NAME = (
     r"^bandwidth must be a positive number, an array with one per feature, one of "
-    r"\['loo', .*'scott', 'silverman'\], a BandwidthSearch or a NeighborBandwidth; got "
+    r"\['loo', .*'scott', 'silverman'.*\], a BandwidthSearch or a NeighborBandwidth; got "
 )
 
 BANDWIDTHS = [

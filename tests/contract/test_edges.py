@@ -215,19 +215,11 @@ def test_gradients_leave_the_edge_out(kernel, way):
         return [0.0 if grad is None else grad.numpy() for grad in grads]  # of a step
 
     def written_out(queries, keys, column):
-        profile = {
-            "cosine": lambda s: torch.cos(torch.pi * torch.sqrt(s) / 2),
-            "epanechnikov": lambda s: 1 - s,
-            "tophat": torch.ones_like,
-            "linear": lambda s: 1 - torch.sqrt(s),
-            "biweight": lambda s: (1 - s) ** 2,
-            "triweight": lambda s: (1 - s) ** 3,
-            "tricube": lambda s: (1 - s**1.5) ** 3,
-        }[kernel]
         s = ((queries[:, None] - keys[None]) ** 2).sum(dim=-1) / 4  # bandwidth 2
         inside = s.detach() < 1
         apart = inside & (s.detach() > 0)
-        weights = torch.where(apart, profile(torch.where(apart, s, 0.25)), inside.double())
+        u = torch.where(apart, s, 0.25).sqrt()
+        weights = torch.where(apart, reference.COMPACT_PROFILES[kernel](u), inside.double())
         return weights @ column / weights.sum(dim=1, keepdim=True)
 
     found = gradients(

@@ -23,7 +23,7 @@ from sknw import (
     NeighborBandwidth,
     ParametricNWRegressor,
 )
-from sknw.bandwidth import Selection, Selector
+from sknw.bandwidth import FixedWindows, Selection, Selector
 from sknw.support import tuning
 
 pytestmark = EXPECTED_WARNINGS
@@ -98,7 +98,7 @@ class Slow(Selector):
 
     def select(self, observations, task, random_state):
         assert self.heard.wait(60), "nobody heard anything"
-        return Selection(1.0)
+        return Selection(FixedWindows(1.0))
 
 
 class Listening(io.StringIO):

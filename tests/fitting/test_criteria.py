@@ -13,6 +13,7 @@ from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.scale_objective import CriterionOfScales
 from sknw.kernels import KERNELS, as_kernel
+from sknw.smoothing.method import Method
 
 CRITERION_NAMES = sorted(CRITERIA)
 over_criteria = pytest.mark.parametrize("criterion", CRITERION_NAMES)
@@ -28,10 +29,7 @@ def leave_one_out(X, y, kernel, weights=None):
     weights = np.ones(len(X)) if weights is None else weights
     return LeaveOneOut.of(
         Observations.of(X, y.reshape(len(X), -1), weights),
-        as_kernel(kernel),
-        algorithm="auto",
-        rtol=1e-10,
-        empty_neighborhood="nearest",
+        Method(as_kernel(kernel), rtol=1e-10),
         dtype=torch.float64,
         device="cpu",
     )

@@ -182,21 +182,29 @@ def test_a_line_search_may_end_at_a_bound():
 def test_every_schedule_ends_with_all_rows_as_neighbours():
     for kind in ("bandwidths", "scales", "weights"):
         for n in (10, 1000, 10_000, 100_000):
-            *_, last = schedule(kind, n, 3, 3)
+            *_, last = schedule(kind, n, 3, is_single=False)
             assert last.rows is None
             assert last.max_iter is None
 
 
 def test_a_schedule_follows_the_table_of_thresholds():
-    assert schedule("weights", 300, 3, 9) == [Round()]
+    assert schedule("weights", 300, 3, is_single=False) == [Round()]
     with tuning.override(ROWS_OF_TRIALS=200, TRIAL_STEPS=7):
-        assert schedule("weights", 300, 3, 9) == [Round(max_iter=7), Round()]
+        assert schedule("weights", 300, 3, is_single=False) == [Round(max_iter=7), Round()]
     with tuning.override(MANY_ROWS=200, HELD_OUT_IN_TRAINING=50):
-        assert [at.held_out for at in schedule("scales", 300, 3, 3)] == [None, 50, None]
-        assert [at.rows for at in schedule("bandwidths", 300, 3, 3)] == [400, 4000, None]
+        assert [at.held_out for at in schedule("scales", 300, 3, is_single=False)] == [
+            None,
+            50,
+            None,
+        ]
+        assert [at.rows for at in schedule("bandwidths", 300, 3, is_single=False)] == [
+            400,
+            4000,
+            None,
+        ]
 
 
 def test_narrow_features_and_single_widths_take_more_rows_to_screen():
-    assert schedule("scales", 5000, 3, 3)[0].rows == 400
-    assert schedule("scales", 5000, 40, 40)[0].rows == 1000
-    assert schedule("bandwidths", 5000, 1, 1)[0].rows == 2000
+    assert schedule("scales", 5000, 3, is_single=False)[0].rows == 400
+    assert schedule("scales", 5000, 40, is_single=False)[0].rows == 1000
+    assert schedule("bandwidths", 5000, 1, is_single=True)[0].rows == 2000

@@ -13,6 +13,7 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.parametrization import Scales, Widths
 from sknw.fitting.scale_objective import CriterionOfScales, scale_objective
 from sknw.kernels import KERNELS
+from sknw.smoothing.method import Method
 from sknw.support import tuning
 
 SMOOTH = [name for name, kernel in KERNELS.items() if kernel.smooth]
@@ -26,10 +27,7 @@ def task_of(n=60, d=3, *, kernel="gaussian", n_outputs=1, ties=False, algorithm=
     y = np.sin(2 * X[:, :1]) + 0.3 * rng.normal(size=(n, n_outputs))
     return LeaveOneOut.of(
         Observations.of(X, y, rng.uniform(1, 3, n), duplicates="keep"),
-        KERNELS[kernel],
-        algorithm=algorithm,
-        rtol=1e-10,
-        empty_neighborhood="nearest",
+        Method(KERNELS[kernel], algorithm, 1e-10),
         dtype=torch.float64,
         device="cpu",
     )
@@ -39,7 +37,7 @@ def written_out(task, criterion, scales):
     """The criterion of scales (q,) from the matrix of all pairs; differentiable."""
     rows = task.rows * scales
     steps = rows[:, None] - rows[None]
-    weights = task.kernel.profile(steps.square().sum(dim=-1)) * task.weights
+    weights = task.method.kernel.profile(steps.square().sum(dim=-1)) * task.weights
     itself = weights.diagonal()
     if not CRITERIA[criterion].counts_itself:
         weights = weights - torch.diag(itself)
@@ -52,7 +50,7 @@ def written_out(task, criterion, scales):
     squared = (share @ errors.square() / task.variance).mean()
     if criterion == "loo":
         return squared
-    n = task.effective_size
+    n = task.targets.effective_size
     trace = (itself / mass)[held_out].mean() * len(task)
     if criterion == "gcv":
         return squared / (1 - trace / n) ** 2
@@ -83,7 +81,7 @@ def test_outputs_ties_and_rows_held_out(criterion, ties, held_out, n_outputs):
     task = task_of(n_outputs=n_outputs, ties=ties)
     assert (task.cells is not None) == ties
     if held_out:
-        task = task.hold_out_rows(torch.arange(3, 50, 2))
+        task = replace(task, held_out=torch.arange(3, 50, 2))
     assert_equal(task, criterion, np.array([1.0, 2.0, 0.5]))
 
 
@@ -127,7 +125,8 @@ def test_rows_whose_plain_sums_underflow(criterion):
 
 @pytest.mark.parametrize("policy", ["nearest", "mean"])
 def test_empty_rows_have_the_value_of_the_policy_and_no_gradient(policy):
-    task = replace(task_of(kernel="epanechnikov"), empty_neighborhood=policy)
+    plain = task_of(kernel="epanechnikov")
+    task = replace(plain, method=replace(plain.method, empty_neighborhood=policy))
     scales = np.array([3.0, 3.0, 3.0])
     value, by_logs = CriterionOfScales(task, CRITERIA["loo"]).value_and_gradient(scales)
     model = NadarayaWatsonRegressor(1 / scales, kernel="epanechnikov", empty_neighborhood=policy)
@@ -174,7 +173,7 @@ def test_float32_has_the_same_gradient_to_its_digits():
 def test_coordinates_carry_the_gradient_to_widths_one_each_or_shared(shared):
     task = task_of()
     shared = None if shared is None else np.array(shared)
-    scales = Scales.of(Widths.of(task.observations, task.kernel), np.arange(3), shared)
+    scales = Scales.of(Widths.of(task.observations, task.method.kernel), np.arange(3), shared)
     objective = scale_objective(task, CRITERIA["loo"], scales)
     x = scales.widths.coordinates(0.6 * np.ones(len(scales)) + 0.1 * np.arange(len(scales)))
     value, gradient = objective.log_value_and_gradient(x)
@@ -186,7 +185,7 @@ def test_coordinates_carry_the_gradient_to_widths_one_each_or_shared(shared):
 
 def test_a_penalty_counts_in_what_is_minimised_and_not_in_what_is_reported():
     task = task_of()
-    scales = Scales.of(Widths.of(task.observations, task.kernel), np.arange(3))
+    scales = Scales.of(Widths.of(task.observations, task.method.kernel), np.arange(3))
     plain = scale_objective(task, CRITERIA["loo"], scales)
     x = scales.widths.coordinates(np.ones(3))
     penalised = scale_objective(task, CRITERIA["loo"], scales, penalty=lambda x: (0.5 * x @ x, x))

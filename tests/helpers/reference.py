@@ -11,10 +11,16 @@ import numpy as np
 
 INFINITE_SUPPORT = ("gaussian", "exponential")
 
+
+def _cos(angle):
+    return angle.cos() if hasattr(angle, "cos") else np.cos(angle)
+
+
+# Of an array or of a tensor u < 1, so that torch can differentiate them.
 COMPACT_PROFILES = {
-    "cosine": lambda u: np.cos(np.pi * u / 2),
+    "cosine": lambda u: _cos(np.pi * u / 2),
     "epanechnikov": lambda u: 1 - u**2,
-    "tophat": lambda u: np.ones_like(u),
+    "tophat": lambda u: 1 + 0 * u,
     "linear": lambda u: 1 - u,
     "biweight": lambda u: (1 - u**2) ** 2,
     "triweight": lambda u: (1 - u**2) ** 3,

@@ -19,7 +19,9 @@ from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.parametrization import Scales, Widths
 from sknw.fitting.scale_objective import scale_objective
+from sknw.fitting.subsets import hold_out
 from sknw.kernels import KERNELS
+from sknw.smoothing.method import Method
 from sknw.smoothing.smoother import smooth
 from sknw.sums import kernel_sums
 from sknw.sums.algorithms import fourier
@@ -51,7 +53,7 @@ def _search_objective(task):
 
 
 def widths_of(task):
-    ranges = Widths.of(task.observations, task.kernel)
+    ranges = Widths.of(task.observations, task.method.kernel)
     return Scales.of(ranges, np.arange(task.n_columns))
 
 
@@ -77,16 +79,7 @@ def log_profile(name, sq):
         return -sq / 2 if name == "gaussian" else -u
     inside = sq < 1
     u = torch.where(inside, u, 0.5)
-    formulas = {
-        "cosine": lambda: torch.cos(torch.pi * u / 2),
-        "epanechnikov": lambda: 1 - u**2,
-        "tophat": lambda: torch.ones_like(u),
-        "linear": lambda: 1 - u,
-        "biweight": lambda: (1 - u**2) ** 2,
-        "triweight": lambda: (1 - u**2) ** 3,
-        "tricube": lambda: (1 - u**3) ** 3,
-    }
-    return torch.where(inside, formulas[name]().log(), -torch.inf)
+    return torch.where(inside, reference.COMPACT_PROFILES[name](u).log(), -torch.inf)
 
 
 def explicit_means(name, queries, keys, columns, left_out=None):
@@ -264,14 +257,12 @@ def test_gradients_of_means(name, mode, way):
     def mine(queries, keys, columns):
         values, weights = columns[:, 1:].mT, columns[:, 0]
         return smooth(
-            KERNELS[name],
+            Method(KERNELS[name], way[0]),
             queries,
             keys,
             values,
             weights,
             exclude=problem.exclude,
-            algorithm=way[0],
-            rtol=1e-8,
         )
 
     def explicit(queries, keys, columns):
@@ -306,10 +297,7 @@ def task_of(algorithm, *, kernel="gaussian", d=2, n=150, rtol=1e-8, tails=False)
     weights = rng.choice([1e-3, 1.0, 3.0], size=n)
     return LeaveOneOut.of(
         Observations.of(X, y, weights),
-        KERNELS[kernel],
-        algorithm=algorithm,
-        rtol=rtol,
-        empty_neighborhood="nearest",
+        Method(KERNELS[kernel], algorithm, rtol),
         dtype=torch.float64,
         device="cpu",
     )
@@ -319,7 +307,7 @@ def expected_loss(task, coordinates):
     """The loss by `reference`, over the rows that are held out (all, if none are)."""
     bandwidth = widths_of(task).widths.values(coordinates)
     X, y, weights = (t.numpy() for t in (task.rows, task.values, task.weights))
-    loo = reference.predict_loo(task.kernel.name, X, y, bandwidth, weights)
+    loo = reference.predict_loo(task.method.kernel.name, X, y, bandwidth, weights)
     held_out = np.arange(len(X)) if task.held_out is None else task.held_out.numpy()
     errors = np.square(loo - y)[held_out]
     return np.average(errors[:, 0], weights=weights[held_out]) / task.variance.item()
@@ -350,8 +338,10 @@ LOSSES = [
 def test_the_loss_has_the_gradient_of_the_reference(kernel, multiple, held_out, way):
     task = task_of(way[0], kernel=kernel, tails=way[0] != "nufft")
     if held_out:
-        task = task.hold_out(40, np.random.RandomState(0))
-    coordinates = widths_of(task).widths.coordinates(multiple * task.observations.typical_deviation)
+        task = hold_out(task, 40, np.random.RandomState(0))
+    coordinates = widths_of(task).widths.coordinates(
+        multiple * task.observations.extent.typical_deviation
+    )
     with done_by(way[1], pruned=True):
         value, gradient = _search_objective(task).log_value_and_gradient(coordinates)
     expected = log_gradient(lambda x: expected_loss(task, x), coordinates)
@@ -373,8 +363,10 @@ def test_every_way_finds_the_same_gradient_of_the_loss(d, held_out, kernel):
             continue
         task = task_of(way[0], kernel=kernel, d=d)
         if held_out:
-            task = task.hold_out(40, np.random.RandomState(0))
-        coordinates = widths_of(task).widths.coordinates(0.7 * task.observations.typical_deviation)
+            task = hold_out(task, 40, np.random.RandomState(0))
+        coordinates = widths_of(task).widths.coordinates(
+            0.7 * task.observations.extent.typical_deviation
+        )
         with done_by(way[1], pruned=True):
             found[way] = np.hstack(_search_objective(task).log_value_and_gradient(coordinates))
     first = found["dense", "torch"]

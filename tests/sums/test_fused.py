@@ -279,22 +279,6 @@ def output_of(program, **environment):
     return ran.stdout.strip()
 
 
-CACHED = """
-import torch
-from sknw.kernels import KERNELS
-from sknw.sums.evaluators.compiled import loops as compiled
-from sknw.sums.evaluators.registry import FUSED
-keys = FUSED.points(torch.zeros(1, 9, 1, dtype=torch.float64))
-FUSED.sums(KERNELS["gaussian"], None, keys, torch.ones(1, 2, 9).double(), None, None)
-print(sum(compiled.add_sums.stats.cache_hits.values()))
-"""
-
-
-def test_compiled_code_is_cached_between_processes(tmp_path):
-    hits = [output_of(CACHED, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
-    assert hits == ["0", "1"]
-
-
 AHEAD = """
 import torch
 import sknw

@@ -56,16 +56,7 @@ def differentiable_weights(name, queries, keys, left_out):
         logs = logs.masked_fill(left_out, -torch.inf)
         return torch.exp(logs - logs.detach().amax(dim=-1, keepdim=True))
     u = sq.sqrt()
-    formulas = {
-        "cosine": lambda u: torch.cos(torch.pi * u / 2),
-        "epanechnikov": lambda u: 1 - u**2,
-        "tophat": torch.ones_like,
-        "linear": lambda u: 1 - u,
-        "biweight": lambda u: (1 - u**2) ** 2,
-        "triweight": lambda u: (1 - u**2) ** 3,
-        "tricube": lambda u: (1 - u**3) ** 3,
-    }
-    return formulas[name](u.clamp_max(1)) * (u < 1) * ~left_out
+    return reference.COMPACT_PROFILES[name](u.clamp_max(1)) * (u < 1) * ~left_out
 
 
 # --- which monomials ------------------------------------------------------------------------------

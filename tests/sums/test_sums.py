@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import reference
 import sklearn
 import torch
 from designs import name_of, pairwise
@@ -41,16 +42,7 @@ def differentiable_profile(name, sq):
         return torch.exp(-u)
     inside = (u < 1).to(sq.dtype)
     u = u.clamp_max(1)
-    formulas = {
-        "cosine": torch.cos(torch.pi * u / 2),
-        "epanechnikov": 1 - u**2,
-        "tophat": torch.ones_like(u),
-        "linear": 1 - u,
-        "biweight": (1 - u**2) ** 2,
-        "triweight": (1 - u**2) ** 3,
-        "tricube": (1 - u**3) ** 3,
-    }
-    return formulas[name] * inside
+    return reference.COMPACT_PROFILES[name](u) * inside
 
 
 def matrix_sums(name, queries, keys, columns, left_out=None):

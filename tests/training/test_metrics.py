@@ -55,19 +55,17 @@ def test_no_metric_ends_above_a_simpler_one_where_training_brings_nothing():
 
 
 @pytest.mark.parametrize(("n", "starts_there"), [(400, True), (300, False)])
-def test_a_matrix_starts_from_the_common_scale_too_if_there_are_rows_enough(
-    n, starts_there, monkeypatch
-):
-    found, train = [], Lbfgs.train
+def test_a_matrix_starts_from_the_common_scale_too_if_there_are_rows_enough(n, starts_there):
+    found = []
 
-    def watched(solver, problem, starts, *rest):
-        found.append(starts)
-        return train(solver, problem, starts, *rest)
+    class Watched(Lbfgs):
+        def train(self, problem, starts, *rest):
+            found.append(starts)
+            return super().train(problem, starts, *rest)
 
-    monkeypatch.setattr(Lbfgs, "train", watched)
     X, y, _ = oblique(n)
-    quiet_fit(ParametricNWRegressor("full", n_starts=2, max_iter=3), X, y)
-    first, second = found[-1]
+    quiet_fit(ParametricNWRegressor("full", solver=Watched(), n_starts=2, max_iter=3), X, y)
+    ((first, second),) = found
     matrix = second.reshape(4, 4)
     is_common = np.count_nonzero(matrix) == 4 and np.ptp(np.diag(matrix)) == 0
     assert is_common == starts_there

@@ -15,9 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sknw import MetricWarning, ParametricNWRegressor
 from sknw.metrics import MlpMetric
 from sknw.training import SOLVERS, Adam
-from sknw.training.early_stopping import EarlyStopping
 from sknw.training.neighborhoods import random_leaves
 from sknw.training.problem import Settings
+from sknw.training.steps import Steps
 from sknw.training.validation import Validation
 
 SMALL = MlpMetric(width=8, hidden=8, n_bins=4)
@@ -539,6 +539,6 @@ def test_whoever_says_stop_ends_every_start():
         return step == 2
 
     problem = SimpleNamespace(task=SimpleNamespace(unit=1.0), validation=None)
-    watch = EarlyStopping(problem, Settings(50, 1e-8, None, 10, on_step=stops_at_two))
-    assert [watch(step, 0.5, np.ones(1)) for step in (1, 2, 1)] == [False, True, True]
+    steps = Steps.of(problem, Settings(50, 1e-8, None, 10, on_step=stops_at_two))
+    assert [steps(step, 0.5, np.ones(1)) for step in (1, 2, 1)] == [False, True, True]
     assert asked == [1, 2]

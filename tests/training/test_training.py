@@ -178,8 +178,8 @@ def test_tol_and_patience_decide_how_long_it_runs(textbook):
         fine = ParametricNWRegressor("scalar", tol=1e-10, **options).fit(X, y)
         assert rough.n_iter_ < fine.n_iter_
         assert rough.best_loss_ > fine.best_loss_
-    options = {"solver": "sgd", "max_iter": 5000, "learning_rate_init": 1e-5, "w_init": 0.2}
-    patient = quiet_fit(ParametricNWRegressor("scalar", n_iter_no_change=500, **options), X, y)
+    options = {"solver": "sgd", "max_iter": 300, "learning_rate_init": 1e-5, "w_init": 0.2}
+    patient = quiet_fit(ParametricNWRegressor("scalar", n_iter_no_change=100, **options), X, y)
     hasty = ParametricNWRegressor("scalar", n_iter_no_change=1, tol=1e-4, **options).fit(X, y)
     assert hasty.n_iter_ < patient.n_iter_
 

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sknw.smoothing.method import Method
 from sknw.smoothing.pooling.operations import Blockwise, Node, Operation
 from sknw.smoothing.pooling.plain import Attention, attend, leave_graph
 from sknw.smoothing.smoother import smooth
@@ -157,11 +158,10 @@ class PooledBySums(Operation):
 
     def _smooth(self, queries, keys, values, weights, zero, rows, _mask) -> Tensor:
         attention = self.attention
-        return smooth(
-            attention.kernel.seeing(zero, attention.eps), queries, keys, values, weights,
-            exclude=rows[0] if attention.leave_one_out else None,
-            algorithm=self.algorithm, rtol=self.rtol, empty_neighborhood=attention.policy,
-        ).to(values.dtype)  # fmt: skip
+        kernel = attention.kernel.seeing(zero, attention.eps)
+        method = Method(kernel, self.algorithm, self.rtol, attention.policy)
+        exclude = rows[0] if attention.leave_one_out else None
+        return smooth(method, queries, keys, values, weights, exclude=exclude).to(values.dtype)
 
     def vjp(self, needed: tuple[int, ...]) -> "_SumsVjp":
         """Return the gradient by kernel sums."""

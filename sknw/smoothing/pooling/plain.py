@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.kernels.differentiable import differentiable_log_weights, differentiable_weights
-from sknw.smoothing.smoother import refuse_if_raising
+from sknw.smoothing.empty import refuse_if_raising
 from sknw.sums.geometry.distances import edge_allowance
 from sknw.sums.tails import underflowing_rows
 from sknw.support import tuning
