@@ -448,24 +448,29 @@ def add_steps(points, left, right, squared, weighing, tiles, first, last, out):
 
 
 @compiled
-def _visit_steps(points, i, _last, n_runs, room, job, out):
+def _visit_steps(points, i, last, n_runs, room, job, out):
     left, right, squared, weighing = job
     if weighing.family == _POWER and len(left) in (2, 4):
-        n_runs = leave_out(room.runs, n_runs, gap_of(weighing.exclude, i))
+        everywhere, exclude = room.corners.shape[1] == 0, weighing.exclude
+        two = everywhere and len(exclude) == 0 and i + 1 < last
+        n_runs = leave_out(room.runs, n_runs, gap_of(exclude, i))
         for t in range(n_runs):
             for head in range(room.runs[t, 0], room.runs[t, 1], _PIECE):
-                tail = min(head + _PIECE, room.runs[t, 1])
-                distances(points, i, head, tail, room.buffer)
-                _strengthen(room.buffer, i, left, right, head, tail)
-                _add_steps(points, i, head, tail, squared, room.buffer, out)
-        return i + 1
+                piece = head, min(head + _PIECE, room.runs[t, 1])
+                if two:
+                    _add_power_steps_of_two(points, i, piece, left, right, squared, room, out)
+                else:
+                    distances(points, i, piece[0], piece[1], room.buffer)
+                    _strengthen(room.buffer, i, left, right, piece)
+                    _add_steps(points, i, piece, squared, room.buffer, out)
+        return i + (2 if two else 1)
     place = 0
     weights(points, weighing, i, room.runs, n_runs, room.buffer)
     for t in range(n_runs):
         start, stop = room.runs[t, 0], room.runs[t, 1]
         part = room.buffer[place:]
         _multiply_by_products(part, i, left, right, start, stop, room.other)
-        _add_steps(points, i, start, stop, squared, part, out)
+        _add_steps(points, i, (start, stop), squared, part, out)
         place += stop - start
     return i + 1
 
@@ -474,22 +479,28 @@ _walk_steps = walk_with(_visit_steps)
 
 
 @compiled
-def _strengthen(buffer, i, left, right, start, stop):
-    """Turn squared distances of the keys start:stop into ``2^−s ⟨left_i, right_j⟩``.
+def _strengthen(buffer, i, left, right, piece):
+    """Turn squared distances of a piece of the keys into ``2^−s ⟨left_i, right_j⟩``.
 
     Of two or four columns.
     """
-    k, n, begin = len(left), np.uint64(stop - start), np.uint64(start)
+    k, n, begin = len(left), np.uint64(piece[1] - piece[0]), np.uint64(piece[0])
     l0, l1, l2, l3 = left[0, i], left[1, i], left[k - 2, i], left[k - 1, i]
     r0, r1 = address(right, 0), address(right, 1)
     r2, r3 = address(right, k - 2), address(right, k - 1)
     squared, lanes = address(buffer, 0), lanes_of(buffer[0])
-    for j in range(np.uint64(0), n, lanes):
-        count, at = min(lanes, n - j), begin + j
+    whole = n // lanes * lanes
+    for j in range(np.uint64(0), whole, lanes):
+        product = l0 * load(r0, begin + j, lanes) + l1 * load(r1, begin + j, lanes)
+        if k == 4:
+            product += l2 * load(r2, begin + j, lanes) + l3 * load(r3, begin + j, lanes)
+        store(power(load(squared, j, lanes)) * product, squared, j, lanes)
+    if whole < n:
+        count, at = n - whole, begin + whole
         product = l0 * load(r0, at, count) + l1 * load(r1, at, count)
         if k == 4:
             product += l2 * load(r2, at, count) + l3 * load(r3, at, count)
-        store(power(load(squared, j, count)) * product, squared, j, count)
+        store(power(load(squared, whole, count)) * product, squared, whole, count)
 
 
 @compiled
@@ -527,12 +538,12 @@ def _step(q, z, squared):
 
 
 @compiled
-def _add_steps(points, i, start, stop, squared, strengths, out):
-    """Add the steps from the keys start:stop to query i, four features at a time.
+def _add_steps(points, i, piece, squared, strengths, out):
+    """Add the steps from a piece of the keys to query i, four features at a time.
 
     Of codes the costs of mismatches stand in the place of squares, and zeros of plain steps.
     """
-    queries, keys, costs, caps = points
+    (queries, keys, costs, caps), (start, stop) = points, piece
     d, n = keys.shape[0] - len(costs), np.uint64(stop - start)
     zero, first = ZERO * queries[0, i], d % 4
     for c in range(len(costs) if squared else 0):
@@ -560,6 +571,43 @@ def _add_steps(points, i, start, stop, squared, strengths, out):
         out[f + 1, i] += sum1
         out[f + 2, i] += sum2
         out[f + 3, i] += sum3
+
+
+@compiled
+def _add_power_steps_of_two(points, i, piece, left, right, squared, room, out):
+    """Add the steps from a piece of the keys to queries i and i + 1, which share what they read."""
+    (queries, keys, costs, _), (start, stop) = points, piece
+    d, h, n, zero = keys.shape[0] - len(costs), i + 1, np.uint64(stop - start), ZERO * queries[0, i]
+    distances(points, i, start, stop, room.buffer)
+    distances(points, h, start, stop, room.other)
+    _strengthen(room.buffer, i, left, right, piece)
+    _strengthen(room.other, h, left, right, piece)
+    if len(costs) or d == 1:
+        _add_steps(points, i, piece, squared, room.buffer, out)
+        _add_steps(points, h, piece, squared, room.other, out)
+        return
+    strengths, others = room.buffer, room.other
+    if d % 2:
+        q0, r0, z0, sum0, rest0 = queries[0, i], queries[0, h], keys[0, start:stop], zero, zero
+        for j in range(n):
+            sum0 += strengths[j] * _step(q0, z0[j], squared)
+            rest0 += others[j] * _step(r0, z0[j], squared)
+        out[0, i] += sum0
+        out[0, h] += rest0
+    for f in range(d % 2, d, 2):
+        q0, r0, z0 = queries[f, i], queries[f, h], keys[f, start:stop]
+        q1, r1, z1 = queries[f + 1, i], queries[f + 1, h], keys[f + 1, start:stop]
+        sum0, rest0, sum1, rest1 = zero, zero, zero, zero
+        for j in range(n):
+            strength, other, key0, key1 = strengths[j], others[j], z0[j], z1[j]
+            sum0 += strength * _step(q0, key0, squared)
+            sum1 += strength * _step(q1, key1, squared)
+            rest0 += other * _step(r0, key0, squared)
+            rest1 += other * _step(r1, key1, squared)
+        out[f, i] += sum0
+        out[f, h] += rest0
+        out[f + 1, i] += sum1
+        out[f + 1, h] += rest1
 
 
 # --- nearest keys --------------------------------------------------------------------------------
