@@ -303,8 +303,8 @@ def test_spreads_and_ranges_of_codes_are_those_of_their_blocks(is_missing):
         Observations.of(features.columns(X, numbers), y[:, None], w, features)
         for features in (coded, coded.expanded())
     ]
-    for name in ("spread", "extent", "smallest_gap"):
-        of_codes, of_blocks = (getattr(observations, name) for observations in either)
+    for name in ("deviation", "range", "smallest_gap"):
+        of_codes, of_blocks = (getattr(observations.extent, name) for observations in either)
         np.testing.assert_allclose(of_codes, of_blocks, rtol=1e-9)
 
 
