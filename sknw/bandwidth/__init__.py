@@ -9,7 +9,7 @@ from numbers import Real
 import numpy as np
 
 from sknw.bandwidth.neighbors import NeighborBandwidth
-from sknw.bandwidth.rules import Scott, Silverman, aitchison_aitken
+from sknw.bandwidth.rules import RULES, aitchison_aitken
 from sknw.bandwidth.search import BandwidthSearch
 from sknw.bandwidth.selector import Selection, Selector
 from sknw.data.features import Features
@@ -20,7 +20,7 @@ from sknw.smoothing.windows import FixedWindows, NeighborWindows
 
 SELECTORS: dict[str, Selector] = {
     **{criterion: BandwidthSearch(criterion) for criterion in CRITERIA},
-    **{rule.name: rule for rule in (Scott(), Silverman())},
+    **RULES,
 }
 _ACCEPTED = (
     f"a positive number, an array with one per feature, one of {list(SELECTORS)}, a "

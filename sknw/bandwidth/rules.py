@@ -74,3 +74,6 @@ class Silverman(Selector):
     def select(self, observations: Observations, task: LeaveOneOut, random_state) -> Selection:
         """Apply the rule."""
         return _by_rule(_silverman_factor, observations, task.method.kernel)
+
+
+RULES: dict[str, Selector] = {rule.name: rule for rule in (Scott(), Silverman())}

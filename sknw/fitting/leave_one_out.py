@@ -19,7 +19,7 @@ from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.method import Method
 from sknw.smoothing.smoother import smooth, value_columns
-from sknw.sums import choose_for
+from sknw.sums import Problem, choose
 from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
 
@@ -200,15 +200,17 @@ class LeaveOneOut:
         if scales is not None:
             kernel, factors = kernel.scaled_by(scales.detach())
             keys = keys * factors.to(keys.dtype)
-        return choose_for(
+        return choose(
             self.method.algorithm,
-            kernel,
-            None if queried is None else keys[queried][None],
-            keys[None],
-            n_columns=1 + self.values.shape[1],
-            leave_one_out=True,
-            needs_grad=needs_grad,
-            rtol=self.method.rtol,
+            Problem.of(
+                kernel,
+                None if queried is None else keys[queried][None],
+                keys[None],
+                n_columns=1 + self.values.shape[1],
+                leave_one_out=True,
+                needs_grad=needs_grad,
+                rtol=self.method.rtol,
+            ),
         ).name
 
     def take(self, index: Tensor) -> "LeaveOneOut":

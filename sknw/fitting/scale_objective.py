@@ -26,7 +26,7 @@ from sknw.fitting.parametrization import Scales
 from sknw.smoothing.cells import weight_at_zero
 from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
-from sknw.sums import KernelSums, PreparedSums, choose_for, gradient_by_log_scales
+from sknw.sums import KernelSums, PreparedSums, Problem, choose, gradient_by_log_scales
 from sknw.support import tuning
 
 
@@ -189,15 +189,17 @@ class CriterionOfScales:
         kernel, factors = self.task.method.kernel.scaled_by(scales)
         keys = self._keys * factors[:, None].to(self._keys.dtype)
         queries = None if self._queried is None else keys[:, self._queried]
-        chosen = choose_for(
+        chosen = choose(
             algorithm,
-            kernel,
-            queries,
-            keys,
-            n_columns=len(self._columns),
-            leave_one_out=True,
-            needs_grad=needs_grad,
-            rtol=self.task.method.rtol,
+            Problem.of(
+                kernel,
+                queries,
+                keys,
+                n_columns=len(self._columns),
+                leave_one_out=True,
+                needs_grad=needs_grad,
+                rtol=self.task.method.rtol,
+            ),
         )
         columns = self._columns.expand(len(keys), -1, -1)
         return PreparedSums.of(kernel, keys, columns, chosen), queries

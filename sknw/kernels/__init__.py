@@ -2,7 +2,7 @@
 
 A kernel is a function of the scaled distance ``u = ‖(x − x_i)/h‖``, scaled to ``K(0) = 1``. The
 engine works with squared distances ``s = u²``, so a record holds the *profile* ``s -> K(√s)``, its
-*slope* ``dK/ds`` (from which every gradient follows), the support, and the two moments behind
+derivative ``dK/ds`` (from which every gradient follows), the support, and the two moments behind
 canonical bandwidths. Kernels that never reach zero also carry their *tail*: the weight relative
 to the nearest key's, which stays accurate where the profile underflows.
 

@@ -28,7 +28,7 @@ def as_kernel(kernel: str | Callable[[Tensor], Tensor] | Kernel) -> Kernel:
         return Kernel(
             getattr(kernel, "__name__", type(kernel).__name__),
             partial(_callable_profile, kernel),
-            partial(_callable_slope, kernel),
+            partial(_callable_derivative, kernel),
             support=math.inf,
         )
     if not isinstance(kernel, str) or kernel not in KERNELS:
@@ -41,20 +41,20 @@ def _callable_profile(function: Callable, sq: Tensor) -> Tensor:
         return function(sq.sqrt_()).to(sq.dtype)
 
 
-def _callable_slope(function: Callable, sq: Tensor) -> Tensor:
+def _callable_derivative(function: Callable, sq: Tensor) -> Tensor:
     with torch.inference_mode(False):
-        slope = _derivative(function, sq.sqrt())
-    at_zero = _slope_at_zero(function, sq)
-    return torch.where(sq > 0, slope * half_inverse_root(sq), at_zero)
+        derivative = _derivative(function, sq.sqrt())
+    at_zero = _derivative_at_zero(function, sq)
+    return torch.where(sq > 0, derivative * half_inverse_root(sq), at_zero)
 
 
 def _derivative(function: Callable, distance: Tensor) -> Tensor:
-    """Return the derivative at each distance; 0 for a step, flat wherever it has a slope."""
+    """Return the derivative at each distance; 0 for a step, flat elsewhere."""
     # the function may overwrite its argument
     return torch.func.grad(lambda distance: function(distance.clone()).sum())(distance)
 
 
-def _slope_at_zero(function: Callable, like: Tensor) -> Tensor:
+def _derivative_at_zero(function: Callable, like: Tensor) -> Tensor:
     """Return ``dK/ds`` at 0, half of the second derivative in the distance; 0 at a cusp.
 
     The step of equal points is zero, so only second derivatives of the sums see it.
@@ -62,11 +62,11 @@ def _slope_at_zero(function: Callable, like: Tensor) -> Tensor:
     with torch.inference_mode(False):
         zero = like.new_zeros(1)
         try:
-            slope = _derivative(function, zero)
+            derivative = _derivative(function, zero)
             curvature = _derivative(partial(_derivative, function), zero)
         except RuntimeError:  # a function that torch cannot differentiate twice
             return zero
-        return torch.where((slope == 0) & curvature.isfinite(), curvature / 2, 0.0)
+        return torch.where((derivative == 0) & curvature.isfinite(), curvature / 2, 0.0)
 
 
 def _check_callable(function: Callable) -> None:

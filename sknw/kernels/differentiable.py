@@ -1,9 +1,9 @@
 """Kernel weights that torch can differentiate to any order.
 
 The profiles of the records are written for speed: the weight is all that is asked of them, and some
-have an infinite slope in the squared distance at distance 0, which torch's chain rule would turn
-into NaN. Here the derivative of a weight is the record's own slope, and the derivatives of the
-slope are torch's, taken at positive distances only.
+have an infinite derivative by the squared distance at distance 0, which torch's chain rule would
+turn into NaN. Here the derivative of a weight is the record's own, and the derivatives of that are
+torch's, taken at positive distances only.
 """
 
 import torch
@@ -14,10 +14,10 @@ from sknw.kernels.record import Kernel
 
 def differentiable_weights(kernel: Kernel, sq: Tensor) -> Tensor:
     """Return the weights at squared distances of any shape."""
-    if torch.compiler.is_compiling():  # it traces no node with a forward mode, and first order only
+    if torch.compiler.is_compiling():  # it cannot trace a node that has a forward mode
         sq = sq.clamp_max(torch.finfo(sq.dtype).max)
         fixed = sq.detach()
-        return kernel.profile(fixed.clone()) + _slope(kernel, fixed) * (sq - fixed)
+        return kernel.profile(fixed.clone()) + _derivative(kernel, fixed) * (sq - fixed)
     if _n_forward_modes(sq) > 1:
         raise RuntimeError(
             f"Attention with kernel {kernel.name!r} has no forward mode within forward mode, such "
@@ -40,11 +40,11 @@ def _n_forward_modes(tensor: Tensor) -> int:
 
 def differentiable_log_weights(kernel: Kernel, sq: Tensor) -> Tensor:
     """Return ``log K`` at squared distances of any shape, for kernels that have a tail."""
-    if kernel.slope_factor is not None:
-        return kernel.slope_factor * sq
+    if kernel.derivative_factor is not None:
+        return kernel.derivative_factor * sq
     apart = sq > 0
     log_weights = kernel.log_profile(torch.where(apart, sq, 1.0))
-    return torch.where(apart, log_weights, 0.0)  # K(0) = 1; a cusp there has the mean slope, 0
+    return torch.where(apart, log_weights, 0.0)  # K(0) = 1; a cusp there counts as flat
 
 
 class _Profile(torch.autograd.Function):
@@ -60,18 +60,18 @@ class _Profile(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        return grad * _slope(ctx.kernel, ctx.saved_tensors[0]), None
+        return grad * _derivative(ctx.kernel, ctx.saved_tensors[0]), None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, _) -> Tensor:
-        return tangent * _slope(ctx.kernel, ctx.saved_tensors[0])
+        return tangent * _derivative(ctx.kernel, ctx.saved_tensors[0])
 
     @staticmethod
     def vmap(info, in_dims, sq: Tensor, kernel: Kernel) -> tuple:
         return _Profile.apply(sq, kernel), in_dims[0]
 
 
-def _slope(kernel: Kernel, sq: Tensor) -> Tensor:
+def _derivative(kernel: Kernel, sq: Tensor) -> Tensor:
     apart = sq > 0
-    slope = kernel.slope(torch.where(apart, sq, 1.0))
-    return torch.where(apart, slope, kernel.slope(sq.new_zeros(1)))
+    derivative = kernel.profile_derivative(torch.where(apart, sq, 1.0))
+    return torch.where(apart, derivative, kernel.profile_derivative(sq.new_zeros(1)))

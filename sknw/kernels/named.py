@@ -33,7 +33,7 @@ def _gaussian(sq: Tensor) -> Tensor:
     return exp_(sq.mul_(-0.5))
 
 
-def _gaussian_slope(sq: Tensor) -> Tensor:
+def _gaussian_derivative(sq: Tensor) -> Tensor:
     return _gaussian(sq).mul_(-0.5)
 
 
@@ -41,11 +41,11 @@ def _gaussian_log(sq: Tensor) -> Tensor:
     return -0.5 * sq
 
 
-def _gaussian_reach(log_weight: Tensor) -> Tensor:
+def _gaussian_squared_cutoff(log_weight: Tensor) -> Tensor:
     return -2 * log_weight.clamp_max(0)
 
 
-def _gaussian_log_slope(sq: Tensor) -> Tensor:
+def _gaussian_log_derivative(sq: Tensor) -> Tensor:
     return torch.full_like(sq, -0.5)
 
 
@@ -58,7 +58,7 @@ def _exponential(sq: Tensor) -> Tensor:
     return exp_(sq.sqrt_().neg_())
 
 
-def _exponential_slope(sq: Tensor) -> Tensor:
+def _exponential_derivative(sq: Tensor) -> Tensor:
     return -half_inverse_root(sq) * _exponential(sq.clone())
 
 
@@ -66,11 +66,11 @@ def _exponential_log(sq: Tensor) -> Tensor:
     return -sq.sqrt()
 
 
-def _exponential_reach(log_weight: Tensor) -> Tensor:
+def _exponential_squared_cutoff(log_weight: Tensor) -> Tensor:
     return log_weight.clamp_max(0).square()
 
 
-def _exponential_log_slope(sq: Tensor) -> Tensor:
+def _exponential_log_derivative(sq: Tensor) -> Tensor:
     return -half_inverse_root(sq)
 
 
@@ -94,7 +94,7 @@ def _cosine(sq: Tensor) -> Tensor:
     return sq.clamp_max_(1).sqrt_().neg_().add_(1).mul_(math.pi / 2).sin_()
 
 
-def _cosine_slope(sq: Tensor) -> Tensor:
+def _cosine_derivative(sq: Tensor) -> Tensor:
     return _share_inside(sq) * (-(math.pi**2) / 8) * torch.sinc(sq.sqrt() / 2)
 
 
@@ -103,7 +103,7 @@ def _epanechnikov(sq: Tensor) -> Tensor:
     return sq.neg_().add_(1).clamp_min_(0)
 
 
-def _epanechnikov_slope(sq: Tensor) -> Tensor:
+def _epanechnikov_derivative(sq: Tensor) -> Tensor:
     return -_share_inside(sq)
 
 
@@ -117,7 +117,7 @@ def _linear(sq: Tensor) -> Tensor:
     return sq.sqrt_().neg_().add_(1).clamp_min_(0)
 
 
-def _linear_slope(sq: Tensor) -> Tensor:
+def _linear_derivative(sq: Tensor) -> Tensor:
     return -_share_inside(sq) * half_inverse_root(sq)
 
 
@@ -126,7 +126,7 @@ def _biweight(sq: Tensor) -> Tensor:
     return _epanechnikov(sq).square_()
 
 
-def _biweight_slope(sq: Tensor) -> Tensor:
+def _biweight_derivative(sq: Tensor) -> Tensor:
     return _epanechnikov(sq).mul_(-2)
 
 
@@ -136,7 +136,7 @@ def _triweight(sq: Tensor) -> Tensor:
     return base.square().mul_(base)
 
 
-def _triweight_slope(sq: Tensor) -> Tensor:
+def _triweight_derivative(sq: Tensor) -> Tensor:
     return _epanechnikov(sq).square_().mul_(-3)
 
 
@@ -150,7 +150,7 @@ def _tricube(sq: Tensor) -> Tensor:
     return base.square().mul_(base)
 
 
-def _tricube_slope(sq: Tensor) -> Tensor:
+def _tricube_derivative(sq: Tensor) -> Tensor:
     sq = sq.clamp_max_(1)
     return _tricube_base(sq).square_().mul_(sq.sqrt()).mul_(-4.5)
 
@@ -163,37 +163,39 @@ KERNELS: dict[str, Kernel] = {
         Kernel(
             "gaussian",
             _gaussian,
-            _gaussian_slope,
+            _gaussian_derivative,
             support=math.inf,
             roughness=1 / (2 * _ROOT_PI),
             second_moment=1.0,
             smooth=True,
             tail=_gaussian_tail,
             log_profile=_gaussian_log,
-            log_slope=_gaussian_log_slope,
-            reach=_gaussian_reach,
-            slope_factor=-0.5,
+            log_profile_derivative=_gaussian_log_derivative,
+            squared_cutoff=_gaussian_squared_cutoff,
+            derivative_factor=-0.5,
             square_scale=math.sqrt(2),
         ),
         Kernel(
             "exponential",
             _exponential,
-            _exponential_slope,
+            _exponential_derivative,
             support=math.inf,
             roughness=1 / 4,
             second_moment=2.0,
             tail=_exponential_tail,
             log_profile=_exponential_log,
-            log_slope=_exponential_log_slope,
-            reach=_exponential_reach,
+            log_profile_derivative=_exponential_log_derivative,
+            squared_cutoff=_exponential_squared_cutoff,
             square_scale=2.0,
         ),
-        Kernel("cosine", _cosine, _cosine_slope, 1.0, math.pi**2 / 16, 1 - 8 / math.pi**2),
-        Kernel("epanechnikov", _epanechnikov, _epanechnikov_slope, 1.0, 3 / 5, 1 / 5, smooth=True),
+        Kernel("cosine", _cosine, _cosine_derivative, 1.0, math.pi**2 / 16, 1 - 8 / math.pi**2),
+        Kernel(
+            "epanechnikov", _epanechnikov, _epanechnikov_derivative, 1.0, 3 / 5, 1 / 5, smooth=True
+        ),
         Kernel("tophat", _tophat, torch.zeros_like, 1.0, 1 / 2, 1 / 3, square_scale=1.0),
-        Kernel("linear", _linear, _linear_slope, 1.0, 2 / 3, 1 / 6),
-        Kernel("biweight", _biweight, _biweight_slope, 1.0, 5 / 7, 1 / 7, smooth=True),
-        Kernel("triweight", _triweight, _triweight_slope, 1.0, 350 / 429, 1 / 9, smooth=True),
-        Kernel("tricube", _tricube, _tricube_slope, 1.0, 175 / 247, 35 / 243),
+        Kernel("linear", _linear, _linear_derivative, 1.0, 2 / 3, 1 / 6),
+        Kernel("biweight", _biweight, _biweight_derivative, 1.0, 5 / 7, 1 / 7, smooth=True),
+        Kernel("triweight", _triweight, _triweight_derivative, 1.0, 350 / 429, 1 / 9, smooth=True),
+        Kernel("tricube", _tricube, _tricube_derivative, 1.0, 175 / 247, 35 / 243),
     )
 }

@@ -11,18 +11,9 @@ from scipy.integrate import IntegrationWarning, quad
 from torch import Tensor
 
 from sknw.kernels.codes import Codes
+from sknw.support import tuning
 
 GAUSSIAN_CANONICAL = (1 / (2 * math.sqrt(math.pi))) ** 0.2  # 0.7764
-
-
-# Roundings of one point that a squared distance of 1 may hold, in units of eps times the size of
-# its coordinates. A coordinate as given carries about one eps (0.1 k: half for 0.1, half for the
-# product), the centred and scaled one another (half for the difference, half for the division);
-# the square of a distance of 1 doubles both. The rest is for data that were rounded once more.
-_ROUNDINGS = 4.0
-# Steps to the fixed point of a cutoff radius for moments, and what is left to go after them.
-_STEPS_OF_REACH, _REACH_MARGIN = 6, 1.05
-_LARGEST_ALLOWANCE = 0.25  # however large the coordinates, a key close by stays inside
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Kernel:
         The public name.
     profile : callable
         Weights from squared distances, any shape. It owns its argument and may overwrite it.
-    slope : callable
+    profile_derivative : callable
         Derivative of `profile` with respect to the squared distance; it owns its argument too.
     support : float
         The weight is zero from this distance on: 1.0, or infinity.
@@ -62,14 +53,14 @@ class Kernel:
         the faster ``|q|² + |z|² − 2qz``, whose error is absolute.
     tail : callable or None, default=None
         For kernels that underflow: ``(excess, nearest) -> K(√(nearest + excess)) / K(√nearest)``.
-    log_profile, log_slope : callable or None, default=None
+    log_profile, log_profile_derivative : callable or None, default=None
         ``log K`` and ``d log K / ds`` at a squared distance, where there is a tail.
-    reach : callable or None, default=None
+    squared_cutoff : callable or None, default=None
         The squared distance at which ``log K`` (<= 0) takes a value, where there is a tail.
-    slope_factor : float or None, default=None
+    derivative_factor : float or None, default=None
         ``c`` where ``dK/ds = c K`` (the Gaussian's −½).
     formula : (str, str) or None, default=None
-        Family and form (profile, slope or square) under which compiled loops know the kernel.
+        Family and form (profile, derivative or square) under which compiled loops know the kernel.
     square_scale : float or None, default=None
         ``c`` where ``K(u)² = K(c u)``.
     same_as : (Kernel, float) or None, default=None
@@ -85,16 +76,16 @@ class Kernel:
 
     name: str
     profile: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    profile_derivative: Callable[[Tensor], Tensor]
     support: float
     roughness: float | None = None
     second_moment: float | None = None
     smooth: bool = False
     tail: Callable[[Tensor, Tensor], Tensor] | None = None
     log_profile: Callable[[Tensor], Tensor] | None = None
-    log_slope: Callable[[Tensor], Tensor] | None = None
-    reach: Callable[[Tensor], Tensor] | None = None
-    slope_factor: float | None = None
+    log_profile_derivative: Callable[[Tensor], Tensor] | None = None
+    squared_cutoff: Callable[[Tensor], Tensor] | None = None
+    derivative_factor: float | None = None
     formula: tuple[str, str] | None = None
     square_scale: float | None = None
     same_as: tuple["Kernel", float] | None = None
@@ -160,13 +151,14 @@ class Kernel:
         eps = torch.finfo(dtype).eps
         if self.given is not None:
             eps = max(eps, self.given.eps)
-        return (_ROUNDINGS * eps * (sizes + 1)).clamp_max(_LARGEST_ALLOWANCE).to(dtype)
+        allowance = tuning.EDGE_ROUNDINGS * eps * (sizes + 1)
+        return allowance.clamp_max(tuning.LARGEST_EDGE_ALLOWANCE).to(dtype)
 
     def cut_off_for(self, order: int) -> "Kernel":
         """Return the kernel that is negligible only where ``max(1, u)^order K(u)`` is, too."""
-        if order == 0 or self.reach is None:
+        if order == 0 or self.squared_cutoff is None:
             return self
-        return replace(self, reach=partial(_reach_of_moments, self.reach, order))
+        return replace(self, squared_cutoff=partial(_cutoff_of_moments, self.squared_cutoff, order))
 
     @property
     def canonical_factor(self) -> float:
@@ -187,17 +179,17 @@ class Kernel:
         return self.tail is not None
 
     def derivative(self) -> "Kernel":
-        """Return the kernel whose profile is the slope of this one."""
-        tail = self.tail and partial(_derivative_tail, self.tail, self.log_slope)
+        """Return the kernel whose profile is the derivative of this one's."""
+        tail = self.tail and partial(_derivative_tail, self.tail, self.log_profile_derivative)
         return replace(
             self,
-            name=f"slope of {self.name}",
-            profile=self.slope,
+            name=f"derivative of {self.name}",
+            profile=self.profile_derivative,
             roughness=None,
             second_moment=None,
-            smooth=self.slope_factor is not None,
+            smooth=self.derivative_factor is not None,
             tail=tail,
-            formula=self._formula("slope"),
+            formula=self._formula("derivative"),
             square_scale=None,
             same_as=None,
         )
@@ -208,14 +200,15 @@ class Kernel:
             self,
             name=f"square of {self.name}",
             profile=partial(_squared_profile, self.profile),
-            slope=partial(_squared_slope, self.profile, self.slope),
+            profile_derivative=partial(_squared_derivative, self.profile, self.profile_derivative),
             roughness=None,
             second_moment=None,
             tail=self.tail and partial(_squared_tail, self.tail),
             log_profile=self.log_profile and partial(_doubled, self.log_profile),
-            log_slope=self.log_slope and partial(_doubled, self.log_slope),
-            reach=self.reach and partial(_at_half, self.reach),
-            slope_factor=self.slope_factor and 2 * self.slope_factor,
+            log_profile_derivative=self.log_profile_derivative
+            and partial(_doubled, self.log_profile_derivative),
+            squared_cutoff=self.squared_cutoff and partial(_at_half, self.squared_cutoff),
+            derivative_factor=self.derivative_factor and 2 * self.derivative_factor,
             formula=self._formula("square"),
             same_as=self.square_scale and (self, self.square_scale),
         )
@@ -243,8 +236,8 @@ def _squared_profile(profile: Callable, sq: Tensor) -> Tensor:
     return profile(sq).square()
 
 
-def _squared_slope(profile: Callable, slope: Callable, sq: Tensor) -> Tensor:
-    return 2 * slope(sq.clone()) * profile(sq)
+def _squared_derivative(profile: Callable, derivative: Callable, sq: Tensor) -> Tensor:
+    return 2 * derivative(sq.clone()) * profile(sq)
 
 
 def _squared_tail(tail: Callable, excess: Tensor, nearest: Tensor) -> Tensor:
@@ -259,21 +252,21 @@ def _at_half(function: Callable, value: Tensor) -> Tensor:
     return function(value / 2)
 
 
-def _reach_of_moments(reach: Callable, order: int, log_weight: Tensor) -> Tensor:
+def _cutoff_of_moments(cutoff: Callable, order: int, log_weight: Tensor) -> Tensor:
     """Return the squared distance at which ``max(1, u)^order K(u)`` takes a value, or a larger one.
 
     From the kernel's own one up, the logarithm of u grows ever more slowly.
     """
-    squared = reach(log_weight)
-    for _ in range(_STEPS_OF_REACH):
-        squared = reach(log_weight - order / 2 * squared.clamp_min(1).log())
-    return _REACH_MARGIN * squared
+    squared = cutoff(log_weight)
+    for _ in range(tuning.FIXED_POINT_STEPS):
+        squared = cutoff(log_weight - order / 2 * squared.clamp_min(1).log())
+    return tuning.FIXED_POINT_MARGIN * squared
 
 
 def _derivative_tail(
-    tail: Callable, log_slope: Callable, excess: Tensor, nearest: Tensor
+    tail: Callable, log_profile_derivative: Callable, excess: Tensor, nearest: Tensor
 ) -> Tensor:
-    return log_slope(nearest + excess) * tail(excess, nearest)
+    return log_profile_derivative(nearest + excess) * tail(excess, nearest)
 
 
 def _integrated_moments(kernel: Kernel) -> tuple[float, float]:

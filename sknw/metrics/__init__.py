@@ -4,18 +4,14 @@
 `simpler` one; training goes up from the simplest, so that none ends above a simpler one.
 """
 
+from sknw.metrics import matrix, network, scales
 from sknw.metrics.matrix import FullMetric
 from sknw.metrics.metric import Metric, fill, learned
 from sknw.metrics.module import ModuleMetric
 from sknw.metrics.network import MlpMetric
 from sknw.metrics.scales import DiagonalMetric, ScalarMetric, ScaleMetric
 
-METRICS: dict[str, type[Metric]] = {
-    "scalar": ScalarMetric,
-    "diagonal": DiagonalMetric,
-    "full": FullMetric,
-    "mlp": MlpMetric,
-}
+METRICS: dict[str, type[Metric]] = {**scales.METRICS, **matrix.METRICS, **network.METRICS}
 
 Metric.__module__ = __name__  # messages name what users import
 

@@ -93,3 +93,6 @@ class FullMetric(Metric):
             )
         diagonal = np.diag(np.broadcast_to(values, (n_columns,)))
         return diagonal[:n_components].reshape(-1).copy()
+
+
+METRICS: dict[str, type[Metric]] = {"full": FullMetric}

@@ -160,3 +160,6 @@ class MlpMetric(Metric):
     def describe(self, module: ResidualEmbedding) -> None:
         """Return None: a network has no scales."""
         return None
+
+
+METRICS: dict[str, type[Metric]] = {"mlp": MlpMetric}

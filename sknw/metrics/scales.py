@@ -116,3 +116,6 @@ class DiagonalMetric(ScaleMetric):
     def scale_of_column(self, n_columns: int) -> np.ndarray:
         """Return each column's feature."""
         return getattr(self, "feature_of_column_", np.arange(n_columns))
+
+
+METRICS: dict[str, type[Metric]] = {"scalar": ScalarMetric, "diagonal": DiagonalMetric}

@@ -65,9 +65,9 @@ def gradients_of_attention(
     squares = pair_distances(codes and codes.without_exact, queries, keys)
     if kernel.tail is None:
         weights = kernel.profile(squares.clone())
-        rates = kernel.slope(squares) / torch.where(weights > 0, weights, 1.0)
+        rates = kernel.profile_derivative(squares) / torch.where(weights > 0, weights, 1.0)
     else:
-        rates = kernel.log_slope(squares)
+        rates = kernel.log_profile_derivative(squares)
     queries, keys = (numeric_part(codes, points) for points in (queries, keys))
     return gradients_by_rates(queries, keys, attention.to(dtype), rates, values.to(dtype))
 

@@ -161,12 +161,12 @@ class NeighborSmoother:
                 weights, empty[block] = self._weights(kernel, squares, None)
                 mass = torch.where(empty[block], 1.0, weights.sum(dim=1))[:, None]
                 if kernel.tail is None:
-                    slopes = kernel.slope(squares.clone()) * self.columns[0].double()
+                    slopes = kernel.profile_derivative(squares.clone()) * self.columns[0].double()
                     found = gradients_by_slopes(
                         rows, self.keys.double(), weights / mass, slopes / (mass * radii**2), values
                     )
                 else:
-                    rates = kernel.log_slope(squares.clone()) / radii**2
+                    rates = kernel.log_profile_derivative(squares.clone()) / radii**2
                     found = gradients_by_rates(
                         rows, self.keys.double(), weights / mass, rates, values
                     )

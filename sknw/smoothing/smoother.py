@@ -22,7 +22,7 @@ from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.log_attention import log_attention, profile_of_pairs
 from sknw.smoothing.method import Method
 from sknw.smoothing.own_weights import OwnWeights
-from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, choose_for, kernel_sums
+from sknw.sums import ALGORITHMS, Algorithm, KernelSums, PreparedSums, Problem, choose, kernel_sums
 from sknw.sums.engine import full_precision
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.geometry.distances import tile_elements
@@ -167,16 +167,18 @@ class Smoother:
         return self._chosen[like]
 
     def _choose(self, queries: Tensor | None, exclude: Tensor | None) -> Algorithm:
-        return choose_for(
+        return choose(
             self.method.algorithm,
-            self.method.kernel,
-            None if queries is None else queries[None],
-            self.keys[None],
-            n_columns=len(self.columns),
-            leave_one_out=queries is None or exclude is not None,
-            needs_grad=False,
-            rtol=self.method.rtol,
-            prepared=tuple(self._prepared),
+            Problem.of(
+                self.method.kernel,
+                None if queries is None else queries[None],
+                self.keys[None],
+                n_columns=len(self.columns),
+                leave_one_out=queries is None or exclude is not None,
+                needs_grad=False,
+                rtol=self.method.rtol,
+                prepared=tuple(self._prepared),
+            ),
         )
 
     def predict(self, queries: Tensor | None, exclude: Tensor | None = None) -> Prediction:
@@ -225,13 +227,17 @@ class Smoother:
         fit = LocalFit.of(ran.sums.sums)
         with full_precision(self.keys), beside_compilers():
             gradients = algorithm.ratio_gradients(prepared.state, ran.plan, fit.means, fit.mass)[0]
-        gradients, empty, redone = gradients.to(fit.means.dtype), fit.empty[0], ran.redone.rows[0]
-        if algorithm.is_approximate and redone.any():
-            rows = redone.nonzero().squeeze(1)
+        gradients, empty, fallback = (
+            gradients.to(fit.means.dtype),
+            fit.empty[0],
+            ran.fallback.rows[0],
+        )
+        if algorithm.is_approximate and fallback.any():
+            rows = fallback.nonzero().squeeze(1)
             exact = self._prepared_by(ALGORITHMS["blocks"](self.method.rtol), " of rows done again")
             gradients[rows], empty[rows], _ = self._gradients(exact, queries[rows])
-            redone = torch.zeros_like(redone)
-        weak = redone | self._is_faint(ran.sums)[0]
+            fallback = torch.zeros_like(fallback)
+        weak = fallback | self._is_faint(ran.sums)[0]
         values = (self.columns[1:] / self.columns[0]).mT
         for rows, attention in self._attention_by_logs(weak, queries, None):
             gradients[rows] = gradients_of_attention(

@@ -8,14 +8,14 @@ For queries ``q_i``, keys ``z_j`` and value columns ``v_j``, all in bandwidth un
 ``z_j − q_i``; `PreparedSums` keeps what the keys need between calls. From below: `problem` and
 `monomials` hold the records, `geometry/` tells which points are near each other, `evaluators/`
 evaluate given pairs of queries and keys, `algorithms/` decide which pairs are evaluated, `engine`
-has rows that underflow or are inaccurate done again by `tails`, and `autograd` and `moments`
+takes exact sums of `tails` for rows that underflow or are inaccurate, and `autograd` and `moments`
 differentiate.
 """
 
 from sknw.sums.algorithms.algorithm import Algorithm
-from sknw.sums.algorithms.choice import ALGORITHMS
+from sknw.sums.algorithms.choice import ALGORITHMS, choose
 from sknw.sums.autograd import gradient_by_log_scales, kernel_sums
-from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm, choose_for
+from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, check_algorithm
 from sknw.sums.evaluators.compiled.readiness import compile_ahead
 from sknw.sums.evaluators.registry import has_own_threads
 from sknw.sums.geometry.interactions import Layout
@@ -32,7 +32,7 @@ __all__ = [
     "PreparedSums",
     "Problem",
     "check_algorithm",
-    "choose_for",
+    "choose",
     "compile_ahead",
     "gradient_by_log_scales",
     "has_own_threads",

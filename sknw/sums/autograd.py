@@ -8,8 +8,8 @@ The backward pass is kernel sums again. With ``S_i = Σ_j K(s_ij) v_j``, ``s_ij 
     dL/dv_j = Σ_i K(s_ij) G_i
     dL/dlog c = 2 Σ_ij K'(s_ij) ⟨G_i, v_j⟩ (q_i − z_j)²    for scales c of the features
 
-They are the algorithm's `pullback`. Tail rows (`sknw.sums.tails`) do theirs in their own unit: a
-row's log-scale is a constant that cancels from every ratio, so it is not differentiated.
+They are the algorithm's `pullback`. Fallback rows (`sknw.sums.tails`) do theirs in their own unit:
+a row's log-scale is a constant that cancels from every ratio, so it is not differentiated.
 
 There are first derivatives in reverse mode only. Whoever asks for others gets an error by every
 route; `sknw.smoothing.pooling.node` has them all.
@@ -25,17 +25,17 @@ from torch.autograd.forward_ad import unpack_dual
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm, Gradients, Wanted
+from sknw.sums.algorithms.choice import choose
 from sknw.sums.engine import (
     DEFAULT_RTOL,
     PreparedSums,
     Run,
-    choose_for,
     full_precision,
     identified,
 )
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.monomials import Monomials
-from sknw.sums.problem import KernelSums
+from sknw.sums.problem import KernelSums, Problem
 
 
 def kernel_sums(
@@ -77,16 +77,19 @@ def kernel_sums(
     kernel, queries, keys = on_scaled_points(kernel, queries, keys)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if needs_grad and kernel.derivative().formula is None:
-        kernel = replace(kernel, formula=None)  # who evaluates the sums must know the slope, too
-    chosen = choose_for(
+        # an evaluator that knows the kernel but not its derivative could not do the gradient
+        kernel = replace(kernel, formula=None)
+    chosen = choose(
         algorithm,
-        kernel,
-        queries,
-        keys,
-        n_columns=columns.shape[1],
-        leave_one_out=queries is None or exclude is not None,
-        needs_grad=needs_grad,
-        rtol=rtol,
+        Problem.of(
+            kernel,
+            queries,
+            keys,
+            n_columns=columns.shape[1],
+            leave_one_out=queries is None or exclude is not None,
+            needs_grad=needs_grad,
+            rtol=rtol,
+        ),
     )
     if not needs_grad:
         return PreparedSums.of(kernel, keys, columns, chosen).sums(queries, exclude)
@@ -190,10 +193,10 @@ def gradients_of(
 ) -> Gradients:
     """Return the gradients that are wanted, for that (b, p, k, m) of the moments.
 
-    Tail rows have theirs from tiles of weights relative to the nearest key's.
+    Fallback rows have theirs from tiles of weights relative to the nearest key's.
     """
     kernel, keys, columns = prepared.kernel, prepared.keys, prepared.columns
-    trusted, known = grad.masked_fill(ran.redone.rows[:, None, None], 0.0), ran.by_log_scales
+    trusted, known = grad.masked_fill(ran.fallback.rows[:, None, None], 0.0), ran.by_log_scales
     unknown = replace(wanted, log_scales=wanted.log_scales and known is None)
     found = prepared.algorithm.pullback(prepared.state, ran.plan, trusted, unknown)
     found = _of_all_features(found, queries, keys)
@@ -203,7 +206,7 @@ def gradients_of(
     of_rows = found.keys if found.queries is None else found.queries
     monomials = prepared.monomials or Monomials.up_to(keys.shape[-1] - kernel.n_codes, 0)
     points, exclude = identified(queries, exclude, keys)
-    for b, rows in ran.redone.members():
+    for b, rows in ran.fallback.members():
         member, key_set = kernel.member(b), prepared.key_set(b)
         groups = key_set.shifted_groups(member, points[b], exclude, rows, tiles=True)
         for group, shifted in groups:
@@ -253,7 +256,7 @@ def gradient_by_log_scales(
         The gradient with respect to the sums, as they are scaled.
     """
     known = ran.by_log_scales
-    if known is not None and not ran.redone.rows.any():
+    if known is not None and not ran.fallback.rows.any():
         return torch.einsum("bdkm,bkm->d", known, grad.to(known.dtype))
     wanted, grad = Wanted(log_scales=True), grad.to(prepared.keys.dtype)[:, None]
     with torch.no_grad(), full_precision(prepared.keys), beside_compilers():

@@ -1,18 +1,18 @@
-"""Moments from any algorithm: plain first, then tail rows done again exactly.
+"""Moments from any algorithm: plain ones, and exact ones for the fallback rows.
 
-A row is a tail row where its plain mass underflows, or where the algorithm says that it is
-inaccurate (an absolute error that is too large beside the mass). `KernelSums.report` tells what
-happened:
+A row is a fallback row where its plain mass underflows, or where the algorithm says that it is
+inaccurate (an absolute error that is too large beside the mass); see `sknw.sums.tails`.
+`KernelSums.report` tells what happened:
 
 ``algorithm``, ``evaluator``
     Names of what ran.
 ``n_queries``, ``n_keys``
     Sizes.
 ``share_of_pairs``
-    Share of all pairs of a query and a key that were evaluated one by one, those of queries done
-    again included: above 1 where all pairs were evaluated and some twice.
+    Share of all pairs of a query and a key that were evaluated one by one, those of fallback rows
+    included: above 1 where all pairs were evaluated and some twice.
 ``rows_redone``
-    Number of queries that were done again exactly.
+    Number of fallback rows.
 ``audited_error``
     For algorithms with absolute error: the error of the mass that an audit on exact sums found,
     with its safety factor, relative to the total weight of the keys; else 0.
@@ -38,8 +38,8 @@ DEFAULT_RTOL = 1e-8
 
 
 @dataclass(frozen=True)
-class Redone:
-    """The tail rows (b, m), which were done again, and the logarithm of each row's unit (b, m)."""
+class FallbackRows:
+    """Which rows (b, m) are exact sums in the place of plain ones, and the logs of their units."""
 
     rows: Tensor
     log_scale: Tensor
@@ -62,8 +62,8 @@ class Run:
         The moments, in the unit of the sums, which come first.
     plan : object
         What the algorithm planned for the queries.
-    redone : Redone
-        What was done again.
+    fallback : FallbackRows
+        Which rows are exact sums.
     by_log_scales : Tensor of shape (b, d, k, m) or None
         Derivatives of the sums by the logarithms of common scales of queries and keys,
         ``2 Σ_j K'_ij (z_j − q_i)² v_j`` feature by feature, where they came as well.
@@ -72,7 +72,7 @@ class Run:
     sums: KernelSums
     moments: Tensor
     plan: Any
-    redone: Redone
+    fallback: FallbackRows
     by_log_scales: Tensor | None
 
 
@@ -137,28 +137,29 @@ class PreparedSums:
             plan = self.algorithm.plan(self.state, queries, exclude)
             if by_log_scales and self.has_squares(queries):
                 found = self.algorithm.moments(self.state, plan, squares=True)
-                moments, by_log_scales = found[:, :1], 2 * self.kernel.slope_factor * found[:, 1:]
+                moments = found[:, :1]
+                by_log_scales = 2 * self.kernel.derivative_factor * found[:, 1:]
             else:
                 moments, by_log_scales = self.algorithm.moments(self.state, plan), None
             plain = moments[:, 0]
-            redone = Redone(self._rows_in_need(plan, plain), torch.zeros_like(plain[:, 0]))
-            n_pairs_redone = self._redo(moments, redone, queries, exclude)
+            fallback = FallbackRows(self._fallback_rows(plan, plain), torch.zeros_like(plain[:, 0]))
+            n_fallback_pairs = self._replace(moments, fallback, queries, exclude)
         report = {
             "algorithm": self.algorithm.name,
             "evaluator": None,
             "n_queries": plain.shape[2],
             "n_keys": self.keys.shape[1],
-            "rows_redone": int(redone.rows.sum()),
+            "rows_redone": int(fallback.rows.sum()),
             "share_of_pairs": 0.0,
             "audited_error": 0.0,
             **self.algorithm.report(self.state, plan),
         }
         possible = plain.shape[0] * plain.shape[2] * self.keys.shape[1]
-        report["share_of_pairs"] += n_pairs_redone / possible
-        sums = KernelSums(redone.log_scale, plain.mT, report)
-        return Run(sums, moments, plan, redone, by_log_scales)
+        report["share_of_pairs"] += n_fallback_pairs / possible
+        sums = KernelSums(fallback.log_scale, plain.mT, report)
+        return Run(sums, moments, plan, fallback, by_log_scales)
 
-    def _rows_in_need(self, plan: Any, plain: Tensor) -> Tensor:
+    def _fallback_rows(self, plan: Any, plain: Tensor) -> Tensor:
         underflowing = underflowing_rows(self.kernel, plain[:, 0], self.keys.dtype)
         inaccurate = self.algorithm.inaccurate_rows(self.state, plan, plain)
         rows = torch.zeros_like(plain[:, 0], dtype=torch.bool)
@@ -166,14 +167,16 @@ class PreparedSums:
             rows = rows if mask is None else rows | mask
         return rows
 
-    def _redo(self, plain: Tensor, redone: Redone, queries, exclude: Tensor | None) -> int:
+    def _replace(
+        self, plain: Tensor, fallback: FallbackRows, queries, exclude: Tensor | None
+    ) -> int:
         """Overwrite rows of the plain moments by exact ones, each relative to its nearest key.
 
         Returns the number of pairs that this took.
         """
         n_pairs = 0
         queries, exclude = identified(queries, exclude, self.keys)
-        for b, rows in redone.members():
+        for b, rows in fallback.members():
             key_set, kernel = self.key_set(b), self.kernel.member(b)
             tiles = self.monomials is not None
             groups = key_set.shifted_groups(kernel, queries[b], exclude, rows, tiles=tiles)
@@ -184,7 +187,7 @@ class PreparedSums:
                     found = shifted.sums(kernel, self._members[b])
                 plain[b, ..., group] = found
                 log_scale = shifted.log_scale(kernel)
-                redone.log_scale[b, group] = log_scale.to(plain.dtype)
+                fallback.log_scale[b, group] = log_scale.to(plain.dtype)
                 n_pairs += shifted.n_pairs
         return n_pairs
 
@@ -245,36 +248,3 @@ def check_algorithm(
         rtol=DEFAULT_RTOL,
     )
     choose(algorithm, problem)
-
-
-def choose_for(
-    algorithm: str,
-    kernel: Kernel,
-    queries: Tensor | None,
-    keys: Tensor,
-    *,
-    n_columns: int,
-    leave_one_out: bool,
-    needs_grad: bool,
-    rtol: float,
-    order: int = 0,
-    prepared: tuple[str, ...] = (),
-) -> Algorithm:
-    """Return the algorithm for these tensors; `prepared` names those that know the keys already."""
-    problem = Problem(
-        kernel=kernel,
-        n_batch=len(keys),
-        n_queries=(keys if queries is None else queries).shape[1],
-        n_keys=keys.shape[1],
-        n_features=keys.shape[2],
-        n_columns=n_columns,
-        dtype=keys.dtype,
-        device=keys.device,
-        needs_grad=needs_grad,
-        leave_one_out=leave_one_out,
-        rtol=rtol,
-        order=order,
-        keys=keys,
-        prepared=prepared,
-    )
-    return choose(algorithm, problem)

@@ -6,9 +6,9 @@ points up to a total degree, with steps from the query to the key,
     M_a(i) = Σ_j K(‖q_i − z_j‖) (z_j − q_i)^a v_j
 
 Monomial 0 is the kernel sum. The gradients are moments of one order more, under the kernel and
-under its slope; `sknw.sums.monomials` adds them up tile by tile. The tolerance is that of sums:
-with f any number within the range r of the values, ``M_a of v − f · M_a of the weights`` is off by
-at most ``rtol · r`` times the mass, where the step is counted in bandwidths.
+under its derivative; `sknw.sums.monomials` adds them up tile by tile. The tolerance is that of
+sums: with f any number within the range r of the values, ``M_a of v − f · M_a of the weights`` is
+off by at most ``rtol · r`` times the mass, where the step is counted in bandwidths.
 """
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from sknw.data.arrays import to_tensor
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm, Wanted
+from sknw.sums.algorithms.choice import choose
 from sknw.sums.autograd import (
     first_order_only,
     gradients_of,
@@ -25,10 +26,10 @@ from sknw.sums.autograd import (
     refuse_batches,
     refuse_other_derivatives,
 )
-from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, choose_for, full_precision
+from sknw.sums.engine import DEFAULT_RTOL, PreparedSums, full_precision
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.monomials import Monomials
-from sknw.sums.problem import KernelMoments
+from sknw.sums.problem import KernelMoments, Problem
 
 
 def kernel_moments(
@@ -88,16 +89,18 @@ def kernel_moments(
     scale = kernel.on_scaled_points()[1]
     kernel, queries, keys = on_scaled_points(kernel, queries, keys)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    chosen = choose_for(
+    chosen = choose(
         algorithm,
-        kernel,
-        queries,
-        keys,
-        n_columns=columns.shape[1],
-        leave_one_out=queries is None or exclude is not None,
-        needs_grad=needs_grad,
-        rtol=rtol,
-        order=order,
+        Problem.of(
+            kernel,
+            queries,
+            keys,
+            n_columns=columns.shape[1],
+            leave_one_out=queries is None or exclude is not None,
+            needs_grad=needs_grad,
+            rtol=rtol,
+            order=order,
+        ),
     )
     report: dict = {}
     log_scale, moments = _KernelMoments.apply(

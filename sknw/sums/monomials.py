@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST_MONOMIALS = 5000
+from sknw.support import tuning
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,13 @@ class Monomials:
         if not isinstance(order, int) or isinstance(order, bool) or order < 0:
             raise ValueError(f"order must be an integer >= 0; got {order!r}.")
         n_monomials = math.comb(n_features + order, order)
-        if n_monomials > MOST_MONOMIALS:
-            fits = max(p for p in range(order) if math.comb(n_features + p, p) <= MOST_MONOMIALS)
+        if n_monomials > tuning.MOST_MONOMIALS:
+            fits = max(
+                p for p in range(order) if math.comb(n_features + p, p) <= tuning.MOST_MONOMIALS
+            )
             raise ValueError(
                 f"Moments of order {order} in {n_features} dimensions are {n_monomials:,} "
-                f"monomials, over {MOST_MONOMIALS:,}; the largest order that fits is {fits}."
+                f"monomials, over {tuning.MOST_MONOMIALS:,}; the largest order that fits is {fits}."
             )
         return cls._graded(n_features, order)
 
@@ -104,22 +106,35 @@ class Monomials:
             found[place, feature] = places.get(tuple(row.tolist()), -1)
         return found
 
+    @cached_property
+    def visits(self) -> np.ndarray:
+        """Place, degree and last factor's feature of each, depth first, (p, 3); not of squares.
+
+        So each is the latest one of a degree less, times the step of that feature.
+        """
+        found = []
+
+        def visit(place: int, degree: int, feature: int) -> None:
+            found.append((place, degree, feature))
+            for other in range(feature, self.exponents.shape[1]):
+                if self.successors[place, other] >= 0:
+                    visit(int(self.successors[place, other]), degree + 1, other)
+
+        visit(0, 0, 0)
+        return np.array(found)
+
     def times(self, start: Tensor, steps: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Yield each monomial's place and ``start · t^a``, for steps t (..., m, n) by feature."""
-
-        def down(place: int, product: Tensor, first: int) -> Iterator[tuple[int, Tensor]]:
-            yield place, product
-            for feature in range(first, len(steps)):
-                successor = int(self.successors[place, feature])
-                if successor >= 0:
-                    yield from down(successor, product * steps[feature], feature)
-
         if self.are_squares:
             yield 0, start
             for feature, step in enumerate(steps):
                 yield 1 + feature, start * step.square()
-        else:
-            yield from down(0, start, 0)
+            return
+        products = [start] * (1 + self.order)
+        for place, degree, feature in self.visits.tolist():
+            if degree:
+                products[degree] = products[degree - 1] * steps[feature]
+            yield place, products[degree]
 
 
 def steps_between(queries: Tensor, keys: Tensor) -> list[Tensor]:
@@ -142,7 +157,7 @@ def tile_moments(
 def tile_pullback(
     monomials: Monomials,
     weights: Tensor,
-    slopes: Tensor,
+    derivatives: Tensor,
     queries: Tensor,
     keys: Tensor,
     columns: Tensor,
@@ -152,7 +167,7 @@ def tile_pullback(
 
     With the gradient G (..., p, k, m) of the moments, a pair adds ``K T`` to the loss, where
     ``T = Σ_a ⟨G_a, v⟩ t^a`` is a polynomial of its step. So its step has the gradient
-    ``K dT/dt + 2 K' T t``, where K' are the `slopes` of the weights by the squared distance.
+    ``K dT/dt + 2 K' T t``, where K' are the `derivatives` of the weights by the squared distance.
     """
     steps = steps_between(queries, keys)
     total, by_steps = torch.zeros_like(weights), [torch.zeros_like(weights) for _ in steps]
@@ -167,7 +182,7 @@ def tile_pullback(
                 by_steps[f] += factor * power * (grad[..., successor, :, :].mT @ columns)
     of_queries, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
     for f, step in enumerate(steps):
-        by_step = weights * by_steps[f] + 2 * slopes * total * step
+        by_step = weights * by_steps[f] + 2 * derivatives * total * step
         of_queries[..., f] = -by_step.sum(dim=-1)
         of_keys[..., f] = by_step.sum(dim=-2)
     return of_queries, of_keys, by_columns

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,39 @@ class Problem:
     prepared: tuple[str, ...] = ()
     memo: dict = field(default_factory=dict, compare=False, repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        kernel: Kernel,
+        queries: Tensor | None,
+        keys: Tensor,
+        *,
+        n_columns: int,
+        leave_one_out: bool,
+        needs_grad: bool,
+        rtol: float,
+        **more: Any,
+    ) -> "Problem":
+        """Return the problem of queries (b, m, d), or of the keys (b, n, d) themselves.
+
+        `more` are fields that have a default.
+        """
+        return cls(
+            kernel=kernel,
+            n_batch=len(keys),
+            n_queries=(keys if queries is None else queries).shape[1],
+            n_keys=keys.shape[1],
+            n_features=keys.shape[2],
+            n_columns=n_columns,
+            dtype=keys.dtype,
+            device=keys.device,
+            needs_grad=needs_grad,
+            leave_one_out=leave_one_out,
+            rtol=rtol,
+            keys=keys,
+            **more,
+        )
+
     @property
     def n_monomials(self) -> int:
         """Number of monomials of the moments; 1 for sums."""
@@ -86,6 +120,11 @@ class KernelMoments:
     exponents: np.ndarray
     report: dict = field(default_factory=dict, compare=False)
 
+    def merge(self, other: "KernelMoments") -> "KernelMoments":
+        """Return the moments over the keys of both, where these are parts of the keys."""
+        found = _merged(self.log_scale, self.moments, other.log_scale, other.moments)
+        return KernelMoments(*found, self.exponents)
+
 
 @dataclass(frozen=True)
 class KernelSums:
@@ -116,18 +155,27 @@ class KernelSums:
         return self.sums[..., 0]
 
     def merge(self, other: "KernelSums") -> "KernelSums":
-        """Return the sums over the keys of both (log-scaled addition, associative).
+        """Return the sums over the keys of both, where these are parts of the keys."""
+        return KernelSums(*_merged(self.log_scale, self.sums, other.log_scale, other.sums))
 
-        Row scales are compared as logarithms, so the parts' shares are known to
-        ``eps · |log_scale|``.
-        """
-        # an empty part must not set the scale of a row that the other part fills
-        first = torch.where(self.mass == 0, -torch.inf, self.log_scale)
-        second = torch.where(other.mass == 0, -torch.inf, other.log_scale)
-        top = torch.maximum(first, second)
-        log_scale = torch.where(top == -torch.inf, 0.0, top)
-        total = (
-            torch.exp(first - log_scale)[..., None] * self.sums
-            + torch.exp(second - log_scale)[..., None] * other.sums
-        )
-        return KernelSums(log_scale, total)
+
+def _merged(
+    log_scale: Tensor, sums: Tensor, other_log_scale: Tensor, other_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return scale and sums (..., m, ...) of both, on the larger scale of each row.
+
+    The first entry of a row's sums is its mass: a part without any must not set the scale. Scales
+    are compared as logarithms, so the parts' shares are known to ``eps · |log_scale|``.
+    """
+    n_inner = sums.ndim - log_scale.ndim
+    inner = (slice(None),) * log_scale.ndim + (None,) * n_inner
+
+    def scale_of(log_scale: Tensor, sums: Tensor) -> Tensor:
+        mass = sums[(..., *(0,) * n_inner)]
+        return torch.where(mass == 0, -torch.inf, log_scale)
+
+    first, second = scale_of(log_scale, sums), scale_of(other_log_scale, other_sums)
+    top = torch.maximum(first, second)
+    top = torch.where(top == -torch.inf, 0.0, top)
+    total = (first - top).exp()[inner] * sums + (second - top).exp()[inner] * other_sums
+    return top, total

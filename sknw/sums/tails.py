@@ -1,4 +1,4 @@
-"""Tail rows: exact sums relative to the nearest key, where plain sums are not good enough.
+"""Fallback rows: exact sums relative to the nearest key, where plain sums are not good enough.
 
 A kernel that never reaches zero gives every query some neighbour, however far. Each weight is taken
 relative to the nearest key's, so the mass is at least that key's own weight and the ratio keeps its
@@ -13,28 +13,28 @@ Mismatches of categories that have to match exactly come first: the nearest key 
 fewest, and only such keys have weight, each by its other distance. So the squared distance of a
 nearest key counts without them, and they cancel from excesses before anything else is added.
 
-Their sums go through the compiled loops where those know the kernel's tail, and where there are
-many rows and keys, only blocks that matter meet: what is left out is less than rounding of the
-sums, so the tail rows of every algorithm are exact, whatever its tolerance. Moments and gradients
-go through tiles of torch.
+Their sums are left to the evaluator, where it knows sums relative to the nearest key. Where there
+are many rows and keys, only blocks that matter meet: what is left out is less than rounding of the
+sums, so the fallback rows of every algorithm are exact, whatever its tolerance. Moments and
+gradients go through tiles of torch.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sknw.data.arrays import accumulator_dtype, to_tensor
+from sknw.data.arrays import accumulator_dtype
 from sknw.kernels import Kernel
 from sknw.kernels.codes import Codes, numeric_part
-from sknw.sums.evaluators.compiled.driver import FusedPoints, Shift
-from sknw.sums.evaluators.registry import FUSED, evaluator_for
+from sknw.sums.evaluators.evaluator import Evaluator, Forms
+from sknw.sums.evaluators.registry import evaluator_for
 from sknw.sums.geometry.distances import blocks, exclude_keys, pair_distances, tile_elements
 from sknw.sums.geometry.interactions import (
-    NO_SHARE,
     InteractionList,
     Layout,
     Pairs,
@@ -43,19 +43,10 @@ from sknw.sums.geometry.interactions import (
 from sknw.sums.monomials import Monomials, steps_between, tile_moments, tile_pullback
 from sknw.support import tuning
 
-_KEYS_PER_TILE = 2048
-# Logarithm of the largest weight of a key that sets no unit.
-_LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
-# Share of a squared distance up to which a logarithm of weights is as good by its slope as by a
-# difference: the root of rounding.
-_LITTLE = {torch.float64: 1e-8, torch.float32: 3e-4}
-# Plain masses under these floors are not trusted: rounding of clamped exponents begins to show.
-_MASS_FLOOR = {torch.float64: 1e-250, torch.float32: 1e-20}
-
 
 def underflowing_rows(kernel: Kernel, mass: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return which rows of a plain mass underflow; None where no row can."""
-    return mass < _MASS_FLOOR[dtype] if kernel.tail is not None else None
+    return mass < tuning.LEAST_TRUSTED_MASS[dtype.itemsize] if kernel.tail is not None else None
 
 
 def _nearest_tail(excess: Tensor, nearest: Tensor) -> Tensor:
@@ -108,7 +99,7 @@ class ShiftedRows(ABC):
 
 @dataclass(frozen=True, eq=False)
 class KeySet:
-    """Keys that tail rows are summed over.
+    """Keys that fallback rows are summed over.
 
     Parameters
     ----------
@@ -135,21 +126,21 @@ class KeySet:
         return self.weights > 0
 
     @cached_property
-    def as_they_stand(self) -> "CompiledKeys":
+    def as_they_stand(self) -> "UsableKeys":
         """The keys that count, for few rows."""
         order = self.usable.nonzero().squeeze(1)
         everything = len(order) == len(self.keys)
         points = self.keys if everything else self.keys[order]
-        return CompiledKeys(order, FUSED.points(points[None], self.n_codes), everything, None)
+        return UsableKeys(order, Forms(points[None], self.n_codes), everything, None)
 
     @cached_property
-    def in_blocks(self) -> "CompiledKeys":
+    def in_blocks(self) -> "UsableKeys":
         """The keys that count in compact blocks, for many rows."""
         usable = self.usable.nonzero().squeeze(1)
         size = max(tuning.TAIL_KEYS_PER_BLOCK, len(usable) // 2048)
         layout = Layout.of(self.keys[usable], size, self.n_codes)
-        points = FUSED.points(layout.points[None], self.n_codes)
-        return CompiledKeys(usable[layout.order], points, False, layout)
+        points = Forms(layout.points[None], self.n_codes)
+        return UsableKeys(usable[layout.order], points, False, layout)
 
     @cached_property
     def weights_in_blocks(self) -> Tensor:
@@ -171,24 +162,24 @@ class KeySet:
         """
         n_pairs = len(rows) * len(self.keys)
         evaluator = evaluator_for(kernel, self.keys.dtype, self.keys.device, n_pairs)
-        by_loops = len(rows) and evaluator is FUSED and kernel.tail is not None and not tiles
-        if by_loops and self.usable.any():
-            yield rows, CompiledRows.of(kernel, self, queries[rows], _of(exclude, rows))
+        if not tiles and evaluator.has_shifts(kernel) and len(rows) and self.usable.any():
+            of_rows = queries[rows], _of(exclude, rows)
+            yield rows, EvaluatedRows.of(evaluator, kernel, self, *of_rows)
             return
-        size = max(1, tile_elements(queries.device, queries.dtype) // _KEYS_PER_TILE)
+        size = max(1, tile_elements(queries.device, queries.dtype) // tuning.KEYS_PER_TILE)
         for group in rows.split(size) if len(rows) else ():
             yield group, TorchRows.of(self, queries[group], _of(exclude, group))
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledKeys:
-    """Keys that count, as the compiled loops take them.
+class UsableKeys:
+    """Keys that count.
 
     Parameters
     ----------
     order : Tensor of shape (n_usable,)
         Their places among all keys.
-    points : FusedPoints
+    points : Forms
         The keys in that order.
     is_identity : bool
         Whether these are all keys as they stand.
@@ -197,28 +188,16 @@ class CompiledKeys:
     """
 
     order: Tensor
-    points: FusedPoints
+    points: Forms
     is_identity: bool
     layout: Layout | None
-    _latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def gathered(self, columns: Tensor) -> Tensor:
-        """Return columns (k, n) of all keys in this order, (1, k, n_usable).
-
-        Those of the latest tensor are kept: predictions ask for the same ones again and again.
-        """
-        if self.is_identity:
-            return columns[None]
-        for known, gathered in self._latest:
-            if known is columns:
-                return gathered
-        gathered = columns[None, :, self.order]
-        if not columns.requires_grad:
-            self._latest[:] = [(columns, gathered)]
-        return gathered
+        """Return columns (k, n) of all keys in this order, (1, k, n_usable)."""
+        return columns[None] if self.is_identity else columns[None, :, self.order]
 
 
 def _of(exclude: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -279,7 +258,7 @@ class TorchRows(ShiftedRows):
         return smallest, keys
 
     def _key_blocks(self) -> Iterator[slice]:
-        return blocks(len(self.key_set.keys), _KEYS_PER_TILE)
+        return blocks(len(self.key_set.keys), tuning.KEYS_PER_TILE)
 
     def _distances(self, block: slice) -> Tensor:
         """Squared distances (m, n_t)."""
@@ -324,7 +303,8 @@ class TorchRows(ShiftedRows):
             excess.clamp_min_(0)
             deep = self._log_ratio(kernel, excess, nearest, at_nearest)
             near = kernel.tail(excess, nearest)
-            logs = torch.where(near > _MASS_FLOOR[near.dtype], near.log(), deep)
+            is_trusted = near > tuning.LEAST_TRUSTED_MASS[near.dtype.itemsize]
+            logs = torch.where(is_trusted, near.log(), deep)
             yield block, logs.masked_fill_(out, -torch.inf)
 
     def _log_ratio(
@@ -335,11 +315,11 @@ class TorchRows(ShiftedRows):
         An excess that hardly counts beside the nearest squared distance goes by the slope: the
         difference would lose it to rounding.
         """
-        if kernel.slope_factor is not None:
-            return kernel.slope_factor * excess
+        if kernel.derivative_factor is not None:
+            return kernel.derivative_factor * excess
         difference = kernel.log_profile(nearest + excess) - at_nearest
-        by_slope = kernel.log_slope(nearest.clone()) * excess
-        is_little = excess < _LITTLE[excess.dtype] * nearest
+        by_slope = kernel.log_profile_derivative(nearest.clone()) * excess
+        is_little = excess < tuning.LITTLE_EXCESS[excess.dtype.itemsize] * nearest
         return torch.where(is_little, by_slope, difference)
 
     def _excess_blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -402,9 +382,9 @@ class TorchRows(ShiftedRows):
         of_rows, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
         of_columns = torch.zeros_like(columns)
         both = zip(self.tiles(kernel), self.tiles(kernel.derivative()), strict=True)
-        for (block, weights), (_, slopes) in both:
+        for (block, weights), (_, derivatives) in both:
             by_rows, of_keys[block], of_columns[:, block] = tile_pullback(
-                monomials, weights.to(dtype), slopes.to(dtype), queries, keys[block],
+                monomials, weights.to(dtype), derivatives.to(dtype), queries, keys[block],
                 columns[:, block], grad,
             )  # fmt: skip
             of_rows += by_rows
@@ -415,7 +395,7 @@ class TorchRows(ShiftedRows):
         """Add the gradients of the columns (k, n) of keys that set no unit."""
         log_scale = self.log_scale(kernel)[:, None]
         unusable = (~self.key_set.usable).nonzero().squeeze(1)
-        for some in unusable.split(_KEYS_PER_TILE) if len(unusable) else ():
+        for some in unusable.split(tuning.KEYS_PER_TILE) if len(unusable) else ():
             weights = self._plain_weights(kernel, some, log_scale).to(grad.dtype)
             steps = steps_between(queries, keys[some])
             for place, product in monomials.times(weights, steps):
@@ -427,7 +407,8 @@ class TorchRows(ShiftedRows):
     def _plain_weights(self, kernel: Kernel, keys: Tensor, unit: Tensor) -> Tensor:
         """Return weights (m, n_t) of keys that set no unit: they may be nearer than those."""
         sq = pair_distances(kernel.codes, self.queries, self.key_set.keys[keys])
-        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(_LARGEST_LOG[sq.dtype]).exp()
+        largest = tuning.LARGEST_LOG_WEIGHT[sq.dtype.itemsize]
+        weights = (kernel.log_profile(sq.clone()) - unit).clamp_max(largest).exp()
         if self.exclude is not None:
             weights.masked_fill_(self.exclude[:, None] == keys, 0.0)
         return weights
@@ -441,9 +422,9 @@ class TorchRows(ShiftedRows):
         codes, total = self.key_set.codes, self.queries.new_zeros(self.queries.shape[1])
         n_numbers = len(total) - self.key_set.n_codes
         queries = self._numbers(self.queries)
-        for block, slopes in self.tiles(kernel.derivative()):
+        for block, derivatives in self.tiles(kernel.derivative()):
             keys = self.key_set.keys[block]
-            strengths = slopes * (grad.mT @ columns[:, block])
+            strengths = derivatives * (grad.mT @ columns[:, block])
             for f, step in enumerate(steps_between(queries, self._numbers(keys))):
                 total[f] += (strengths * step.square()).sum()
             for f, steps, cost in () if codes is None else codes.mismatches(self.queries, keys):
@@ -452,35 +433,40 @@ class TorchRows(ShiftedRows):
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledRows(ShiftedRows):
-    """Kernels whose tail the compiled loops know; many keys in blocks, of which few matter.
-
-    Sums over the rows cannot take each row's unit out of the loop. They use plain weights, with the
-    units in the gradient, but for the rows whose weights underflow.
+class EvaluatedRows(ShiftedRows):
+    """Rows for an evaluator that knows the kernel's shifted sums; of many keys, blocks that matter.
 
     Parameters
     ----------
     queries, key_set, exclude
         As in `ShiftedRows`.
+    evaluator : Evaluator
+        Who sums.
     layout : Layout
         The rows, sorted.
-    keys : CompiledKeys
+    keys : UsableKeys
         The keys that count.
-    interaction list : InteractionList or None
+    interactions : InteractionList or None
         Which of them meet which keys; None: all.
     exactly : bool
         Whether the nearest key has to be just that, ties included.
     """
 
+    evaluator: Evaluator
     layout: Layout
-    keys: CompiledKeys
+    keys: UsableKeys
     interactions: InteractionList | None
     exactly: bool
 
     @classmethod
     def of(
-        cls, kernel: Kernel, key_set: KeySet, queries: Tensor, exclude: Tensor | None
-    ) -> "CompiledRows":
+        cls,
+        evaluator: Evaluator,
+        kernel: Kernel,
+        key_set: KeySet,
+        queries: Tensor,
+        exclude: Tensor | None,
+    ) -> "EvaluatedRows":
         """Sort the rows and find the keys that matter to them."""
         size = max(tuning.TAIL_ROWS_PER_BLOCK, len(queries) // 2048)
         layout = Layout.of(queries, size, key_set.n_codes)
@@ -489,14 +475,16 @@ class CompiledRows(ShiftedRows):
         if len(queries) >= tuning.MANY_TAIL_ROWS:
             worth = tuning.TAIL_PAIRS_FOR_BLOCKS_OF_MANY
         if len(queries) * len(key_set.keys) < worth:
-            return cls(queries, key_set, exclude, layout, key_set.as_they_stand, None, exactly)
+            keys = key_set.as_they_stand
+            return cls(queries, key_set, exclude, evaluator, layout, keys, None, exactly)
         keys = key_set.in_blocks
-        met = interactions_of(kernel, layout, keys.layout, key_set.weights_in_blocks, NO_SHARE)
-        return cls(queries, key_set, exclude, layout, keys, met, exactly)
+        weights = key_set.weights_in_blocks
+        met = interactions_of(kernel, layout, keys.layout, weights, tuning.NO_SHARE)
+        return cls(queries, key_set, exclude, evaluator, layout, keys, met, exactly)
 
     @cached_property
-    def _rows(self) -> FusedPoints:
-        return FUSED.points(self.layout.points[None], self.key_set.n_codes)
+    def _rows(self) -> Any:
+        return self.evaluator.points(self.layout.points[None], self.key_set.n_codes)
 
     @property
     def n_pairs(self) -> int:
@@ -519,24 +507,25 @@ class CompiledRows(ShiftedRows):
         return torch.where(exclude >= 0, places[exclude.clamp_min(0)], -1)
 
     @cached_property
-    def _shift(self) -> Shift:
-        """Each sorted row's nearest key."""
-        return FUSED.nearest(
-            self._rows, self.keys.points, self._exclude, self._pairs,
+    def _nearest(self) -> tuple[Any, Tensor]:
+        """Each sorted row's nearest key, and its squared distance."""
+        return self.evaluator.nearest(
+            self._rows, self.keys.points.of(self.evaluator), self._exclude, self._pairs,
             codes=self.key_set.codes, exactly=self.exactly,
         )  # fmt: skip
 
     def log_scale(self, kernel: Kernel) -> Tensor:
         """Logarithm of the weight of each row's nearest key; 0 without any key, shape (m,)."""
-        squared = to_tensor(self._shift.squared, dtype=self.queries.dtype, device="cpu")
+        _, squared = self._nearest
         return _log_weight(kernel, squared)[self.layout.places]
 
     def sums(self, kernel: Kernel, columns: Tensor) -> Tensor:
         """Return the rows' shifted sums (k, m) of columns (k, n)."""
-        columns = self.keys.gathered(columns)
-        sums = FUSED.sums(
-            kernel, self._rows, self.keys.points, columns, self._exclude, self._pairs, self._shift
-        )
+        shift, _ = self._nearest
+        sums = self.evaluator.sums(
+            kernel, self._rows, self.keys.points.of(self.evaluator), self.keys.gathered(columns),
+            self._exclude, self._pairs, shift,
+        )  # fmt: skip
         return self.layout.unsorted(sums[0])
 
 

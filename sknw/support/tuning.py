@@ -29,47 +29,178 @@ SECONDS_BETWEEN_LINES = 1.0
 # Equal rows expected by chance in a whole table from which on such rows are observations of their
 # own, and rows of a group of equals that no resampling makes of one row (sknw.data.duplicates).
 COINCIDENCES_BY_CHANCE, ROWS_OF_NO_COPY = 0.01, 10
-# Cells of equal X per observation up to which sharing their sums pays: cells have different
-# weights, and sums with weights read a tenth more (float32, one feature) than those without.
+# Cells of equal X per observation up to which sharing their sums pays for finding the cells.
 CELLS_WORTH_SHARING = 0.9
 # Categories of a feature that may become as many columns of an embedding.
 MOST_CATEGORY_COLUMNS = 1000
 
-# --- sums ----------------------------------------------------------------------------------------
+# --- kernels -------------------------------------------------------------------------------------
+
+# Roundings of one point that a squared distance of 1 may hold, in units of eps times the size of
+# its coordinates. A coordinate as given carries about one eps (0.1 k: half for 0.1, half for the
+# product), the centred and scaled one another (half for the difference, half for the division);
+# the square of a distance of 1 doubles both. The rest is for data that were rounded once more.
+EDGE_ROUNDINGS = 4.0
+# The most that rounding may count there: however large the coordinates, near keys stay inside.
+LARGEST_EDGE_ALLOWANCE = 0.25
+# Steps to a fixed point that they come close to, and a factor that covers the rest of the way.
+FIXED_POINT_STEPS, FIXED_POINT_MARGIN = 6, 1.05
+
+# --- sums: evaluators ----------------------------------------------------------------------------
+# Dictionaries by 8 and 4 have one entry for float64 and one for float32, by bytes of a number.
 
 # Pairs of one problem from which a call of compiled loops pays: their loading takes longer before.
 FEWEST_COMPILED_PAIRS = 2**17
-# Pairs below which all of them take less time than a look at the data that could spare some.
-FEWEST_PAIRS_FOR_A_CHOICE = 2e7
-# Points of a block: small boxes drop more pairs, whole vectors of a core are read fastest.
-POINTS_PER_BLOCK = 64
+# Seconds that torch needs for a pair on one core, about, with the gradients that most sums have.
+TORCH_SECONDS_PER_PAIR = 1e-8
+# Seconds of torch's work after which loops are compiled in the background, and from which on the
+# work waits for them.
+SECONDS_WORTH_COMPILING, SECONDS_WORTH_WAITING = 2.0, 60.0
+# Niceness of that process: no more, since who waits for it must not wait for all else that runs.
+COMPILER_NICENESS = 5
+# Pairs beside which the smallest and largest coordinates cost nothing: where all points are near,
+# sums of up to three features need no guard against vanishing weights. Without this look all pairs
+# of 20,000 rows with three features took 1.24 times as long, leave-one-out of 8000 1.22 times
+# (float64, a CPU without AVX-512; with it 1.04), by tests/benchmarks/pairs.py.
+PAIRS_WORTH_A_LOOK = 5e6
+# Exponents s up to which 2^-s is far from the smallest number, so that no guard is needed.
+NEAR_POWER = {8: 1000.0, 4: 120.0}
+# Squared distances up to which rounding changes no weight by more than the precision has.
+FAR_SQUARE = {8: 1e6, 4: 1e2}
+# Pairs from which a thread more is worth its start.
+PAIRS_PER_THREAD = 5e5
+# Numbers that a first call of the loops reads: some hundredths of a second. A kernel's formula
+# takes the time of so many. Calls shorter and longer than these seconds are doubled and halved, so
+# that Ctrl-C is heard; and each thread has at least so many, so that all end about together.
+NUMBERS_PER_CALL, NUMBERS_OF_A_KERNEL = 2e8, 8
+SHORT_CALL, LONG_CALL, CALLS_PER_THREAD = 0.02, 0.1, 64
+# Elements of a tile of torch: few enough for a CPU's cache, enough to fill an accelerator. So many
+# tensors of that size are alive at a time.
+TILE_ELEMENTS, BUFFERS_PER_TILE = {"cpu": 2**19, "accelerator": 2**25}, 4
+# Keys of a tile, and side of a tile of a set over itself on a CPU, which each pair enters once.
+KEYS_PER_TILE, SIDE_OF_A_SQUARE_TILE = 2048, 512
+# Largest error that squared distances by a matrix product may have, in bandwidths squared. Those as
+# near to an edge as some such errors are computed again from differences; where they are a larger
+# share of a tile than this, all of it is.
+PRODUCT_ERROR, PRODUCT_MARGIN, SHARE_WORTH_DIFFERENCES = {8: 1e-12, 4: 1e-5}, 10, 1 / 16
+# Features up to which differences one by one are faster than torch's distances of pairs.
+FEATURES_BY_DIFFERENCES = 4
+# Monomials above which moments are refused: a tile is multiplied by each of them.
+MOST_MONOMIALS = 5000
+
+# --- sums: which pairs meet ----------------------------------------------------------------------
+
+# Points of a block: small boxes drop more pairs, whole vectors of a core are read fastest; but of
+# more blocks than these the comparison of all their boxes takes too long.
+POINTS_PER_BLOCK, MOST_BLOCKS = 64, 4096
+# Blocks that make a cube: they follow each other along the last feature.
+BLOCKS_OF_A_CUBE = 2
+# Points that stand in blocks already are not sorted: of at least so many blocks, whose squared
+# diagonals are typically no more than so many times those of the blocks to be made.
+FEWEST_COMPACT_BLOCKS, COMPACT_EXTENT = 16, 4.0
 # Blocks of keys from which a look at the near keys tells more of a query's mass than bounds do.
-FEWEST_BLOCKS_FOR_A_LOOK = 64
-# Pairs of tail rows and keys from which blocks of both pay, for few rows and for many.
+# Near are those whose weight has at least this logarithm.
+FEWEST_BLOCKS_FOR_A_LOOK, NEAR_LOG_WEIGHT = 64, -1.0
+# Share of the weight of all keys below which a mass may be nothing but rounding.
+LEAST_MASS = 1e-30
+# Nearest blocks of keys whose mass bounds that of a query, and pairs of boxes compared at a time.
+NEAR_BLOCKS, BOXES_AT_ONCE = 8, 2**21
+# Squared distance of the nearest block above which rounding hides what is nearer.
+REMOTE_SQUARE = 1e12
+# What is added to cutoff radii for distances that are rounded to float32.
+CUTOFF_MARGIN = 1e-5
+# Share of a query's mass that is less than rounding of its sum: what is exact may leave it out.
+NO_SHARE = 1e-17
+# Queries and keys of a box where all pairs meet: keys stay in a core's cache.
+QUERIES_PER_BOX, KEYS_PER_BOX = 64, 2048
+# Queries of a tile of torch, and tiles that are enough for their boxes to be small.
+QUERIES_PER_TILE, FEWEST_TILES = 256, 64
+
+# --- sums: fallback rows -------------------------------------------------------------------------
+
+# Plain masses below these are not trusted: rounding of clamped exponents begins to show.
+LEAST_TRUSTED_MASS = {8: 1e-250, 4: 1e-20}
+# Logarithm of the largest weight of a key of weight zero, which may be nearer than the nearest.
+LARGEST_LOG_WEIGHT = {8: 700.0, 4: 80.0}
+# Pairs of fallback rows and keys from which blocks of both pay, for few rows and for many.
 TAIL_PAIRS_FOR_BLOCKS = 5e7
 MANY_TAIL_ROWS = 64
 TAIL_PAIRS_FOR_BLOCKS_OF_MANY = 5e6
 # Keys and rows of such blocks.
 TAIL_KEYS_PER_BLOCK = 256
 TAIL_ROWS_PER_BLOCK = 16
-# Pairs beside which the smallest and largest coordinates cost nothing: where all points are near,
-# sums of up to three features need no guard against vanishing weights. Without this look all pairs
-# of 20,000 rows with three features took 1.24 times as long, leave-one-out of 8000 1.22 times
-# (float64, a CPU without AVX-512; with it 1.04), by tests/benchmarks/pairs.py.
-PAIRS_WORTH_A_LOOK = 5e6
-# Pairs from which a thread more is worth its start.
-PAIRS_PER_THREAD = 5e5
-# Rows of a block of a fast transform: they stay in cache.
-ROWS_OF_A_TRANSFORM = 2**16
-# Rows from which a fast transform on a thread of its own is worth it.
-FEWEST_ROWS_OF_A_TRANSFORM = 2**14
-# Points of a grid above which several threads may share one transform.
+
+# --- sums: fast transforms -----------------------------------------------------------------------
+
+# Part of the tolerance that a periodic image, or all keys too far to count, may weigh.
+NEGLIGIBLE_SHARE = 0.5
+# Points of the FFT's grid per mode and axis, where they are not 2. Coarse: less FFT, but each point
+# is spread wider, and for a tolerance below this wider than finufft does. Low: this is finufft's
+# error at the highest frequencies, where the kernel's transform is smaller by this factor at least;
+# such a grid is worth a trial down to this tolerance of the ratios.
+COARSE_UPSAMPLING, COARSE_TOLERANCE = 1.5, 1e-12
+LOW_UPSAMPLING, LOW_UPSAMPLING_TOLERANCE = 1.25, 3e-10
+LOW_UPSAMPLING_SAFETY_FACTOR, LOW_UPSAMPLING_RTOL = 0.1, 3e-9
+# Smallest and largest error of a transform that is aimed at.
+TRANSFORM_TOLERANCES = (1e-14, 1e-5)
+# Share of the working memory that a grid may take.
+GRID_SHARE_OF_MEMORY = 0.75
+# Rows of a block of a transform: they stay in cache. Rows from which a transform on a thread of its
+# own is worth it, and points of the grid for each row. Points of a grid above which several threads
+# may share one transform.
+ROWS_OF_A_TRANSFORM, FEWEST_ROWS_OF_A_TRANSFORM, GRID_POINTS_PER_ROW = 2**16, 2**14, 8
 LARGE_GRID = 2**18
+# Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.
+BOX_TAILS, SAMPLE_FOR_A_BOX = (1e-4, 1e-3, 5e-3, 2e-2), 2**17
+# Points at which a transform is compared with exact sums, and the share of them whose mass may be
+# too little for the accuracy that is aimed at.
+AUDIT_POINTS, POOR_AUDIT_POINTS = 64, 0.1
+# The largest error at all queries beside that at these points, and how much less is aimed at.
+AUDIT_SAFETY_FACTOR, AIM_SAFETY_FACTOR = 5.0, 0.1
+# Keys so many times as heavy as the mean are heavy; so many of them have audit points about them,
+# at distances from the key itself to where it is about to vanish.
+HEAVY_KEY, MOST_HEAVY_KEYS, DISTANCES_ABOUT_HEAVY = 8.0, 16, (0.0, 2.5, 6.0)
+
+# --- sums: what an algorithm costs ---------------------------------------------------------------
+# Measured on two AVX-512 cores (docs/benchmarks.md). Only the ratios matter, and these only where
+# algorithms are far apart.
+
+# Pairs below which all of them take less time than a look at the data that could spare some.
+FEWEST_PAIRS_FOR_A_CHOICE = 2e7
+# Share of the tolerance that sums keep for the sake of their gradients.
+GRADIENT_SAFETY_FACTOR = 1e-3
+# Nanoseconds of one core for a pair: at all, for each feature, for each value column, and for each
+# monomial of moments.
+PAIR_COSTS = {
+    ("fused", 8): (0.45, 0.06, 0.03, 0.2),
+    ("fused", 4): (0.15, 0.03, 0.02, 0.1),
+    ("torch", 8): (3.0, 0.4, 0.2, 1.0),
+    ("torch", 4): (1.5, 0.2, 0.1, 1.0),
+}
+# Seconds of a call; how many times its sums a gradient takes, and a pair in short runs of keys one
+# of a whole set.
+SECONDS_PER_CALL, COST_OF_A_GRADIENT, COST_IN_RUNS = 1e-4, 2.0, 1.5
+# Seconds of one core to sort a point along one feature, and to compare two boxes along one.
+SECONDS_PER_SORTED_POINT, SECONDS_PER_BOX_PAIR = 1e-7, 1e-9
+# Seconds of one core to spread a point onto a grid of one to three axes, and of a point of its FFT.
+SECONDS_PER_SPREAD_POINT, SECONDS_PER_GRID_POINT = {1: 45e-9, 2: 140e-9, 3: 800e-9}, 30e-9
+# Cores that an accelerator is worth.
+CORES_OF_AN_ACCELERATOR = 100
+# Keys among which, and of how many of them, neighbours are counted to tell which pairs matter.
+SAMPLED_KEYS, SAMPLED_QUERIES = 2048, 64
+
+# Share of a squared distance, by bytes of a number, up to which a logarithm of weights is as good
+# by its derivative as by a difference: the root of rounding.
+LITTLE_EXCESS = {8: 1e-8, 4: 3e-4}
 
 # --- smoothing -----------------------------------------------------------------------------------
 
 # Numbers b · m · n · d of the largest tensors of a block of attention pooling.
 POOLING_BLOCK = 2**21
+# Keys up to which few pairs are pooled at once; sums of more are accumulated more accurately.
+POOLING_KEYS = 2048
+# Rows from which another layout of the points is worth it, so that sums add whole matrices.
+FEWEST_ROWS_FOR_A_LAYOUT = 4
 
 # --- metrics -------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ WORK = {
     "search n=1000 d=3": lambda: search(1000, 3),
     "search n=4000 d=3": lambda: search(4000, 3),
     "search n=1000 d=3 epanechnikov": lambda: search(1000, 3, "epanechnikov", 1),
+    "search n=1000 d=8": lambda: search(1000, 8, n_seeds=1),
     "search n=100,000 d=1": lambda: search(10**5, 1, n_seeds=1),
     "training n=2000 d=8 diagonal": lambda: train(2000, 8, "diagonal"),
     "training n=1000 d=8 full": lambda: train(1000, 8, "full"),
@@ -80,6 +81,7 @@ WORK = {
     "blocks n=100,000 d=3 epanechnikov": lambda: predict(
         100_000, 3, "float64", algorithm="blocks", kernel="epanechnikov"
     ),
+    "all pairs n=10,000 d=16": lambda: predict(10_000, 16, "float64", algorithm="dense"),
     "leave-one-out n=8000 d=3": lambda: leave_one_out(8000, 3, "float64"),
     "leave-one-out n=8000 d=8": lambda: leave_one_out(8000, 8, "float64"),
     "fit + predict n=10,000 d=1": lambda: fit_and_predict(10**4, 1),

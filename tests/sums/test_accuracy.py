@@ -25,10 +25,9 @@ from evaluation import done_by
 from sknw import NadarayaWatsonRegressor
 from sknw.kernels import KERNELS
 from sknw.sums import kernel_moments
-from sknw.sums import tails as exact
 from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module
-from sknw.sums.geometry import distances as tiles
+from sknw.support import tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::sknw.support.warnings.EmptyNeighborhoodWarning")
 
@@ -99,7 +98,7 @@ class Judge:
         if self.kernel in LIGHT_TAILED:
             weights, error = self.light_tailed(sq, excess, self.excess_error(steps, apart))
             # exponents are clamped: no weight is less than exp(−700), nor any mass than its floor
-            error = error + np.exp(-700) / exact._MASS_FLOOR[getattr(torch, self.dtype.__name__)]
+            error = error + np.exp(-700) / tuning.LEAST_TRUSTED_MASS[self.dtype().itemsize]
         else:
             error = self.distance_error(steps)
             weights, low, high = (self.compact_weights(sq + e) for e in (0, error, -error))
@@ -139,7 +138,7 @@ class Judge:
             return np.zeros(self.usable.shape)
         rows, queries = (np.square(a).sum(axis=1) for a in (self.rows, self.queries))
         norms = ((queries[:, None] + rows) / self.bandwidth**2).astype(float)
-        largest = tiles._PRODUCT_ERROR[getattr(torch, self.dtype.__name__)]
+        largest = tuning.PRODUCT_ERROR[self.dtype().itemsize]
         return np.minimum(4 * self.eps * norms, largest)
 
     def light_tailed(self, sq: np.ndarray, excess: np.ndarray, error: np.ndarray) -> tuple:
@@ -157,7 +156,7 @@ class Judge:
         weights = np.exp(exponent.min(axis=1, keepdims=True) - exponent) * self.mass
         # plain sums exponentiate numbers as large as the floor of the mass allows; below it,
         # weights are relative to the nearest row's
-        deepest = -np.log(exact._MASS_FLOOR[getattr(torch, self.dtype.__name__)])
+        deepest = -np.log(tuning.LEAST_TRUSTED_MASS[self.dtype().itemsize])
         error = error + 8 * self.eps * np.minimum(size, deepest).astype(float)
         error = error + self.product_error()
         return weights, np.expm1(np.minimum(error, 50)) * weights

@@ -81,7 +81,7 @@ def test_what_is_dropped_weighs_less_than_the_tolerance(name, rtol, kind):
     found = interactions_of(KERNELS[name], queries, keys, weights, rtol)
     sq = torch.cdist(queries.points, keys.points).square()
     mass = KERNELS[name].profile(sq.clone()) * weights
-    needed = sq <= torch.as_tensor(found.reaches)[:, None]
+    needed = sq <= torch.as_tensor(found.cutoffs)[:, None]
     dropped = torch.where(needed, 0.0, mass).sum(1)
     mass = mass.sum(1)
     normal = (mass == 0) | (mass > 1e-250)  # deeper down, the profile is clamped

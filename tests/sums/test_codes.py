@@ -15,7 +15,7 @@ from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.kernels import KERNELS
 from sknw.kernels.codes import EXACT, Codes
-from sknw.sums import PreparedSums, choose_for, gradient_by_log_scales
+from sknw.sums import PreparedSums, Problem, choose, gradient_by_log_scales
 from sknw.sums.evaluators.compiled.driver import disabled
 from sknw.sums.evaluators.registry import EVALUATORS
 from sknw.sums.monomials import Monomials
@@ -161,15 +161,17 @@ def test_gradients_by_scales_are_those_of_finite_differences(name, n, algorithm)
         """Return the prepared sums at scales, and their run."""
         scaled, factors = kernel.scaled_by(torch.tensor(scales))
         at_scales = keys * factors
-        chosen = choose_for(
+        chosen = choose(
             algorithm,
-            scaled,
-            None,
-            at_scales,
-            n_columns=2,
-            leave_one_out=True,
-            needs_grad=True,
-            rtol=1e-12,
+            Problem.of(
+                scaled,
+                None,
+                at_scales,
+                n_columns=2,
+                leave_one_out=True,
+                needs_grad=True,
+                rtol=1e-12,
+            ),
         )
         prepared = PreparedSums.of(scaled, at_scales, columns, chosen)
         return prepared, prepared.run(None, None, by_log_scales=True)
@@ -301,8 +303,8 @@ def test_spreads_and_ranges_of_codes_are_those_of_their_blocks(is_missing):
         Observations.of(features.columns(X, numbers), y[:, None], w, features)
         for features in (coded, coded.expanded())
     ]
-    for name in ("spread", "extent", "smallest_gap"):
-        of_codes, of_blocks = (getattr(observations, name) for observations in either)
+    for name in ("deviation", "range", "smallest_gap"):
+        of_codes, of_blocks = (getattr(observations.extent, name) for observations in either)
         np.testing.assert_allclose(of_codes, of_blocks, rtol=1e-9)
 
 

@@ -12,7 +12,6 @@ import torch
 
 import sknw
 from sknw.kernels import KERNELS
-from sknw.sums.evaluators import registry as evaluators
 from sknw.sums.evaluators.compiled import readiness as loops
 from sknw.sums.evaluators.registry import FUSED, TORCH, evaluator_for, likely_evaluator
 
@@ -80,7 +79,6 @@ def test_training_by_lbfgs_and_sgd_does_not_import_the_compiler_of_torch():
 def fresh(monkeypatch):
     """Loops that nobody has compiled or looked for."""
     new = loops.Loops()
-    monkeypatch.setattr(evaluators, "LOOPS", new)
     monkeypatch.setattr("sknw.sums.evaluators.compiled.driver.LOOPS", new)
     monkeypatch.setattr(loops, "_may_be_on_disk", lambda: False)
     started = []

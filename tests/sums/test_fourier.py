@@ -91,12 +91,12 @@ def test_sums_are_those_of_the_matrix(make, tolerance, d):
 @over_tolerances
 @pytest.mark.parametrize("fine", [True, False])
 def test_one_key_has_the_error_of_the_tolerance(fine, tolerance, d):
-    upsampling = fourier._FINE if fine else fourier._COARSE
-    tolerance = tolerance if fine else max(tolerance, fourier._COARSE_TOLERANCE)
+    upsampling = Grid.upsampling if fine else tuning.COARSE_UPSAMPLING
+    tolerance = tolerance if fine else max(tolerance, tuning.COARSE_TOLERANCE)
     rng = np.random.default_rng(d)
     key, value = rng.normal(size=(1, d)), np.ones((1, 1))
     grid = replace(Grid.of(key, tolerance, BYTES), upsampling=upsampling)
-    queries = key + rng.uniform(-1.5, 1.5, size=(2000, d)) * grid.reach
+    queries = key + rng.uniform(-1.5, 1.5, size=(2000, d)) * grid.cutoff
     sums, served = FourierSums.of(key, value, grid, 1).at(queries)
     assert served.all()
     assert relative_error(sums, queries, key, value) <= CARE * tolerance
@@ -185,16 +185,16 @@ def test_no_grid_where_rounding_exceeds_the_tolerance():
 
 def test_few_keys_take_the_coarse_grid():
     keys = uniform(np.random.default_rng(0), 20000, 2)
-    assert Grid.of(keys, 1e-9, BYTES).upsampling == fourier._FINE
-    assert Grid.of(keys[:100], 1e-9, BYTES).upsampling == fourier._COARSE
-    assert Grid.of(keys[:100], 1e-14, BYTES).upsampling == fourier._FINE
+    assert Grid.of(keys, 1e-9, BYTES).upsampling == Grid.upsampling
+    assert Grid.of(keys[:100], 1e-9, BYTES).upsampling == tuning.COARSE_UPSAMPLING
+    assert Grid.of(keys[:100], 1e-14, BYTES).upsampling == Grid.upsampling
 
 
 @pytest.mark.parametrize("make", [uniform, gaussian])
 def test_a_frugal_grid_holds_all_keys_in_less_memory(make):
     rng = np.random.default_rng(0)
     keys, columns = make(rng, 20000, 3), np.ones((2, 20000))
-    coarse = replace(Grid.of(keys, 1e-12, 2**32), upsampling=fourier._COARSE)
+    coarse = replace(Grid.of(keys, 1e-12, 2**32), upsampling=tuning.COARSE_UPSAMPLING)
     most = int(0.75 * coarse.n_bytes)
     bulk, low_upsampling = (
         Grid.of(keys, 1e-12, most),
@@ -209,7 +209,7 @@ def test_a_frugal_grid_holds_all_keys_in_less_memory(make):
     sums, served = FourierSums.of(keys, columns, low_upsampling, 1).at(queries)
     exact = matrix_sums(queries, keys, columns)
     assert served.all()
-    assert np.abs(sums - exact).max() <= fourier._LOW_UPSAMPLING_TOLERANCE * exact.max()
+    assert np.abs(sums - exact).max() <= tuning.LOW_UPSAMPLING_TOLERANCE * exact.max()
 
 
 def test_a_frugal_grid_is_taken_only_where_no_better_one_fits():
@@ -219,9 +219,9 @@ def test_a_frugal_grid_is_taken_only_where_no_better_one_fits():
 
 def test_a_large_tolerance_is_kept_on_the_sparest_grid():
     keys, columns = 2 * uniform(np.random.default_rng(0), 2000, 3), np.ones((1, 2000))
-    coarse = replace(Grid.of(keys, 1e-9, BYTES), upsampling=fourier._COARSE)
+    coarse = replace(Grid.of(keys, 1e-9, BYTES), upsampling=tuning.COARSE_UPSAMPLING)
     grid = Grid.of(keys, 1e-9, int(0.8 * coarse.n_bytes))
-    assert grid.upsampling == fourier._LOW_UPSAMPLING
+    assert grid.upsampling == tuning.LOW_UPSAMPLING
     assert grid.whole
     assert not grid.has_low_upsampling
     sums, _ = FourierSums.of(keys, columns, grid, 1).at(keys)

@@ -43,7 +43,7 @@ def columns_of(k, n, *, seed, dtype):
 
 def forms_of(name):
     kernel = KERNELS[name]
-    return {"profile": kernel, "slope": kernel.derivative(), "square": kernel.squared()}
+    return {"profile": kernel, "derivative": kernel.derivative(), "square": kernel.squared()}
 
 
 def close(got, want, dtype):
@@ -52,7 +52,7 @@ def close(got, want, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", ["profile", "slope", "square"])
+@pytest.mark.parametrize("form", ["profile", "derivative", "square"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_kernel_and_form_is_the_torch_one(name, form, dtype):
     if name == "tophat" and dtype == torch.float32:
@@ -235,7 +235,7 @@ def test_an_error_in_a_thread_is_raised():
         raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):
-        fused._in_threads(task, fused.Pairs.all(3000, 3000, 1))
+        fused._in_threads(task, fused.Pairs.all(3000, 3000, 1), 8)
 
 
 def fitted():
@@ -298,7 +298,7 @@ for dtype in (torch.float64, torch.float32):
     squares = Monomials.squares(keys.features.shape[1])
     FUSED.moments(KERNELS["gaussian"], None, keys, columns, None, None, squares)
     for pairs in (None, near):
-        shift = FUSED.nearest(keys, keys, exclude, pairs, exactly=True)
+        shift, _ = FUSED.nearest(keys, keys, exclude, pairs, exactly=True)
         for name in ("gaussian", "biweight"):
             kernel = KERNELS[name]
             FUSED.sums(kernel, None, keys, columns, None, pairs)
@@ -451,16 +451,44 @@ def test_without_the_guard_only_where_all_is_near_and_to_the_same_bits(
     if odd is not None:
         queries[0, 5, 1] = odd
     columns = torch.stack([torch.ones(900), torch.rand(900)])[None].to(dtype)
-    monkeypatch.setattr(fused, "_NEAR", {8: 12 * 8.0**2 / 2 / np.log(2) + 1})
+    nearest = {8: 12 * 8.0**2 / 2 / np.log(2) + 1}
     found, near = [], []
     known = fused._Call.is_near.fget
     monkeypatch.setattr(
         fused._Call, "is_near", property(lambda call: near.append(known(call)) or near[-1])
     )
     for worth in (np.inf, 0):
-        with tuning.override(PAIRS_WORTH_A_LOOK=worth):
+        with tuning.override(PAIRS_WORTH_A_LOOK=worth, NEAR_POWER=nearest):
             found.append(
                 FUSED.sums(kernel, FUSED.points(queries), FUSED.points(keys), columns, None, None)
             )
     assert near == [False, is_near]
     np.testing.assert_array_equal(*found)
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "d", "order", "k", "left_out"),
+    pairwise(NAMES, ["profile", "derivative"], [1, 2, 3, 5], [1, 2, 4], [1, 2, 3], list(LEFT_OUT)),
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_moments_are_those_of_torch(name, form, d, order, k, left_out, dtype):
+    if name == "tophat" and dtype == torch.float32:
+        pytest.skip("a pair on the edge falls to either side")
+    kernel, n = forms_of(name)[form], 1203  # more than a piece, and odd
+    keys = points(n, d, seed=d, dtype=dtype, scale=0.6)
+    columns, monomials = columns_of(k, n, seed=3, dtype=dtype), Monomials.up_to(d, order)
+    rows, excluded = LEFT_OUT[left_out]
+    queries = keys[:, 100:401] if rows else None
+    exclude = torch.arange(100, 401) if excluded else None
+    found, on_torch = (
+        e.moments(
+            kernel, None if queries is None else e.points(queries), e.points(keys), columns,
+            exclude, None, monomials,
+        )
+        for e in (FUSED, TORCH)
+    )  # fmt: skip
+    for place in range(len(monomials)):
+        close(found[:, place], on_torch[:, place], dtype)

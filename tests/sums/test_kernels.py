@@ -1,4 +1,4 @@
-"""Kernel records: profiles, slopes, tails and moments agree with the formulas."""
+"""Kernel records: profiles, derivatives, tails and moments agree with the formulas."""
 
 import math
 import pickle
@@ -44,20 +44,22 @@ def test_scaled_to_one_at_zero_and_zero_outside_the_open_support(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_slope_is_the_derivative_of_the_profile(name):
+def test_the_derivative_is_that_of_the_profile(name):
     kernel = KERNELS[name]
     u = np.concatenate([np.linspace(0.05, 0.95, 40), np.linspace(1.05, 3, 10)])
     sq, step = u**2, 1e-6
     numeric = (profile(kernel, np.sqrt(sq + step)) - profile(kernel, np.sqrt(sq - step))) / (
         2 * step
     )
-    slope = kernel.slope(torch.tensor(sq)).numpy()
-    np.testing.assert_allclose(slope, numeric, rtol=1e-4, atol=1e-8)
+    derivative = kernel.profile_derivative(torch.tensor(sq)).numpy()
+    np.testing.assert_allclose(derivative, numeric, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_slope_at_coincident_points_is_infinite(name):
-    assert torch.isfinite(KERNELS[name].slope(torch.zeros(1, dtype=torch.float64))).all()
+def test_no_derivative_at_coincident_points_is_infinite(name):
+    assert torch.isfinite(
+        KERNELS[name].profile_derivative(torch.zeros(1, dtype=torch.float64))
+    ).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,10 +98,10 @@ def test_tail_is_the_weight_relative_to_the_nearest(name, nearest):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_derivative_is_the_slope(name):
+def test_the_derivative_as_a_kernel_is_that_of_the_profile(name):
     kernel = KERNELS[name]
-    slope = kernel.slope(torch.tensor(U**2)).numpy()
-    np.testing.assert_array_equal(profile(kernel.derivative(), U), slope)
+    derivative = kernel.profile_derivative(torch.tensor(U**2)).numpy()
+    np.testing.assert_array_equal(profile(kernel.derivative(), U), derivative)
 
 
 def bump(u):
@@ -116,8 +118,8 @@ def test_the_square_is_a_kernel_of_its_own(kernel):
     np.testing.assert_allclose(profile(square, U), profile(kernel, U) ** 2, rtol=1e-14, atol=0)
     sq, step = np.concatenate([np.linspace(0.05, 0.95, 40), np.linspace(1.05, 9, 10)]), 1e-6
     low, high = profile(square, np.sqrt(sq - step)), profile(square, np.sqrt(sq + step))
-    slope = square.derivative().profile(torch.tensor(sq)).numpy()
-    np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-4, atol=1e-8)
+    derivative = square.derivative().profile(torch.tensor(sq)).numpy()
+    np.testing.assert_allclose(derivative, (high - low) / (2 * step), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,10 +142,10 @@ def test_the_tail_of_the_square_and_its_derivative(name, nearest):
     base = torch.full_like(excess, nearest)
     weights = kernel.tail(excess, base)
     torch.testing.assert_close(square.tail(excess, base), weights**2)
-    slopes = 2 * weights * kernel.derivative().tail(excess, base)
-    torch.testing.assert_close(square.derivative().tail(excess, base), slopes)
+    derivatives = 2 * weights * kernel.derivative().tail(excess, base)
+    torch.testing.assert_close(square.derivative().tail(excess, base), derivatives)
     logs = square.log_profile(base + excess)
-    torch.testing.assert_close(square.reach(logs), base + excess)
+    torch.testing.assert_close(square.squared_cutoff(logs), base + excess)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "exponential", "tophat"])
@@ -190,7 +192,10 @@ def test_a_callable_becomes_a_record():
     np.testing.assert_allclose(profile(kernel, U), profile(gaussian, U), rtol=1e-12, atol=1e-300)
     sq = torch.tensor(U[1:] ** 2)
     np.testing.assert_allclose(
-        kernel.slope(sq.clone()), gaussian.slope(sq.clone()), rtol=1e-12, atol=1e-300
+        kernel.profile_derivative(sq.clone()),
+        gaussian.profile_derivative(sq.clone()),
+        rtol=1e-12,
+        atol=1e-300,
     )
     assert kernel.name == "exponential_square"
     assert kernel.canonical_factor == pytest.approx(1, rel=1e-6)
@@ -198,7 +203,7 @@ def test_a_callable_becomes_a_record():
 
 def test_a_callable_without_gradient_is_flat():
     kernel = as_kernel(lambda u: (u < 2).to(u.dtype))
-    assert (kernel.slope(torch.rand(5)) == 0).all()
+    assert (kernel.profile_derivative(torch.rand(5)) == 0).all()
 
 
 def test_a_callable_without_second_moment_has_no_canonical_factor():

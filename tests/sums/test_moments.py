@@ -188,6 +188,28 @@ def test_tail_rows_have_moments_relative_to_their_nearest_key(far, algorithm):
     np.testing.assert_allclose(got[:10], expected[:10], rtol=1e-9 * far, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("far", [0.0, 1e3])
+def test_moments_of_parts_of_the_keys_merge_into_those_of_all(name, far):
+    queries, keys = points(12, 2, seed=0), points(30, 2, seed=1)
+    queries[0, :4, 0] += far
+    columns = columns_of(30, 3, seed=2)
+    parts = [
+        kernel_moments(KERNELS[name], queries, keys[:, part], columns[..., part], order=2)
+        for part in (slice(0, 5), slice(5, 6), slice(6, 30))
+    ]
+    whole = kernel_moments(KERNELS[name], queries, keys, columns, order=2)
+    for merged in (
+        parts[0].merge(parts[1]).merge(parts[2]),
+        parts[2].merge(parts[0].merge(parts[1])),
+    ):
+        ratio = (merged.log_scale - whole.log_scale).exp()[..., None, None]
+        torch.testing.assert_close(merged.moments * ratio, whole.moments, rtol=1e-8, atol=1e-12)
+        assert merged.exponents is whole.exponents
+    if far and name in LIGHT_TAILED:
+        assert (parts[0].log_scale != parts[2].log_scale).any()
+
+
 def test_float32_moments_are_summed_in_float64():
     keys, columns = points(500, 2, seed=1).float(), columns_of(500, 2, seed=2).float()
     found = kernel_moments(KERNELS["gaussian"], None, keys, columns, order=4)

@@ -9,6 +9,7 @@ import torch
 from sknw import NadarayaWatsonRegressor
 from sknw.sums.algorithms import fourier
 from sknw.sums.algorithms.nufft import Nufft
+from sknw.support import tuning
 
 pytest.importorskip("finufft")
 
@@ -175,9 +176,9 @@ def test_a_frugal_grid_is_kept_where_it_is_good_enough(monkeypatch, clustered):
     with sklearn.config_context(working_memory=32):
         model = fit(X, y, 0.45 if clustered else 0.5)
         means, grids = upsampling_of(monkeypatch, lambda: model.predict(queries))
-    assert grids[0] == fourier._LOW_UPSAMPLING
+    assert grids[0] == tuning.LOW_UPSAMPLING
     assert (len(grids) == 1) != clustered
-    assert fourier._LOW_UPSAMPLING not in grids[1:]
+    assert tuning.LOW_UPSAMPLING not in grids[1:]
     expected = reference.predict("gaussian", queries, X, y, model.bandwidth_)
     assert np.abs(means - expected).max() <= 1e-8 * np.ptp(y)
 

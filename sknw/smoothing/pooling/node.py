@@ -1,6 +1,6 @@
 """Attention pooling as one node of torch's graph, with derivatives of any order and in any mode.
 
-`PooledBySums` is the pooling by kernel sums, on any algorithm, and `_SumsPullback` its gradient, by
+`PooledBySums` is the pooling by kernel sums, on any algorithm, and `_SumsVjp` its gradient, by
 kernel sums too. All further derivatives are those of
 `sknw.smoothing.pooling.plain.attend`, block by block of the queries (see
 `sknw.smoothing.pooling.operations`).
@@ -18,8 +18,6 @@ from sknw.smoothing.pooling.plain import Attention, attend, leave_graph
 from sknw.smoothing.smoother import smooth
 from sknw.sums.engine import full_precision
 from sknw.support import tuning
-
-_MOST_KEYS_AT_ONCE = 2048  # more are accumulated more accurately by the sums
 
 # Which of the inputs of a pooling, (queries, keys, values, weights, zero, rows, mask), have rows.
 _HAVE_ROWS = (True, False, False, False, False, True, True)
@@ -59,7 +57,7 @@ def pool(
     if attention.depends_on_places:
         rows = torch.arange(n_queries, device=queries.device).expand(n_batch, -1)
     n_elements = n_batch * n_queries * keys.shape[1] * n_features
-    is_small = n_elements <= tuning.POOLING_BLOCK and keys.shape[1] <= _MOST_KEYS_AT_ONCE
+    is_small = n_elements <= tuning.POOLING_BLOCK and keys.shape[1] <= tuning.POOLING_KEYS
     at_once = n_elements == 0 or (algorithm == "auto" and is_small)
     with full_precision(queries):
         if at_once and not attention.kernel.has_edge:
@@ -165,13 +163,13 @@ class PooledBySums(Operation):
         exclude = rows[0] if attention.leave_one_out else None
         return smooth(method, queries, keys, values, weights, exclude=exclude).to(values.dtype)
 
-    def pullback(self, needed: tuple[int, ...]) -> "_SumsPullback":
+    def vjp(self, needed: tuple[int, ...]) -> "_SumsVjp":
         """Return the gradient by kernel sums."""
-        return _SumsPullback(self, needed)
+        return _SumsVjp(self, needed)
 
-    def pushforward(self, moving: tuple[int, ...]) -> Blockwise:
+    def jvp(self, moving: tuple[int, ...]) -> Blockwise:
         """Return the Jacobian-vector product, block by block."""
-        return self.in_blocks().pushforward(moving)
+        return self.in_blocks().jvp(moving)
 
 
 def _attend(attention: Attention, *tensors: Tensor | None) -> tuple[Tensor]:
@@ -179,7 +177,7 @@ def _attend(attention: Attention, *tensors: Tensor | None) -> tuple[Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class _SumsPullback(Operation):
+class _SumsVjp(Operation):
     """The gradient of `pooling` with respect to the needed inputs."""
 
     pooling: PooledBySums
@@ -198,10 +196,10 @@ class _SumsPullback(Operation):
             graph.pooled, leaves, grad, retain_graph=True, allow_unused=True, materialize_grads=True
         )
 
-    def pullback(self, needed: tuple[int, ...]) -> Blockwise:
+    def vjp(self, needed: tuple[int, ...]) -> Blockwise:
         """Return the second derivative, block by block."""
-        return self.pooling.in_blocks().pullback(self.needed).pullback(needed)
+        return self.pooling.in_blocks().vjp(self.needed).vjp(needed)
 
-    def pushforward(self, moving: tuple[int, ...]) -> Blockwise:
+    def jvp(self, moving: tuple[int, ...]) -> Blockwise:
         """Return the second derivative forward over reverse, block by block."""
-        return self.pooling.in_blocks().pullback(self.needed).pushforward(moving)
+        return self.pooling.in_blocks().vjp(self.needed).jvp(moving)

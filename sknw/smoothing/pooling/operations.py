@@ -1,7 +1,7 @@
 """Operations on batches of tensors, as nodes of torch's graph with derivatives of any order.
 
-An `Operation` knows its two derivatives, which are operations again: `pullback` (reverse mode) and
-`pushforward` (forward mode). `Node` makes nodes of the graph of them, so whatever torch asks for, a
+An `Operation` knows its two derivatives, which are operations again: `vjp` (reverse mode) and
+`jvp` (forward mode). `Node` makes nodes of the graph of them, so whatever torch asks for, a
 gradient of a gradient or a batch of them, is one more operation.
 
 `Blockwise` is any function of torch operations that treats rows alike, done block by block of the
@@ -31,11 +31,11 @@ class Operation(ABC):
         """Return the results, without a graph."""
 
     @abstractmethod
-    def pullback(self, needed: tuple[int, ...]) -> "Operation":
+    def vjp(self, needed: tuple[int, ...]) -> "Operation":
         """Return what maps inputs and gradients of results to gradients of the needed inputs."""
 
     @abstractmethod
-    def pushforward(self, moving: tuple[int, ...]) -> "Operation":
+    def jvp(self, moving: tuple[int, ...]) -> "Operation":
         """Return what maps inputs and tangents of moving inputs to tangents of results."""
 
 
@@ -63,7 +63,7 @@ class Node(torch.autograd.Function):
         needed = tuple(i for i in range(len(tensors)) if ctx.needs_input_grad[1 + i])
         results: list[Tensor | None] = [None] * (1 + len(tensors))
         if needed:
-            found = Node.apply(ctx.operation.pullback(needed), *tensors, *grads)
+            found = Node.apply(ctx.operation.vjp(needed), *tensors, *grads)
             for i, grad in zip(needed, found, strict=True):
                 results[1 + i] = grad
         return tuple(results)
@@ -73,7 +73,7 @@ class Node(torch.autograd.Function):
         """Return the tangents of the results, as a node of their own."""
         moving = tuple(i for i, tangent in enumerate(tangents) if tangent is not None)
         moved = [tangents[i] for i in moving]
-        return Node.apply(ctx.operation.pushforward(moving), *ctx.saved_tensors, *moved)
+        return Node.apply(ctx.operation.jvp(moving), *ctx.saved_tensors, *moved)
 
     @staticmethod
     def vmap(info, in_dims, operation: Operation, *tensors: Tensor | None) -> tuple:
@@ -148,7 +148,7 @@ class Blockwise(Operation):
                     parts[0] = parts[0] + result
         return [torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in found]
 
-    def pullback(self, needed: tuple[int, ...]) -> "Blockwise":
+    def vjp(self, needed: tuple[int, ...]) -> "Blockwise":
         """Return the vector-Jacobian product, block by block."""
         return Blockwise(
             partial(_vjp, self.function, len(self.have_rows), needed),
@@ -156,7 +156,7 @@ class Blockwise(Operation):
             tuple(self.have_rows[i] for i in needed),
         )
 
-    def pushforward(self, moving: tuple[int, ...]) -> "Blockwise":
+    def jvp(self, moving: tuple[int, ...]) -> "Blockwise":
         """Return the Jacobian-vector product, block by block."""
         return Blockwise(
             partial(_jvp, self.function, len(self.have_rows), moving),

@@ -20,10 +20,7 @@ from sknw.kernels.differentiable import differentiable_log_weights, differentiab
 from sknw.smoothing.empty import refuse_if_raising
 from sknw.sums.geometry.distances import edge_allowance
 from sknw.sums.tails import underflowing_rows
-
-# Logarithm of the largest weight relative to the nearest key's: keys of weight zero may be nearer.
-_LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
-_FEWEST_ROWS_FOR_A_LAYOUT = 4
+from sknw.support import tuning
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def attend(
     else:
         exponents = _exponents(kernel, _Points.of(queries, keys, bandwidth), usable)
         if weights is not None:  # a key of weight zero may be nearer than those that count
-            exponents = exponents.clamp_max(_LARGEST_LOG[exponents.dtype])
+            exponents = exponents.clamp_max(tuning.LARGEST_LOG_WEIGHT[exponents.dtype.itemsize])
         if usable is None:  # the mass is never 0
             return torch.softmax(exponents, dim=-1) @ values
         if allowed is not None:
@@ -166,7 +163,7 @@ class _Points:
 
         Sums over the features add whole matrices of pairs where those are worth another layout.
         """
-        is_worth_it = queries.shape[1] >= _FEWEST_ROWS_FOR_A_LAYOUT
+        is_worth_it = queries.shape[1] >= tuning.FEWEST_ROWS_FOR_A_LAYOUT
         queries, keys = queries.movedim(-1, 0), keys.movedim(-1, 0)
         if is_worth_it:
             queries, keys = queries.contiguous(), keys.contiguous()
@@ -228,19 +225,19 @@ def _exponents(kernel: Kernel, points: _Points, usable: Tensor | None) -> Tensor
     nearest = plain.amin(dim=-1, keepdim=True)
     nearest = nearest if usable is None else torch.where(usable.any(-1, True), nearest, 0.0)
     top = kernel.log_profile(nearest)
-    # a NaN is far too: the comparison is false
+    # NaN counts as far: comparisons with it are false
     is_near = ~(underflowing_rows(kernel, top.exp(), sq.dtype)) & (nearest < torch.inf)
     if holds_somewhere(~is_near, if_hidden=True):
         return _exponents_far_away(kernel, points, usable)
     logs = differentiable_log_weights(kernel, sq)
-    return logs if usable is None else logs - top  # softmax shifts by itself
+    return logs if usable is None else logs - top  # softmax subtracts the largest itself
 
 
 def _exponents_far_away(kernel: Kernel, points: _Points, usable: Tensor | None) -> Tensor:
     anchors = points.detach().nearest_keys(usable)
     excesses = points.excesses(anchors)
-    if kernel.slope_factor is not None:
-        return kernel.slope_factor * excesses
+    if kernel.derivative_factor is not None:
+        return kernel.derivative_factor * excesses
     # the value by the tail's own formula, the derivative by that of the logarithm
     largest = torch.finfo(excesses.dtype).max / 4
     nearest = points.squared_distances_to(anchors)

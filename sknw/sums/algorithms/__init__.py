@@ -2,5 +2,5 @@
 
 An `Algorithm` is `dense` (all pairs), `blocks` (those that matter) or `nufft` (none: Fourier
 transforms, with `fourier`). `choice` is the registry and chooses by the times that `costs` and
-`reach` estimate.
+`shares` estimate.
 """

@@ -3,8 +3,8 @@
 An algorithm computes plain sums and says which problems, and afterwards which rows, it cannot do.
 It works in three steps, so that work is done once: `prepare` for a set of keys, `plan` for a set of
 queries, and then `moments` and their `pullback`, of which this base class has a form that follows
-from moments. The engine has rows done again that underflow or that the algorithm says are
-inaccurate.
+from moments. For rows that underflow, or that the algorithm says are inaccurate, the engine takes
+exact sums instead.
 """
 
 from abc import ABC, abstractmethod
@@ -176,17 +176,17 @@ class Algorithm(ABC):
         """
         keys, grad, columns = state.keys, grad[:, 0], state.columns
         by_queries = by_keys = by_columns = by_log_scales = None
-        slope, n_features = state.kernel.derivative(), keys.shape[2]
+        derivative, n_features = state.kernel.derivative(), keys.shape[2]
         first, squares = Monomials.up_to(n_features, 1), Monomials.squares(n_features)
         if wanted.points:
-            steps = self._moments_of(state, plan, slope, columns, first)[:, 1:]
+            steps = self._moments_of(state, plan, derivative, columns, first)[:, 1:]
             by_queries = -2 * torch.einsum("bkm,bdkm->bmd", grad.to(steps.dtype), steps)
-            steps = self._transposed_moments(state, plan, slope, grad, first)[:, 1:]
+            steps = self._transposed_moments(state, plan, derivative, grad, first)[:, 1:]
             by_keys = -2 * torch.einsum("bkn,bdkn->bnd", columns.to(steps.dtype), steps)
         if wanted.columns:
             by_columns = self._transposed_moments(state, plan, state.kernel, grad, None)[:, 0]
         if wanted.log_scales:
-            squared = self._moments_of(state, plan, slope, columns, squares)[:, 1:]
+            squared = self._moments_of(state, plan, derivative, columns, squares)[:, 1:]
             by_log_scales = 2 * torch.einsum("bkm,bdkm->bd", grad.to(squared.dtype), squared)
         if wanted.points and plan.queries is None:
             by_queries, by_keys = None, by_queries + by_keys
@@ -201,11 +201,11 @@ class Algorithm(ABC):
             2 / S_i0 Σ_j K'(s_ij) (v_j1 − mean_i v_j0) (q_i − z_j)
 
         There is one for each number of the points, none for codes. This form is the moments of
-        order one under the kernel's slope.
+        order one under the kernel's derivative.
         """
         first = Monomials.up_to(state.keys.shape[2] - state.kernel.n_codes, 1)
-        slope = state.kernel.derivative()
-        steps = self._moments_of(state, plan, slope, state.columns, first)[:, 1:]
+        derivative = state.kernel.derivative()
+        steps = self._moments_of(state, plan, derivative, state.columns, first)[:, 1:]
         steps = steps.permute(0, 3, 1, 2)  # (b, m, d, 1 + k)
         along = steps[..., 1:] - means[:, :, None] * steps[..., :1]
         return -2 * along / mass[..., None, None]

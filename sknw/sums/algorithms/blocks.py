@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +21,9 @@ from sknw.sums.algorithms.algorithm import (
     transposed_exclude,
 )
 from sknw.sums.algorithms.costs import seconds_of_layouts, seconds_of_runs
-from sknw.sums.algorithms.reach import share_in_reach
-from sknw.sums.evaluators.evaluator import Evaluator
-from sknw.sums.evaluators.registry import evaluator_for, has_squares
+from sknw.sums.algorithms.shares import share_of_near_pairs
+from sknw.sums.evaluators.evaluator import Evaluator, Forms
+from sknw.sums.evaluators.registry import evaluator_for, has_squares, pullback_evaluator
 from sknw.sums.geometry.interactions import (
     InteractionList,
     Layout,
@@ -34,15 +34,11 @@ from sknw.sums.monomials import Monomials, order_of
 from sknw.sums.problem import Problem
 from sknw.support import tuning
 
-_MOST_BLOCKS = 4096
-
-_NEAR_LOG_WEIGHT = -1.0  # of keys that tell a query its mass
-
 
 def block_size(n: int) -> int:
     """Return the number of points of a block."""
     smallest = tuning.POINTS_PER_BLOCK
-    return smallest * max(1, -(-n // (smallest * _MOST_BLOCKS)))
+    return smallest * max(1, -(-n // (smallest * tuning.MOST_BLOCKS)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +49,8 @@ class BlockState:
     keys: Tensor
     columns: Tensor
     layouts: list[Layout]
-    forms: dict[str, list[Any]] = field(default_factory=dict)
+    forms: list[Forms]
     monomials: Monomials | None = None
-
-    def points(self, evaluator: Evaluator) -> list[Any]:
-        """Return the sorted keys as the evaluator wants them."""
-        if evaluator.name not in self.forms:
-            n_codes = self.kernel.n_codes
-            self.forms[evaluator.name] = [
-                evaluator.points(at.points[None], n_codes) for at in self.layouts
-            ]
-        return self.forms[evaluator.name]
 
     @cached_property
     def sorted_columns(self) -> list[Tensor]:
@@ -83,7 +70,7 @@ class BlockPlan:
     evaluator: Evaluator
     interactions: list[InteractionList]
     excludes: list[Tensor | None]
-    points: list[Any]
+    forms: list[Forms]
     n_planning: int = 0
 
 
@@ -103,7 +90,7 @@ class Blocks(Algorithm):
         """Sorting, comparing boxes, and the share of pairs that is left."""
         size = block_size(problem.n_keys)
         box_pairs = (problem.n_keys / size) * (problem.n_queries / block_size(problem.n_queries))
-        share = share_in_reach(problem, self._share_dropped, size)
+        share = share_of_near_pairs(problem, self._share_dropped, size)
         return seconds_of_layouts(problem, box_pairs) + seconds_of_runs(
             problem, share * problem.n_pairs
         )
@@ -122,13 +109,14 @@ class Blocks(Algorithm):
         monomials: Monomials | None = None,
     ) -> BlockState:
         """Sort the keys."""
-        if monomials is not None:  # with gradients, which are moments of one order more
+        if monomials is not None:  # gradients are moments of one order more
             kernel = kernel.cut_off_for(1 + monomials.order)
         if like is not None and like.keys is keys:
             return BlockState(kernel, keys, columns, like.layouts, like.forms, monomials)
         size = block_size(keys.shape[1])
         layouts = [Layout.of(rows, size, kernel.n_codes) for rows in keys]
-        return BlockState(kernel, keys, columns, layouts, monomials=monomials)
+        forms = [Forms(at.points[None], kernel.n_codes) for at in layouts]
+        return BlockState(kernel, keys, columns, layouts, forms, monomials)
 
     def plan(self, state: BlockState, queries: Tensor | None, exclude: Tensor | None) -> BlockPlan:
         """Sort the queries and find the blocks that matter to them."""
@@ -140,21 +128,19 @@ class Blocks(Algorithm):
         evaluator = evaluator_for(
             state.kernel, keys.dtype, keys.device, n_pairs, len(keys), order_of(state.monomials)
         )
-        points = (
-            state.points(evaluator)
-            if queries is None
-            else [evaluator.points(at.points[None], n_codes) for at in layouts]
-        )
-        # compact support is all that queries need; else near keys tell how far they have to look
+        forms = state.forms
+        if queries is not None:
+            forms = [Forms(at.points[None], n_codes) for at in layouts]
+        # beyond a compact support queries need nothing; else the near keys tell how far to look
         compact = not math.isinf(state.kernel.support)
-        near = keys.new_full((), _NEAR_LOG_WEIGHT, dtype=torch.float64)
-        reach = state.kernel.support**2 if compact else float(state.kernel.reach(near))
+        near = keys.new_full((), tuning.NEAR_LOG_WEIGHT, dtype=torch.float64)
+        cutoff = state.kernel.support**2 if compact else float(state.kernel.squared_cutoff(near))
         interactions = [
-            interactions_within(rows, at, reach)
+            interactions_within(rows, at, cutoff)
             for rows, at in zip(layouts, state.layouts, strict=True)
         ]
         excludes = [_sorted_exclude(exclude, interactions) for interactions in interactions]
-        plan = BlockPlan(queries, exclude, evaluator, interactions, excludes, points)
+        plan = BlockPlan(queries, exclude, evaluator, interactions, excludes, forms)
         if compact:
             return plan
         members, n_planning = list(_members(state, plan)), 0
@@ -189,6 +175,10 @@ class Blocks(Algorithm):
         self, state: BlockState, plan: BlockPlan, grad: Tensor, wanted: Wanted
     ) -> Gradients:
         """Return the gradients that are wanted."""
+        if state.monomials is not None:
+            place = state.keys.dtype, state.keys.device
+            evaluator = pullback_evaluator(state.kernel, *place, state.monomials.order)
+            plan = replace(plan, evaluator=evaluator)
         members = zip(_members(state, plan), grad, strict=True)
         if state.monomials is not None:
             found = [member.pullback_of_moments(state.monomials, g) for member, g in members]
@@ -234,9 +224,9 @@ def _each(kernel: Kernel, members: Sized) -> list[Kernel]:
 def _members(state: BlockState, plan: BlockPlan) -> Iterator["_Member"]:
     evaluator, kernels = plan.evaluator, _each(state.kernel, plan.interactions)
     for b, interactions in enumerate(plan.interactions):
-        queries = None if plan.queries is None else plan.points[b]
+        queries = None if plan.queries is None else plan.forms[b].of(evaluator)
         yield _Member(
-            evaluator, kernels[b], state.points(evaluator)[b], state.sorted_columns[b],
+            evaluator, kernels[b], state.forms[b].of(evaluator), state.sorted_columns[b],
             interactions, plan.excludes[b], queries,
         )  # fmt: skip
 
@@ -293,26 +283,26 @@ class _Member:
 
     def _by_points(self, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the gradients of queries and keys; of keys alone where they are one."""
-        slope, grad, steps = self.kernel.derivative(), self._sorted(grad), self.evaluator.steps
-        keys = self.interactions.keys
+        derivative, grad, steps = self.kernel.derivative(), self._sorted(grad), self.evaluator.steps
+        lists, places = self.interactions, self.interactions.keys.places
         if self.queries is None:
             left, right = both_ways(grad, self.columns)
-            both = steps(slope, None, self.keys, left, right, None, self.interactions.both_ways)
-            return None, 2 * both[0][keys.places]
+            both = steps(derivative, None, self.keys, left, right, None, lists.both_ways)
+            return None, 2 * both[0][places]
+        by_queries = steps(
+            derivative, self.queries, self.keys, grad, self.columns, self.exclude, lists.pairs
+        )
         by_keys = steps(
-            slope, self.keys, self.queries, self.columns, grad, self._transposed_exclude(),
-            self.interactions.transposed,
+            derivative, self.keys, self.queries, self.columns, grad, self._transposed_exclude(),
+            lists.transposed,
         )  # fmt: skip
-        return 2 * self._steps_of_queries(grad), 2 * by_keys[0][keys.places]
+        return 2 * by_queries[0][lists.queries.places], 2 * by_keys[0][places]
 
     def steps_of_queries(self, grad: Tensor) -> Tensor:
         """Return ``Σ_j K'_ij ⟨G_i, v_j⟩ (q_i − z_j)``, (m, d), for the gradient (k, m)."""
-        return self._steps_of_queries(self._sorted(grad))
-
-    def _steps_of_queries(self, grad: Tensor) -> Tensor:
         found = self.evaluator.steps(
-            self.kernel.derivative(), self.queries, self.keys, grad, self.columns, self.exclude,
-            self.interactions.pairs,
+            self.kernel.derivative(), self.queries, self.keys, self._sorted(grad), self.columns,
+            self.exclude, self.interactions.pairs,
         )  # fmt: skip
         return found[0][self.interactions.queries.places]
 

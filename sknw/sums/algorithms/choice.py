@@ -10,8 +10,6 @@ from sknw.support import tuning
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm for algorithm in (Dense, Blocks, Nufft)
 }
-# Ratios of sums keep the tolerance with some care left for their gradients.
-_GRADIENT_SAFETY_FACTOR = 1e-3
 
 
 def choose(algorithm: str, problem: Problem) -> Algorithm:
@@ -25,7 +23,7 @@ def choose(algorithm: str, problem: Problem) -> Algorithm:
         If none of the candidates can; the message gives every reason of every candidate.
     """
     automatic = isinstance(algorithm, str) and algorithm == "auto"
-    rtol = problem.rtol * (_GRADIENT_SAFETY_FACTOR if problem.needs_grad else 1.0)
+    rtol = problem.rtol * (tuning.GRADIENT_SAFETY_FACTOR if problem.needs_grad else 1.0)
     if automatic and problem.n_pairs < tuning.FEWEST_PAIRS_FOR_A_CHOICE:
         return Dense(rtol)
     candidates = list(ALGORITHMS.values()) if automatic else [named_algorithm(algorithm)]

@@ -1,6 +1,6 @@
 """All pairs of queries and keys, exact to rounding, in bounded memory."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,27 +17,21 @@ from sknw.sums.algorithms.algorithm import (
     transposed_exclude,
 )
 from sknw.sums.algorithms.costs import seconds_of_pairs
-from sknw.sums.evaluators.evaluator import Evaluator
-from sknw.sums.evaluators.registry import evaluator_for, has_squares
+from sknw.sums.evaluators.evaluator import Evaluator, Forms
+from sknw.sums.evaluators.registry import evaluator_for, has_squares, pullback_evaluator
 from sknw.sums.monomials import Monomials, order_of
 from sknw.sums.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
 class DenseState:
-    """Keys with their value columns, and the forms that evaluators made of the keys."""
+    """Keys with their value columns, and the keys as evaluators want them."""
 
     kernel: Kernel
     keys: Tensor
     columns: Tensor
-    forms: dict[str, Any] = field(default_factory=dict)
+    forms: Forms
     monomials: Monomials | None = None
-
-    def points(self, evaluator: Evaluator) -> Any:
-        """Return the keys as the evaluator wants them."""
-        if evaluator.name not in self.forms:
-            self.forms[evaluator.name] = evaluator.points(self.keys, self.kernel.n_codes)
-        return self.forms[evaluator.name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +41,12 @@ class DensePlan:
     queries: Tensor | None
     exclude: Tensor | None
     evaluator: Evaluator
-    points: Any | None
+    forms: Forms | None
+
+    @property
+    def points(self) -> Any | None:
+        """The queries as the evaluator wants them."""
+        return None if self.forms is None else self.forms.of(self.evaluator)
 
 
 class Dense(Algorithm):
@@ -56,7 +55,7 @@ class Dense(Algorithm):
     name = "dense"
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
-        """Nothing is out of reach of the exact sums."""
+        """Return no reason: exact sums can do every problem."""
         return []
 
     def seconds(self, problem: Problem) -> float:
@@ -74,7 +73,8 @@ class Dense(Algorithm):
     ) -> DenseState:
         """Keep the keys; evaluators prepare them when asked."""
         shares = like is not None and like.keys is keys
-        return DenseState(kernel, keys, columns, like.forms if shares else {}, monomials)
+        forms = like.forms if shares else Forms(keys, kernel.n_codes)
+        return DenseState(kernel, keys, columns, forms, monomials)
 
     def plan(self, state: DenseState, queries: Tensor | None, exclude: Tensor | None) -> DensePlan:
         """Choose the evaluator."""
@@ -84,13 +84,13 @@ class Dense(Algorithm):
         evaluator = evaluator_for(
             state.kernel, keys.dtype, keys.device, n_pairs, len(keys), order_of(state.monomials)
         )
-        points = None if queries is None else evaluator.points(queries, state.kernel.n_codes)
-        return DensePlan(queries, exclude, evaluator, points)
+        forms = None if queries is None else Forms(queries, state.kernel.n_codes)
+        return DensePlan(queries, exclude, evaluator, forms)
 
     def moments(self, state: DenseState, plan: DensePlan, *, squares: bool = False) -> Tensor:
         """Return the plain moments, shape (b, p, k, m)."""
         arguments = (
-            state.kernel, plan.points, state.points(plan.evaluator), state.columns, plan.exclude,
+            state.kernel, plan.points, state.forms.of(plan.evaluator), state.columns, plan.exclude,
             None,
         )  # fmt: skip
         return plan.evaluator.moments(*arguments, asked_for(state, squares=squares))
@@ -104,12 +104,7 @@ class Dense(Algorithm):
     ) -> Gradients:
         """Return the gradients that are wanted."""
         if state.monomials is not None:
-            return Gradients(
-                *plan.evaluator.pullback(
-                    state.kernel, plan.points, state.points(plan.evaluator), state.columns, grad,
-                    plan.exclude, None, state.monomials,
-                )
-            )  # fmt: skip
+            return self._pullback_of_moments(state, plan, grad)
         grad, by_queries, by_keys, by_columns, by_log_scales = grad[:, 0], None, None, None, None
         if wanted.points:
             by_queries, by_keys = self._by_points(state, plan, grad)
@@ -117,36 +112,47 @@ class Dense(Algorithm):
             by_columns = self._transposed_sums(state, plan, grad)
         if wanted.log_scales:
             by_log_scales = 2 * plan.evaluator.steps(
-                state.kernel.derivative(), plan.points, state.points(plan.evaluator), grad,
+                state.kernel.derivative(), plan.points, state.forms.of(plan.evaluator), grad,
                 state.columns, plan.exclude, None, squared=True,
             ).sum(dim=1)  # fmt: skip
         return Gradients(by_queries, by_keys, by_columns, by_log_scales)
 
+    def _pullback_of_moments(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Gradients:
+        keys, monomials = state.keys, state.monomials
+        evaluator = pullback_evaluator(state.kernel, keys.dtype, keys.device, monomials.order)
+        plan = replace(plan, evaluator=evaluator)
+        return Gradients(
+            *evaluator.pullback(
+                state.kernel, plan.points, state.forms.of(evaluator), state.columns, grad,
+                plan.exclude, None, monomials,
+            )
+        )  # fmt: skip
+
     def _by_points(self, state: DenseState, plan: DensePlan, grad: Tensor) -> tuple:
         """Return the gradients of queries and keys; of keys alone where they are one."""
-        keys, values, slope = state.points(plan.evaluator), state.columns, state.kernel.derivative()
-        steps = plan.evaluator.steps
+        keys, steps = state.forms.of(plan.evaluator), plan.evaluator.steps
+        values, derivative = state.columns, state.kernel.derivative()
         if plan.queries is None:
             left, right = both_ways(grad, values)
-            return None, 2 * steps(slope, None, keys, left, right, None, None)
+            return None, 2 * steps(derivative, None, keys, left, right, None, None)
         exclude = transposed_exclude(plan.exclude, state.keys.shape[1])
-        by_queries = steps(slope, plan.points, keys, grad, values, plan.exclude, None)
-        return 2 * by_queries, 2 * steps(slope, keys, plan.points, values, grad, exclude, None)
+        by_queries = steps(derivative, plan.points, keys, grad, values, plan.exclude, None)
+        return 2 * by_queries, 2 * steps(derivative, keys, plan.points, values, grad, exclude, None)
 
     def ratio_gradients(
         self, state: DenseState, plan: DensePlan, means: Tensor, mass: Tensor
     ) -> Tensor:
         """Return them by weighted steps, one output after the other."""
-        slope, keys, found = state.kernel.derivative(), state.points(plan.evaluator), []
+        derivative, keys, found = state.kernel.derivative(), state.forms.of(plan.evaluator), []
         for left, right in ratio_columns(state.columns, means):
             found.append(
-                plan.evaluator.steps(slope, plan.points, keys, left, right, plan.exclude, None)
+                plan.evaluator.steps(derivative, plan.points, keys, left, right, plan.exclude, None)
             )
         return of_ratios(found, mass, state.kernel.n_codes)
 
     def _transposed_sums(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Tensor:
         """Return, for every key, the sums (b, k, n) over the queries."""
-        keys = state.points(plan.evaluator)
+        keys = state.forms.of(plan.evaluator)
         if plan.queries is None:
             return plan.evaluator.sums(state.kernel, None, keys, grad, None, None)
         exclude = transposed_exclude(plan.exclude, state.keys.shape[1])

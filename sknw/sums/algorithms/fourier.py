@@ -28,27 +28,6 @@ from sknw.support import tuning
 from sknw.support.compat import is_installed
 from sknw.support.threads import shared_out
 
-# Part of the tolerance that a periodic image, or all keys too far to count, may weigh.
-_NEGLIGIBLE = 0.5
-# Times the period, the error of a weight when a point is rounded at that scale.
-_ROUNDING = 1e-16
-# Points of the FFT's grid per mode and axis. Coarse: less FFT, but every point spread wider, and
-# for a smaller tolerance wider than finufft does.
-_FINE, _COARSE, _LOW_UPSAMPLING = 2.0, 1.5, 1.25
-_COARSE_TOLERANCE = 1e-12
-# The smallest that finufft can do on the grid of low upsampling. That is its error at the highest
-# frequencies, where the kernel's transform is small: what is cut off there must be less.
-_LOW_UPSAMPLING_TOLERANCE, _LOW_UPSAMPLING_SAFETY = 3e-10, 0.1
-# Rows of a block are as many as the points of their FFT, where these are many; and a transform on a
-# thread of its own is worth one row for so many of them.
-_GRID_POINTS_PER_ROW = 8
-# The grid and a copy of what is spread onto it; the modes of a block and the kernel's.
-_BYTES_PER_GRID_POINT = _BYTES_PER_MODE = 32
-# Shares of the keys beyond each side of a box around their bulk, and how many keys are asked.
-_TAILS = (1e-4, 1e-3, 5e-3, 2e-2)
-_SAMPLE = 2**17
-_STEPS_OF_REACH = 6  # to a fixed point that they come close to
-
 
 def available() -> bool:
     """Return whether finufft, which does the transforms, is installed and works."""
@@ -93,7 +72,7 @@ class Grid:
         Points of the FFT's grid per mode and axis.
 
     A grid of low upsampling keeps the tolerance for what periodic images add. Its transforms are
-    less accurate: their error is that of `_LOW_UPSAMPLING_TOLERANCE` beside the sums of the densest
+    less accurate: their error is that of `LOW_UPSAMPLING_TOLERANCE` beside the sums of the densest
     region, which is for the caller to measure.
     """
 
@@ -103,7 +82,7 @@ class Grid:
     tolerance: float
     max_bytes: int
     order: int = 0
-    upsampling: float = _FINE
+    upsampling: float = 2.0
 
     @classmethod
     def of(
@@ -125,10 +104,10 @@ class Grid:
                 return None
             grid = cls(low, high, whole, tolerance, max_bytes, order)
             sparse = 2 * len(keys) < math.prod(grid.modes)
-            if tolerance >= _COARSE_TOLERANCE and (sparse or not grid._fits):
-                grid = replace(grid, upsampling=_COARSE)
-            if (low_upsampling or tolerance >= _LOW_UPSAMPLING_TOLERANCE) and not grid._fits:
-                grid = replace(grid, upsampling=_LOW_UPSAMPLING)
+            if tolerance >= tuning.COARSE_TOLERANCE and (sparse or not grid._fits):
+                grid = replace(grid, upsampling=tuning.COARSE_UPSAMPLING)
+            if (low_upsampling or tolerance >= tuning.LOW_UPSAMPLING_TOLERANCE) and not grid._fits:
+                grid = replace(grid, upsampling=tuning.LOW_UPSAMPLING)
             if grid._fits and grid._rounding_error(keys) <= tolerance:
                 return grid
         return None
@@ -136,24 +115,29 @@ class Grid:
     @property
     def has_low_upsampling(self) -> bool:
         """Whether the transforms are less accurate than the tolerance."""
-        return self.upsampling == _LOW_UPSAMPLING and self.tolerance < _LOW_UPSAMPLING_TOLERANCE
+        return (
+            self.upsampling == tuning.LOW_UPSAMPLING
+            and self.tolerance < tuning.LOW_UPSAMPLING_TOLERANCE
+        )
 
     @property
-    def reach(self) -> float:
+    def cutoff(self) -> float:
         """Where the kernel is negligible, times as many steps as the order says."""
-        return _reach(self.tolerance, self.order)
+        return _cutoff(self.tolerance, self.order)
 
     @property
     def highest(self) -> float:
         """Where the kernel's transform is negligible."""
         if self.has_low_upsampling:
-            return _reach(_LOW_UPSAMPLING_SAFETY * _LOW_UPSAMPLING_TOLERANCE, self.order)
-        return self.reach
+            return _cutoff(
+                tuning.LOW_UPSAMPLING_SAFETY_FACTOR * tuning.LOW_UPSAMPLING_TOLERANCE, self.order
+            )
+        return self.cutoff
 
     @property
     def period(self) -> np.ndarray:
-        """Period (d,): points up to `reach` outside the box are clear of the others' images."""
-        return self.high - self.low + 2 * self.reach
+        """Period (d,): points up to `cutoff` outside the box are clear of the others' images."""
+        return self.high - self.low + 2 * self.cutoff
 
     @property
     def modes(self) -> tuple[int, ...]:
@@ -168,7 +152,8 @@ class Grid:
     @property
     def n_bytes(self) -> int:
         """Memory of one transform, beside its rows."""
-        return _BYTES_PER_GRID_POINT * self.n_points + _BYTES_PER_MODE * math.prod(self.modes)
+        # the grid with a copy of what is spread onto it; a block's modes beside the kernel's
+        return 32 * (self.n_points + math.prod(self.modes))
 
     @property
     def _row_bytes(self) -> int:
@@ -180,7 +165,7 @@ class Grid:
 
     def _rounding_error(self, keys: np.ndarray) -> float:
         """Bound what rounding to the box's scale does: it matters for the keys near one query."""
-        error = _ROUNDING * self.period.max()
+        error = np.finfo(np.float64).eps / 2 * self.period.max()
         if error <= self.tolerance:
             return error
         cells = np.floor(_sample(keys)[:, self.period.argmax()])
@@ -216,7 +201,7 @@ class Grid:
         """Return angles (d, m') of the points up to `margin` off the box, and which those are."""
         angles = np.subtract(points.T, (self.low + self.high)[:, None] / 2, order="C")
         angles *= (2 * math.pi / self.period)[:, None]
-        limit = math.pi * (1 - 2 * (self.reach - margin) / self.period)
+        limit = math.pi * (1 - 2 * (self.cutoff - margin) / self.period)
         inside = (np.abs(angles) <= limit[:, None]).all(axis=0)
         return (angles, slice(None)) if inside.all() else (angles.compress(inside, axis=1), inside)
 
@@ -226,7 +211,7 @@ class Grid:
 
         options = {"upsampfac": self.upsampling, "nthreads": n_threads, "showwarn": 0}
         isign = -1 if kind == 1 else 1
-        eps = _LOW_UPSAMPLING_TOLERANCE if self.has_low_upsampling else self.tolerance
+        eps = tuning.LOW_UPSAMPLING_TOLERANCE if self.has_low_upsampling else self.tolerance
         return Plan(kind, self.modes, eps=eps, isign=isign, **options)
 
     def in_threads(self, task: Callable, n_rows: int, n_threads: int) -> list:
@@ -239,7 +224,7 @@ class Grid:
         size = min(size, (self.max_bytes - self.n_bytes) // self._row_bytes)
         affordable = self.max_bytes // (self.n_bytes + size * self._row_bytes)
         worth = n_rows // max(
-            tuning.FEWEST_ROWS_OF_A_TRANSFORM, self.n_points // _GRID_POINTS_PER_ROW
+            tuning.FEWEST_ROWS_OF_A_TRANSFORM, self.n_points // tuning.GRID_POINTS_PER_ROW
         )
         n_tasks = max(1, min(n_threads, worth, affordable))
         n_blocks = -(-n_rows // (size * n_tasks)) * n_tasks
@@ -282,13 +267,13 @@ class FourierSums:
 
     @classmethod
     def of(cls, keys: np.ndarray, columns: np.ndarray, grid: Grid, n_threads: int) -> "FourierSums":
-        """Transform columns (k, n) at keys (n, d); keys out of the box's reach do not count."""
+        """Transform columns (k, n) at keys (n, d); those too far from the box do not count."""
         shape = (-(-len(columns) // 2), *grid.modes)
 
         def transform(blocks: Iterable[slice], n_threads: int) -> np.ndarray:
             plan, total = grid.plan(1, n_threads), np.zeros(shape, dtype=complex)
             for rows in blocks:
-                angles, inside = grid.fold(keys[rows], grid.reach)
+                angles, inside = grid.fold(keys[rows], grid.cutoff)
                 plan.setpts(*angles)
                 for series, pair in zip(total, _pairs(columns), strict=True):
                     series += plan.execute(_packed(pair[:, rows][:, inside]))
@@ -310,8 +295,8 @@ class FourierSums:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return sums of kernel times ``t^a`` (p, k, m) for exponents a, and which to trust."""
         grid, sums = self.grid, np.zeros((len(exponents), self.n_columns, len(queries)))
-        served = np.full(len(queries), grid.whole)  # beyond the reach of every key, as zero
-        margin = grid.reach if grid.whole else 0.0
+        served = np.full(len(queries), grid.whole)  # zero, where it is far from every key
+        margin = grid.cutoff if grid.whole else 0.0
 
         def evaluate(blocks: Iterable[slice], n_threads: int) -> None:
             plan = grid.plan(2, n_threads)
@@ -330,24 +315,25 @@ class FourierSums:
         return sums, served
 
 
-def _reach(tolerance: float, order: int = 0) -> float:
+def _cutoff(tolerance: float, order: int = 0) -> float:
     """Return where ``u^order exp(−u²/2)`` is as small as the tolerance asks for."""
-    log_weight = math.log(_NEGLIGIBLE * tolerance)
-    reach = math.sqrt(-2 * log_weight)
-    for _ in range(_STEPS_OF_REACH if order else 0):
-        reach = math.sqrt(-2 * log_weight + 2 * order * math.log(reach))
-    return reach
+    log_weight = math.log(tuning.NEGLIGIBLE_SHARE * tolerance)
+    cutoff = math.sqrt(-2 * log_weight)
+    for _ in range(tuning.FIXED_POINT_STEPS if order else 0):
+        cutoff = math.sqrt(-2 * log_weight + 2 * order * math.log(cutoff))
+    return cutoff
 
 
 def _boxes(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     """Yield corners of a box around all points, then of boxes around fewer and fewer of them."""
     yield points.min(axis=0), points.max(axis=0), True
-    low, high = np.quantile(_sample(points), [_TAILS, np.subtract(1, _TAILS)], axis=0)
+    tails = np.array(tuning.BOX_TAILS)
+    low, high = np.quantile(_sample(points), [tails, 1 - tails], axis=0)
     yield from zip(low, high, repeat(False))
 
 
 def _sample(points: np.ndarray) -> np.ndarray:
-    return points[:: max(1, len(points) // _SAMPLE)]
+    return points[:: max(1, len(points) // tuning.SAMPLE_FOR_A_BOX)]
 
 
 def _pairs(columns: np.ndarray) -> Iterator[np.ndarray]:

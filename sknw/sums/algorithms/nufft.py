@@ -6,7 +6,7 @@ masses say how accurate the transform must be, and the difference between both s
 safety factor, is the audited error. It is never taken to be less than what rounding and the
 tolerance make of the heaviest key, and where keys are much heavier than most, points about those
 are audit points too. Queries with too little mass for the error, and queries outside the grid's
-box, are inaccurate: the engine does them again exactly.
+box, are inaccurate: the engine takes exact sums for them.
 """
 
 import math
@@ -24,27 +24,14 @@ from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.costs import seconds_of_pairs, seconds_of_transforms
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.fourier import FourierSums, Grid
-from sknw.sums.algorithms.reach import share_in_reach, share_inaccurate
-from sknw.sums.geometry.interactions import NO_SHARE
+from sknw.sums.algorithms.shares import share_inaccurate, share_of_near_pairs
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import Problem
 from sknw.support import tuning
 from sknw.support.threads import n_threads
 
 _MOST_FEATURES = 3
-_AUDIT_POINTS = 64
-# Keys so many times as heavy as the mean are heavy; so many of them have audit points about them,
-# at distances from the key itself to where it is about to vanish.
-_HEAVY, _MOST_HEAVY, _ABOUT_HEAVY = 8.0, 16, (0.0, 2.5, 6.0)
 _EPS = float(np.finfo(np.float64).eps)
-_ERROR_SAFETY_FACTOR = (
-    5.0  # the largest error at all queries beside the largest at the audit points
-)
-_POOREST = 0.1  # share of the audit points whose mass may be too little for the planned accuracy
-_AIM_SAFETY_FACTOR = 0.1
-_LOW_UPSAMPLING_RTOL = 3e-9  # down to which a grid of low upsampling is worth a trial
-_TOLERANCES = 1e-14, 1e-5
-_SHARE_OF_MEMORY = 0.75  # of the working memory, for the grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +105,8 @@ class Nufft(Algorithm):
         if not reasons and is_new and self._grid(problem) is None:
             reasons.append(
                 "the bandwidth is so small beside the range of the keys that its grid would exceed "
-                f"{_grid_bytes() / 2**20:.0f} MiB ({_SHARE_OF_MEMORY:.0%} of the working memory)"
+                f"{_grid_bytes() / 2**20:.0f} MiB "
+                f"({tuning.GRID_SHARE_OF_MEMORY:.0%} of the working memory)"
             )
         return reasons
 
@@ -137,22 +125,22 @@ class Nufft(Algorithm):
 
     @property
     def _may_have_low_upsampling(self) -> bool:
-        return self.rtol >= _LOW_UPSAMPLING_RTOL
+        return self.rtol >= tuning.LOW_UPSAMPLING_RTOL
 
     @property
     def _typical_tolerance(self) -> float:
-        return float(np.clip(1e-4 * self.rtol, *_TOLERANCES))
+        return float(np.clip(1e-4 * self.rtol, *tuning.TRANSFORM_TOLERANCES))
 
     def seconds(self, problem: Problem) -> float:
         """Add up transforms, and exact sums at the audit points and of inaccurate rows."""
         grid = self._grid(problem)
         n_points = problem.n_queries
-        n_audit_points = 0 if self.name in problem.prepared else _AUDIT_POINTS
+        n_audit_points = 0 if self.name in problem.prepared else tuning.AUDIT_POINTS
         if n_audit_points:
             n_points += problem.n_keys
-        inaccurate = share_inaccurate(problem, grid, _TOLERANCES[0] / self.rtol)
-        in_reach = share_in_reach(problem, NO_SHARE, tuning.TAIL_KEYS_PER_BLOCK)
-        n_exact = n_audit_points * problem.n_keys + inaccurate * in_reach * problem.n_pairs
+        inaccurate = share_inaccurate(problem, grid, tuning.TRANSFORM_TOLERANCES[0] / self.rtol)
+        near = share_of_near_pairs(problem, tuning.NO_SHARE, tuning.TAIL_KEYS_PER_BLOCK)
+        n_exact = n_audit_points * problem.n_keys + inaccurate * near * problem.n_pairs
         transforms = seconds_of_transforms(problem, grid.n_points, n_points)
         return transforms + seconds_of_pairs(problem, n_exact)
 
@@ -195,13 +183,14 @@ class Nufft(Algorithm):
         audit_points = np.concatenate([to_numpy(keys[spread_out]), _about_heavy(keys, columns[0])])
         points, values = to_numpy(keys), to_numpy(columns)
         audit = _Audit.of(kernel, keys, columns, audit_points, self.rtol, monomials)
-        poor_mass = float(np.quantile(audit.exact[0, 0, : len(spread_out)], _POOREST))
+        masses = audit.exact[0, 0, : len(spread_out)]
+        poor_mass = float(np.quantile(masses, tuning.POOR_AUDIT_POINTS))
         aim = (
-            _AIM_SAFETY_FACTOR
+            tuning.AIM_SAFETY_FACTOR
             * poor_mass
             / audit.least_mass(audit.sizes_of(np.abs(values).sum(axis=1)))
         )
-        tolerance = float(np.clip(aim, *_TOLERANCES))
+        tolerance = float(np.clip(aim, *tuning.TRANSFORM_TOLERANCES))
         for low_upsampling in (True, False) if self._may_have_low_upsampling else (False,):
             found = _transformed(
                 points, values, tolerance, monomials.order, low_upsampling=low_upsampling
@@ -210,7 +199,7 @@ class Nufft(Algorithm):
             least_mass = audit.least_mass(errors)
             if (
                 not found.sums.grid.has_low_upsampling
-                or least_mass <= _AIM_SAFETY_FACTOR * poor_mass
+                or least_mass <= tuning.AIM_SAFETY_FACTOR * poor_mass
             ):
                 break
         error = float(errors[0, 0] / values[0].sum())
@@ -227,13 +216,18 @@ class Nufft(Algorithm):
             points = member.sums.keys if plan.queries is None else to_numpy(plan.queries[b])
             moments, served = member.sums.moments_at(points, exponents)
             if plan.queries is None:
-                moments[0] -= to_numpy(state.columns[b])  # K(0) = 1, and the step is zero
+                # a key's weight for itself is 1, and its step zero
+                moments[0] -= to_numpy(state.columns[b])
             plan.served.append(served)
             found.append(to_tensor(moments, dtype=torch.float64, device="cpu"))
         total = found[0][None] if len(found) == 1 else torch.stack(found)
         if plan.exclude is not None:
             total -= _left_out(state, plan)
-        return total if state.kernel.formula[1] == "profile" else total * state.kernel.slope_factor
+        return (
+            total
+            if state.kernel.formula[1] == "profile"
+            else total * state.kernel.derivative_factor
+        )
 
     def pullback(
         self, state: NufftState, plan: NufftPlan, grad: Tensor, wanted: Wanted
@@ -290,8 +284,8 @@ def _exact_moments(
 
 
 def _spread_out(n: int) -> np.ndarray:
-    """Return indices of at most `_AUDIT_POINTS` of n keys."""
-    return np.unique(np.linspace(0, n - 1, _AUDIT_POINTS).astype(np.int64))
+    """Return indices of at most `AUDIT_POINTS` of n keys."""
+    return np.unique(np.linspace(0, n - 1, tuning.AUDIT_POINTS).astype(np.int64))
 
 
 def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
@@ -299,10 +293,11 @@ def _about_heavy(keys: Tensor, weights: Tensor) -> np.ndarray:
 
     The error is largest there, and a sum that leaves such a key out is all cancellation.
     """
-    heaviest = weights.topk(min(_MOST_HEAVY, len(weights))).indices
-    points = to_numpy(keys[heaviest[weights[heaviest] > _HEAVY * weights.mean()]])
+    heaviest = weights.topk(min(tuning.MOST_HEAVY_KEYS, len(weights))).indices
+    points = to_numpy(keys[heaviest[weights[heaviest] > tuning.HEAVY_KEY * weights.mean()]])
     towards = np.ones(points.shape[1]) / math.sqrt(points.shape[1])
-    return np.concatenate([points + distance * towards for distance in _ABOUT_HEAVY])
+    distances = tuning.DISTANCES_ABOUT_HEAVY
+    return np.concatenate([points + distance * towards for distance in distances])
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +306,7 @@ class _Audit:
 
     Parameters
     ----------
-    audit points : ndarray of shape (m, d)
+    audit_points : ndarray of shape (m, d)
         Where the sums are known.
     exact : ndarray of shape (p, k, m)
         The moments there.
@@ -346,7 +341,7 @@ class _Audit:
         rtol: float,
         monomials: Monomials,
     ) -> "_Audit":
-        """Sum over all pairs of a audit point and a key."""
+        """Sum over all pairs of an audit point and a key."""
         queries = to_tensor(audit_points, dtype=keys.dtype, device="cpu")
         exact = to_numpy(_exact_moments(kernel, keys, columns, queries, monomials))
         # u^a exp(−u²/2) is largest at u = √a
@@ -374,9 +369,8 @@ class _Audit:
         moments, served = found.sums.moments_at(self.audit_points, self.exponents)
         seen = np.abs(moments - self.exact)[..., served].max(axis=2, initial=0.0)
         rounding = _EPS * self.exact[0, 0].max() * np.append(1.0, self.sizes)
-        return np.maximum(
-            _ERROR_SAFETY_FACTOR * seen, self.sizes_of(found.tolerance * self.largest + rounding)
-        )
+        at_least = self.sizes_of(found.tolerance * self.largest + rounding)
+        return np.maximum(tuning.AUDIT_SAFETY_FACTOR * seen, at_least)
 
     def least_mass(self, errors: np.ndarray) -> float:
         """Return the mass at which errors (p, k) of moments are just tolerable for their ratios.
@@ -391,7 +385,7 @@ class _Audit:
 
 
 def _grid_bytes() -> int:
-    return int(_SHARE_OF_MEMORY * working_memory_bytes())
+    return int(tuning.GRID_SHARE_OF_MEMORY * working_memory_bytes())
 
 
 def _grid_of(
@@ -409,8 +403,8 @@ def _transformed(
     if len(points) == 0:
         points = keys[:1]
     grid = _grid_of(points, tolerance, order, low_upsampling=low_upsampling)
-    while grid is None:  # accuracy costs memory; what is inaccurate then is done again
-        if tolerance > _TOLERANCES[1]:
+    while grid is None:  # accuracy costs memory; inaccurate rows get exact sums
+        if tolerance > tuning.TRANSFORM_TOLERANCES[1]:
             raise ValueError(
                 "No algorithm can do this problem: nufft: a grid for these points would exceed "
                 f"{_grid_bytes() / 2**20:.0f} MiB. Use algorithm='auto'."

@@ -5,15 +5,13 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums.evaluators.compiled.driver import Fused
-from sknw.sums.evaluators.compiled.readiness import LOOPS
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.evaluators.torch import TorchTiles
 from sknw.support import tuning
-from sknw.support.threads import n_threads
 
 FUSED, TORCH = Fused(), TorchTiles()
+# The first that accepts a problem and pays for it is chosen.
 EVALUATORS: dict[str, Evaluator] = {evaluator.name: evaluator for evaluator in (FUSED, TORCH)}
-_TORCH_SECONDS_PER_PAIR = 1e-8  # of one core, about, with the gradients that follow most sums
 
 
 def evaluator_for(
@@ -24,15 +22,12 @@ def evaluator_for(
     n_problems: int = 1,
     order: int = 0,
 ) -> Evaluator:
-    """Return the evaluator of moments to an order, for problems of so many pairs of points each.
-
-    What torch gets for want of compiled loops is counted: when it has become much, they are made.
-    """
-    evaluator = _chosen(kernel, dtype, device, n_pairs, n_problems, FUSED.does, order)
-    waits = evaluator is not FUSED and FUSED.accepts(kernel, dtype, device, order)
-    if waits and n_pairs >= tuning.FEWEST_COMPILED_PAIRS:
-        LOOPS.count(_precision(dtype), _torch_seconds(n_pairs * n_problems))
-    return evaluator
+    """Return the evaluator of moments to an order, for problems of so many pairs of points each."""
+    for evaluator in _accepting(kernel, dtype, device, order):
+        if evaluator.pays(dtype, n_pairs, n_problems):
+            return evaluator
+        evaluator.was_passed_over(dtype, n_pairs, n_problems)
+    raise _nobody(kernel, dtype, device)
 
 
 def likely_evaluator(
@@ -44,32 +39,28 @@ def likely_evaluator(
     order: int = 0,
 ) -> Evaluator:
     """Return what `evaluator_for` would; nothing is loaded, compiled or counted."""
-    return _chosen(kernel, dtype, device, n_pairs, n_problems, LOOPS.likely, order)
-
-
-def _chosen(kernel, dtype, device, n_pairs, n_problems, ask, order: int = 0) -> Evaluator:
-    """Return the first evaluator that can; compiled loops only if they are asked and say so."""
-    for evaluator in EVALUATORS.values():
-        if evaluator.accepts(kernel, dtype, device, order) and (
-            evaluator is not FUSED or _worth_the_loops(_precision(dtype), n_pairs, n_problems, ask)
-        ):
+    for evaluator in _accepting(kernel, dtype, device, order):
+        if evaluator.pays(dtype, n_pairs, n_problems, may_load=False):
             return evaluator
-    raise ValueError(f"No evaluator accepts kernel {kernel.name!r} in {dtype} on {device}.")
+    raise _nobody(kernel, dtype, device)
 
 
-def _worth_the_loops(precision: str, n_pairs: float, n_problems: int, ask) -> bool:
-    """Whether the pairs are many: for a call of loops that are ready, in all problems together."""
-    total = n_pairs * n_problems
-    many = (total if LOOPS.are_ready(precision) else n_pairs) >= tuning.FEWEST_COMPILED_PAIRS
-    return many and ask(precision, _torch_seconds(total))
+def pullback_evaluator(
+    kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int
+) -> Evaluator:
+    """Return the first evaluator that has the pullback of moments to an order."""
+    for evaluator in _accepting(kernel, dtype, device, order):
+        if evaluator.has_pullback:
+            return evaluator
+    raise _nobody(kernel, dtype, device)
 
 
-def _precision(dtype: torch.dtype) -> str:
-    return "float64" if dtype == torch.float64 else "float32"
+def _accepting(kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int) -> list:
+    return [at for at in EVALUATORS.values() if at.accepts(kernel, dtype, device, order)]
 
 
-def _torch_seconds(n_pairs: float) -> float:
-    return n_pairs * _TORCH_SECONDS_PER_PAIR / n_threads()
+def _nobody(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> ValueError:
+    return ValueError(f"No evaluator accepts kernel {kernel.name!r} in {dtype} on {device}.")
 
 
 def has_own_threads(
@@ -77,16 +68,17 @@ def has_own_threads(
 ) -> bool:
     """Return whether sums of so many pairs leave the cores to other threads than torch's.
 
-    Compiled loops have their own; few pairs are not worth several.
+    Few pairs are not worth several threads, so those of torch are not missed.
     """
-    few = n_pairs < tuning.FEWEST_COMPILED_PAIRS
-    ready = few or likely_evaluator(kernel, dtype, device, n_pairs) is FUSED
-    return FUSED.accepts(kernel, dtype, device) and ready
+    if n_pairs < tuning.FEWEST_COMPILED_PAIRS:
+        return any(at.has_own_threads for at in _accepting(kernel, dtype, device, 0))
+    return likely_evaluator(kernel, dtype, device, n_pairs).has_own_threads
 
 
 def has_squares(kernel: Kernel, keys: Tensor, n_queries: int, n_columns: int) -> bool:
     """Return whether who evaluates these pairs has sums and squares in one pass."""
-    place = keys.dtype, keys.device
     n_pairs = n_queries * keys.shape[1]
-    evaluator = _chosen(kernel, *place, n_pairs, len(keys), FUSED.does)
-    return evaluator.has_squares(kernel, n_columns)
+    for evaluator in _accepting(kernel, keys.dtype, keys.device, 0):
+        if evaluator.pays(keys.dtype, n_pairs, len(keys)):
+            return evaluator.has_squares(kernel, n_columns)
+    return False

@@ -25,15 +25,14 @@ from sknw.sums.geometry.distances import (
 )
 from sknw.sums.geometry.interactions import Pairs
 from sknw.sums.monomials import tile_moments, tile_pullback
-
-_KEYS_PER_TILE = 2048
-_SQUARE_TILE = 512
+from sknw.support import tuning
 
 
 class TorchTiles(Evaluator):
     """Weights of one tile at a time, then matrix products."""
 
     name = "torch"
+    has_pullback = True
 
     def accepts(
         self, kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int = 0
@@ -41,11 +40,15 @@ class TorchTiles(Evaluator):
         """Whatever torch can hold."""
         return True
 
+    def pair_costs(self, dtype: torch.dtype) -> tuple[float, float, float, float]:
+        """Those that were measured."""
+        return tuning.PAIR_COSTS[self.name, dtype.itemsize]
+
     def points(self, rows: Tensor, n_codes: int = 0) -> Points:
         """Lift the points for distances by matrix product."""
         return Points.of(rows, n_codes)
 
-    def sums(self, kernel, queries, keys, columns, exclude, pairs) -> Tensor:
+    def sums(self, kernel, queries, keys, columns, exclude, pairs, shift=None) -> Tensor:
         """Return ``Σ_j K_ij v_j``, shape (b, k, m)."""
         n_queries = len(keys if queries is None else queries)
         total = _zeros(columns, (*columns.shape[:2], n_queries))
@@ -78,21 +81,22 @@ class TorchTiles(Evaluator):
         For the gradient (b, p, k, m) of the moments. Queries None have theirs in the second.
         """
         points, is_itself = (keys, True) if queries is None else (queries, False)
-        if is_itself:  # shared tiles of a set over itself would not outlive those of the slopes
+        # two tiles share memory where a set meets itself, so here keys are left out one by one
+        if is_itself:
             exclude = torch.arange(len(keys), device=keys.rows.device)
         of_queries, of_keys = _zeros(columns, points.rows.shape), _zeros(columns, keys.rows.shape)
         columns, grad = columns.to(of_keys.dtype), grad.to(of_keys.dtype)
         of_columns = torch.zeros_like(columns)
         width = 2 * (monomials.order + points.n_features) + 4
         arguments = points, keys, exclude, pairs, width
-        # the memory of a tile is taken by the next one, here that of its slopes
+        # the next tile, that of the derivatives, is written over this one's memory
         plain = ((*at, tile.clone()) for *at, tile in _tiles(kernel, *arguments))
-        slopes = _tiles(kernel.derivative(), *arguments)
-        for (batch, i, j, weights), (*_, slope) in zip(plain, slopes, strict=True):
+        derivatives = _tiles(kernel.derivative(), *arguments)
+        for (batch, i, j, weights), (*_, derivative) in zip(plain, derivatives, strict=True):
             rows, others = points.rows[batch, i], keys.rows[batch, j]
             by_queries, by_keys, by_columns = tile_pullback(
                 monomials,
-                *(at.to(of_keys.dtype) for at in (weights, slope, rows, others)),
+                *(at.to(of_keys.dtype) for at in (weights, derivative, rows, others)),
                 columns[batch, :, j],
                 grad[batch, ..., i],
             )
@@ -170,14 +174,15 @@ def _tiles(
 
 
 def _cross_shape(queries: Points, keys: Points, elements: int) -> tuple[int, int]:
-    n_keys = max(1, min(len(keys), _KEYS_PER_TILE, elements))
+    n_keys = max(1, min(len(keys), tuning.KEYS_PER_TILE, elements))
     return max(1, min(len(queries), elements // n_keys)), n_keys
 
 
 def _square_shape(keys: Points, elements: int) -> tuple[int, int]:
     side = int(elements**0.5)
-    if keys.rows.device.type == "cpu":  # several tiles a side: pairs are shared between tiles only
-        side = min(side, _SQUARE_TILE, max(_SQUARE_TILE // 2, -(-len(keys) // 4)))
+    if keys.rows.device.type == "cpu":  # only tiles off the diagonal save half of their pairs
+        largest = tuning.SIDE_OF_A_SQUARE_TILE
+        side = min(side, largest, max(largest // 2, -(-len(keys) // 4)))
     side = max(1, min(side, len(keys)))
     return side, side
 

@@ -2,7 +2,7 @@
 
 Squared distances come in two forms. ``|q|² + |z|² − 2qz`` is one matrix product, but its error is
 absolute, about ``eps (|q|² + |z|²)``; differences are slower and have relative error. A block takes
-the product only where the kernel is smooth in the squared distance and the block's reach makes the
+the product only where the kernel is smooth in the squared distance and the block's norms make the
 error negligible, so one remote row costs only its own block.
 """
 
@@ -17,18 +17,8 @@ from torch import Tensor
 from sknw.data.arrays import working_memory_bytes
 from sknw.kernels import Kernel
 from sknw.kernels.codes import Codes, numeric_part
+from sknw.support import tuning
 
-# Largest error of a squared distance that the product form may make, in bandwidths squared.
-_PRODUCT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
-_PRODUCT_MARGIN = (
-    10  # times that: how near to 1 a squared distance by the product is computed again
-)
-_FEWEST_AGAIN = 1 / 16  # share of a tile from which differences for all of it are faster
-# Above this dimension, differences coordinate by coordinate cost more than torch's pair distances.
-_FEW_FEATURES = 4
-# Elements of a tile: small enough for a CPU's cache, large enough to fill an accelerator.
-_TILE_ELEMENTS = {"cpu": 2**19, "accelerator": 2**25}
-_BUFFERS_PER_TILE = 4
 _thread = threading.local()
 
 
@@ -95,12 +85,12 @@ def _squared_norms(rows: Tensor) -> Tensor:
     return rows.square().sum(dim=-1, keepdim=True)
 
 
-def may_use_product(kernel: Kernel, points: Points, query_reach: float, key_reach: float) -> bool:
+def may_use_product(kernel: Kernel, points: Points, query_norm: float, key_norm: float) -> bool:
     """Whether this block's squared distances may come from the matrix product."""
     if not kernel.smooth or points.n_features <= 1:
         return False
-    error = torch.finfo(points.rows.dtype).eps * (query_reach + key_reach)
-    return error <= _PRODUCT_ERROR[points.rows.dtype]
+    error = torch.finfo(points.rows.dtype).eps * (query_norm + key_norm)
+    return error <= tuning.PRODUCT_ERROR[points.rows.dtype.itemsize]
 
 
 def squared_distances(
@@ -130,9 +120,10 @@ def edges_by_differences(
     error is larger than the allowances. `costs` (b, m, n) are those of mismatches of codes.
     """
     allowed = query_edges[..., :, None] + key_edges[..., None, :]
-    inaccurate = torch.sub(sq, 1).abs_() <= allowed + _PRODUCT_MARGIN * _PRODUCT_ERROR[sq.dtype]
+    margin = tuning.PRODUCT_MARGIN * tuning.PRODUCT_ERROR[sq.dtype.itemsize]
+    inaccurate = torch.sub(sq, 1).abs_() <= allowed + margin
     again = inaccurate.nonzero(as_tuple=True)
-    if len(again[0]) > _FEWEST_AGAIN * sq.numel():
+    if len(again[0]) > tuning.SHARE_WORTH_DIFFERENCES * sq.numel():
         sq = differences_squared(queries, keys)
         return settle_edges(sq if costs is None else sq.add_(costs), query_edges, key_edges)
     b, i, j = again
@@ -162,7 +153,7 @@ def differences_squared(queries: Tensor, keys: Tensor) -> Tensor:
     """Return ``Σ_k (q_k − z_k)²``, shape (..., m, n), from differences."""
     if queries.shape[-1] == 0:
         return queries.new_zeros((*queries.shape[:-1], keys.shape[-2]))
-    if queries.shape[-1] > _FEW_FEATURES:
+    if queries.shape[-1] > tuning.FEATURES_BY_DIFFERENCES:
         distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.square_()
     total = _scratch(0, queries, keys)
@@ -181,12 +172,12 @@ def _scratch(slot: int, queries: Tensor, keys: Tensor) -> Tensor:
     """
     shape = (*queries.shape[:-1], keys.shape[-2])
     n_elements = math.prod(shape)
-    if queries.device.type != "cpu" or n_elements > _TILE_ELEMENTS["cpu"]:
+    if queries.device.type != "cpu" or n_elements > tuning.TILE_ELEMENTS["cpu"]:
         return queries.new_empty(shape)
     kept = _thread.__dict__.setdefault("kept", {})
     key = slot, queries.dtype
     if key not in kept or len(kept[key]) < n_elements:
-        with torch.inference_mode(False):  # it outlives the mode it is first asked for in
+        with torch.inference_mode(False):  # the memory is kept beyond a mode that is on now
             kept[key] = torch.empty(n_elements, dtype=queries.dtype, device=queries.device)
     return kept[key][:n_elements].view(shape)
 
@@ -201,8 +192,8 @@ def exclude_keys(weights: Tensor, exclude: Tensor | None, key_block: slice, valu
 
 def tile_elements(device: torch.device, dtype: torch.dtype) -> int:
     """Return the number of elements of a tile that suits the device and the working memory."""
-    preferred = _TILE_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
-    allowed = working_memory_bytes() // (_BUFFERS_PER_TILE * dtype.itemsize)
+    preferred = tuning.TILE_ELEMENTS["cpu" if device.type == "cpu" else "accelerator"]
+    allowed = working_memory_bytes() // (tuning.BUFFERS_PER_TILE * dtype.itemsize)
     return max(1, min(preferred, allowed))
 
 

@@ -1,10 +1,10 @@
 """Which keys each query needs, and the compact blocks that make the lists short.
 
-A `Layout` sorts points into compact blocks and bounds each by a box. Every query has a *reach*:
-keys beyond it cannot matter, and a box of keys beyond it is passed over. For a kernel with compact
-support the reach is that support. Otherwise it is the distance from which on all keys together
-would weigh less than `rtol` times the mass that the query has at least, so a query in the tail
-keeps the keys that matter *there*.
+A `Layout` sorts points into compact blocks and bounds each by a box. Every query has a cutoff
+radius: keys beyond it cannot matter, and a box of keys beyond it is passed over. For a kernel with
+compact support the radius is that support. Otherwise it is the distance from which on all keys
+together would weigh less than `rtol` times the mass that the query has at least, so a query in the
+tail keeps the keys that matter there.
 
 That mass is what the caller knows of it. Else it comes from the blocks of keys nearest to the
 query. These kernels are convex functions of the squared distance: by Jensen's inequality a block
@@ -23,23 +23,12 @@ from torch import Tensor
 
 from sknw.data.arrays import to_numpy, to_tensor
 from sknw.kernels import Kernel
-
-_BOX_TESTS = 2**21  # pairs of boxes compared at a time
-_NEAR_BLOCKS = 8  # whose mass is counted as sure
-_FLATNESS = 2  # blocks that make a cube: they follow each other along the last feature
-_COMPACT, _FEWEST_BLOCKS = 4.0, 16
-_LEAST_MASS = 1e-30  # of all weight: rounding leaves less than that where there is none
-_REMOTE = 1e12  # squared distance
-# Share of a query's mass that is less than rounding of its sum: what is exact may leave it out.
-NO_SHARE = 1e-17
-_SAFETY_FACTOR = 1e-5  # for distances rounded to float32
-_QUERIES_PER_BLOCK, _KEYS_PER_BOX = 64, 2048
-_QUERIES_PER_TILE, _FEWEST_TILES = 256, 64
+from sknw.support import tuning
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Consecutive points in boxes, and how far these reach.
+    """Consecutive points in boxes, and their squared cutoff radii.
 
     Parameters
     ----------
@@ -47,14 +36,14 @@ class Boxes:
         Box c holds the points ``starts[c]:starts[c + 1]``.
     low, high : ndarray of shape (d, n_boxes) or (d, 0)
         Corners of the boxes; none where every point meets all others.
-    reaches : ndarray of shape (n,) or (0,)
+    cutoffs : ndarray of shape (n,) or (0,)
         Squared distance beyond which a point needs no other.
     """
 
     starts: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    reaches: np.ndarray
+    cutoffs: np.ndarray
 
     @classmethod
     def everywhere(cls, n: int, size: int, n_features: int) -> "Boxes":
@@ -63,11 +52,11 @@ class Boxes:
         return cls(_cuts(n, size), nowhere, nowhere, np.empty(0))
 
     @classmethod
-    def of(cls, layout: "Layout", reaches: np.ndarray | None) -> "Boxes":
-        """Return the blocks of a layout; without reaches they need nothing."""
+    def of(cls, layout: "Layout", cutoffs: np.ndarray | None) -> "Boxes":
+        """Return the blocks of a layout; without cutoffs they need nothing."""
         low, high = (to_numpy(at.mT.contiguous()) for at in (layout.low, layout.high))
-        reaches = np.full(len(layout), -1.0) if reaches is None else reaches
-        return cls(layout.block_starts, low, high, reaches)
+        cutoffs = np.full(len(layout), -1.0) if cutoffs is None else cutoffs
+        return cls(layout.block_starts, low, high, cutoffs)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -78,11 +67,11 @@ class Boxes:
         return int(self.starts[-1])
 
     @cached_property
-    def box_reaches(self) -> np.ndarray:
-        """The longest reach in each box."""
-        if not len(self.reaches):
-            return self.reaches
-        return np.maximum.reduceat(self.reaches, self.starts[:-1])
+    def box_cutoffs(self) -> np.ndarray:
+        """The largest squared cutoff radius in each box."""
+        if not len(self.cutoffs):
+            return self.cutoffs
+        return np.maximum.reduceat(self.cutoffs, self.starts[:-1])
 
     def merged(self, step: int) -> "Boxes":
         """Return boxes that hold so many neighbouring ones each."""
@@ -91,22 +80,22 @@ class Boxes:
             starts=np.append(self.starts[heads], self.n_points),
             low=np.minimum.reduceat(self.low, heads, axis=1),
             high=np.maximum.reduceat(self.high, heads, axis=1),
-            reaches=self.reaches,
+            cutoffs=self.cutoffs,
         )
 
     def met_by(self, other: "Boxes", b: int) -> np.ndarray:
-        """Return which boxes are within the reach of box b of the others, or reach it."""
+        """Return the boxes that box b of the others needs, or that need it."""
         low, high = other.low[:, b, None], other.high[:, b, None]
         gaps = np.maximum(self.low - high, low - self.high).clip(0)
-        return np.square(gaps).sum(axis=0) <= np.maximum(other.box_reaches[b], self.box_reaches)
+        return np.square(gaps).sum(axis=0) <= np.maximum(other.box_cutoffs[b], self.box_cutoffs)
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of a query and a key that count.
 
-    Those of a query and a box of keys whose squared distance is within the reach of the query or of
-    some key in the box; an evaluator may do more.
+    Those of a query and a box of keys whose squared distance is within the squared cutoff radius of
+    the query or of some key in the box; an evaluator may do more.
 
     Parameters
     ----------
@@ -124,8 +113,8 @@ class Pairs:
     def all(cls, n_queries: int, n_keys: int, n_features: int) -> "Pairs":
         """Return pairs of every query with every key."""
         return cls(
-            Boxes.everywhere(n_queries, _QUERIES_PER_BLOCK, n_features),
-            Boxes.everywhere(n_keys, _KEYS_PER_BOX, n_features),
+            Boxes.everywhere(n_queries, tuning.QUERIES_PER_BOX, n_features),
+            Boxes.everywhere(n_keys, tuning.KEYS_PER_BOX, n_features),
         )
 
     def __len__(self) -> int:
@@ -139,8 +128,8 @@ class Pairs:
     @cached_property
     def tiles(self) -> list[tuple[slice, slice]]:
         """Which slices of queries and keys meet, seen from several boxes of queries at once."""
-        several = _QUERIES_PER_TILE // max(1, int(self.queries.starts[1]))
-        queries = self.queries.merged(max(1, min(several, len(self) // _FEWEST_TILES)))
+        several = tuning.QUERIES_PER_TILE // max(1, int(self.queries.starts[1]))
+        queries = self.queries.merged(max(1, min(several, len(self) // tuning.FEWEST_TILES)))
         found = []
         for b in range(len(queries)):
             met = self.keys.met_by(queries, b).astype(np.int8)
@@ -170,18 +159,18 @@ class InteractionList:
     ----------
     queries, keys : Layout
         Sorted queries and keys.
-    reaches : ndarray of shape (m,)
+    cutoffs : ndarray of shape (m,)
         Squared distance beyond which a sorted query needs no key.
     """
 
     queries: "Layout"
     keys: "Layout"
-    reaches: np.ndarray
+    cutoffs: np.ndarray
 
     @cached_property
     def pairs(self) -> Pairs:
         """What each query needs."""
-        return Pairs(Boxes.of(self.queries, self.reaches), Boxes.of(self.keys, None))
+        return Pairs(Boxes.of(self.queries, self.cutoffs), Boxes.of(self.keys, None))
 
     @cached_property
     def transposed(self) -> Pairs:
@@ -225,7 +214,7 @@ class Layout:
         """
         n_numbers = points.shape[1] - n_codes
         numbers = points[:, :n_numbers]
-        slabs, sides = _slabs(numbers, max(1, len(points) / (_FLATNESS * size)))
+        slabs, sides = _slabs(numbers, max(1, len(points) / (tuning.BLOCKS_OF_A_CUBE * size)))
         if n_numbers == 0 or _is_compact(numbers, size, sides):
             order = torch.arange(len(points), device=points.device)
         else:
@@ -313,7 +302,7 @@ def _slabs(points: Tensor, n_blocks: float) -> tuple[list[int], np.ndarray]:
     extents = to_numpy(high - low).clip(1e-12)
     cuts = np.ones(len(extents))
     free = np.ones(len(extents), dtype=bool)
-    while free.any():  # a feature that would get less than one slab gets one
+    while free.any():  # until no feature would get less than one slab
         log_side = (np.log(extents[free]).sum() - math.log(n_blocks)) / free.sum()
         cuts[free] = np.exp(np.log(extents[free]) - log_side)
         if (cuts[free] >= 1).all():
@@ -327,11 +316,11 @@ def _slabs(points: Tensor, n_blocks: float) -> tuple[list[int], np.ndarray]:
 def _is_compact(points: Tensor, size: int, sides: np.ndarray) -> bool:
     """Whether points stand in compact blocks already, beside boxes with these sides (d,)."""
     whole = len(points) // size
-    if whole < _FEWEST_BLOCKS:
+    if whole < tuning.FEWEST_COMPACT_BLOCKS:
         return False
     runs = points[: whole * size].reshape(whole, size, -1)
     extents = (runs.amax(dim=1) - runs.amin(dim=1)).double().square().sum(dim=1)
-    return float(extents.median()) <= _COMPACT * float(np.square(sides).sum())
+    return float(extents.median()) <= tuning.COMPACT_EXTENT * float(np.square(sides).sum())
 
 
 def interactions_of(
@@ -361,31 +350,33 @@ def interactions_of(
     if not math.isinf(kernel.support):
         return interactions_within(queries, keys, kernel.support**2)
     weights = weights.double()
-    reaches = queries.points.new_full((len(queries),), torch.nan, dtype=torch.float64)
+    cutoffs = queries.points.new_full((len(queries),), torch.nan, dtype=torch.float64)
     if masses is not None:
-        reaches = _reach_of_mass(kernel, masses.log(), weights.sum().log(), rtol)
-        # rounding leaves less where there is nothing
-        reaches[masses <= _LEAST_MASS * weights.sum()] = torch.nan
-    unknown = queries.in_blocks(reaches).isnan().any(dim=1).nonzero().squeeze(1)
+        cutoffs = _cutoff_of_mass(kernel, masses.log(), weights.sum().log(), rtol)
+        # so little may be what rounding left of nothing
+        cutoffs[masses <= tuning.LEAST_MASS * weights.sum()] = torch.nan
+    unknown = queries.in_blocks(cutoffs).isnan().any(dim=1).nonzero().squeeze(1)
     if len(unknown):
         bounds = _Masses.of(kernel, keys, weights)
         points = _in_blocks(queries.numbers, queries.size, queries.numbers[-1])
-        found = queries.in_blocks(reaches)
-        for some in unknown.split(max(1, _BOX_TESTS // len(bounds.log_sure))):
-            found[some] = found[some].fmin(bounds.reaches(kernel, points[some], rtol))
-        reaches = found.flatten()[: len(queries)]
-    return InteractionList(queries, keys, to_numpy(reaches * (1 + _SAFETY_FACTOR)))
+        found = queries.in_blocks(cutoffs)
+        for some in unknown.split(max(1, tuning.BOXES_AT_ONCE // len(bounds.log_sure))):
+            found[some] = found[some].fmin(bounds.cutoffs(kernel, points[some], rtol))
+        cutoffs = found.flatten()[: len(queries)]
+    return InteractionList(queries, keys, to_numpy(cutoffs * (1 + tuning.CUTOFF_MARGIN)))
 
 
-def interactions_within(queries: Layout, keys: Layout, reach: float) -> InteractionList:
+def interactions_within(queries: Layout, keys: Layout, cutoff: float) -> InteractionList:
     """Return the interaction list of queries that need keys up to one squared distance."""
-    return InteractionList(queries, keys, np.full(len(queries), reach * (1 + _SAFETY_FACTOR)))
+    return InteractionList(
+        queries, keys, np.full(len(queries), cutoff * (1 + tuning.CUTOFF_MARGIN))
+    )
 
 
-def _reach_of_mass(kernel: Kernel, log_mass: Tensor, log_total: Tensor, rtol: float) -> Tensor:
+def _cutoff_of_mass(kernel: Kernel, log_mass: Tensor, log_total: Tensor, rtol: float) -> Tensor:
     """Return the squared distance beyond which all keys weigh less than a share of the mass."""
     log_share = math.log(rtol) if rtol else -math.inf
-    return kernel.reach((log_share + log_mass - log_total).nan_to_num(-torch.inf))
+    return kernel.squared_cutoff((log_share + log_mass - log_total).nan_to_num(-torch.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,7 +421,7 @@ class _Masses:
             totals.sum().log(),
         )  # fmt: skip
 
-    def reaches(self, kernel: Kernel, queries: Tensor, rtol: float) -> Tensor:
+    def cutoffs(self, kernel: Kernel, queries: Tensor, rtol: float) -> Tensor:
         """Return the squared distances (a, size) within which queries (a, size, d) need keys."""
         near = self._nearest(queries)
         squares = self.variances[near][:, None].expand(-1, queries.shape[1], -1).clone()
@@ -440,17 +431,17 @@ class _Masses:
         squares *= self.factors[near][:, None]
         nearest = squares.amin(dim=2)
         if kernel.formula is not None and kernel.formula[0] == "nearest":
-            reach = nearest
+            cutoff = nearest
         else:
             log_weights = self.log_sure[near][:, None] + kernel.log_profile(squares)
-            reach = _reach_of_mass(kernel, log_weights.logsumexp(dim=2), self.log_total, rtol)
-        # rounding of large distances hides differences
-        return torch.where(nearest > _REMOTE, torch.inf, reach)
+            cutoff = _cutoff_of_mass(kernel, log_weights.logsumexp(dim=2), self.log_total, rtol)
+        # at such distances rounding hides which key is the nearest
+        return torch.where(nearest > tuning.REMOTE_SQUARE, torch.inf, cutoff)
 
     def _nearest(self, queries: Tensor) -> Tensor:
         """Return the blocks (a, k) that are nearest to the middles of blocks of queries."""
         middles = (queries.amin(dim=1) + queries.amax(dim=1)) / 2
         squares = torch.cdist(middles, self.centers).square_().add_(self.variances)
         squares.mul_(self.factors).nan_to_num_(torch.inf)
-        k = min(_NEAR_BLOCKS, len(self.centers))
+        k = min(tuning.NEAR_BLOCKS, len(self.centers))
         return squares.topk(k, dim=1, largest=False, sorted=False).indices

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+from sknw.support import tuning
+
 _PROGRAM = """
 import os, sys
 if hasattr(os, "nice"):
@@ -23,7 +25,6 @@ sys.path[:] = {path!r}
 from sknw.sums.evaluators.compiled.background import compile_for_parent
 compile_for_parent({precision!r})
 """
-_NICENESS = 5  # no more: who waits for the loops must not wait for all else that runs
 
 
 class BackgroundCompiler:
@@ -32,7 +33,9 @@ class BackgroundCompiler:
     def __init__(self, precision: str) -> None:
         if getattr(sys, "frozen", False) or not Path(sys.executable).stem.startswith("python"):
             raise OSError(f"{sys.executable!r} is not a Python interpreter")
-        program = _PROGRAM.format(path=sys.path, precision=precision, niceness=_NICENESS)
+        program = _PROGRAM.format(
+            path=sys.path, precision=precision, niceness=tuning.COMPILER_NICENESS
+        )
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
@@ -62,7 +65,7 @@ class BackgroundCompiler:
         self._process.stdin.close()
         try:
             self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:  # it still imports, or hangs
+        except subprocess.TimeoutExpired:  # it is still importing, or hangs
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()

@@ -23,7 +23,8 @@ from torch import Tensor
 from sknw.data.arrays import to_numpy, to_tensor, torch_dtype
 from sknw.kernels import Kernel
 from sknw.kernels.codes import Codes
-from sknw.sums.evaluators.compiled.formulas import FAMILIES, FORMS
+from sknw.sums.evaluators.compiled import formulas
+from sknw.sums.evaluators.compiled.formulas import FAMILIES, FORMS, Tiles, Weighing
 from sknw.sums.evaluators.compiled.readiness import LOOPS
 from sknw.sums.evaluators.evaluator import Evaluator
 from sknw.sums.geometry.distances import edge_allowance
@@ -32,14 +33,6 @@ from sknw.support import tuning
 from sknw.support.threads import n_threads as available_threads
 from sknw.support.threads import shared_out
 
-_CHUNKS_PER_THREAD = 64
-_NUMBERS_PER_CALL = 2e8  # that the pairs of a first call read: some hundredths of a second
-_NUMBERS_OF_A_KERNEL = 8  # that are read in the time that its formula takes
-_SHORT_CALL, _LONG_CALL = 0.02, 0.1  # seconds
-# Squared distances up to this are rounded by less than matters to a weight, by bytes of a float.
-_FAR = {8: 1e6, 4: 1e2}
-_NEAR = {8: 1000.0, 4: 120.0}  # powers of two that are none of the smallest, by bytes of a float
-_NONE = np.empty(0, dtype=np.int64)
 _switched_off = threading.local()
 
 
@@ -59,9 +52,18 @@ def _loops() -> ModuleType | None:
     return LOOPS.module()
 
 
-# Points scaled by this have 2^−s for their Gaussian weight: no constant is left in the loop.
+def _precision(dtype: torch.dtype) -> str:
+    return "float64" if dtype == torch.float64 else "float32"
+
+
+def _torch_seconds(n_pairs: float) -> float:
+    return n_pairs * tuning.TORCH_SECONDS_PER_PAIR / available_threads()
+
+
+# Points scaled by this have 2^−s for their Gaussian weight, so no constant is left in the loop.
+# Forms of a Gaussian are multiples of it.
 _TO_POWERS = math.sqrt(0.5 / math.log(2))
-_OF_POWERS = {"profile": 1.0, "slope": -0.5}  # forms of a Gaussian as multiples of that
+_OF_POWERS = {"profile": 1.0, "derivative": -0.5}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,33 +105,30 @@ class Shift:
         match exactly; infinity where there is none.
     anchors : ndarray of shape (d, m)
         That key.
-    squared : ndarray of shape (m,)
-        Its squared distance with all mismatches.
     """
 
     nearest: np.ndarray
     anchors: np.ndarray
-    squared: np.ndarray
 
     @classmethod
     def none(cls, n_features: int, dtype: np.dtype) -> "Shift":
         """Return the shift of plain weights."""
         nothing = np.empty(0, dtype=dtype)
-        return cls(nothing, np.empty((n_features, 0), dtype=dtype), nothing)
+        return cls(nothing, np.empty((n_features, 0), dtype=dtype))
 
 
 class Fused(Evaluator):
     """Distance, kernel and accumulation in a core's registers and first cache."""
 
     name = "fused"
+    has_own_threads = True
 
     def accepts(
         self, kernel: Kernel, dtype: torch.dtype, device: torch.device, order: int = 0
     ) -> bool:
-        """Take sums of CPU tensors under kernels with a compiled formula, with numba installed."""
+        """Take CPU tensors and kernels with a compiled formula, with numba installed."""
         return (
-            order == 0
-            and kernel.formula is not None
+            kernel.formula is not None
             and device.type == "cpu"
             and dtype in (torch.float32, torch.float64)
             and not getattr(_switched_off, "value", False)
@@ -137,9 +136,28 @@ class Fused(Evaluator):
             and LOOPS.installed
         )
 
-    def does(self, precision: str, seconds: float) -> bool:
-        """Whether it does work that takes torch so long: see `Loops.usable`."""
-        return LOOPS.usable(precision, seconds) and _loops() is not None
+    def pays(
+        self, dtype: torch.dtype, n_pairs: float, n_problems: int, *, may_load: bool = True
+    ) -> bool:
+        """Whether the pairs are many: for a call of loops that are ready, in all problems."""
+        precision, total = _precision(dtype), n_pairs * n_problems
+        if not LOOPS.are_ready(precision):
+            if n_pairs < tuning.FEWEST_COMPILED_PAIRS:
+                return False
+        elif total < tuning.FEWEST_COMPILED_PAIRS:
+            return False
+        if not may_load:
+            return LOOPS.likely(precision, _torch_seconds(total))
+        return LOOPS.usable(precision, _torch_seconds(total)) and _loops() is not None
+
+    def was_passed_over(self, dtype: torch.dtype, n_pairs: float, n_problems: int) -> None:
+        """Count what torch gets: when it has become much, the loops are compiled."""
+        if n_pairs >= tuning.FEWEST_COMPILED_PAIRS:
+            LOOPS.count(_precision(dtype), _torch_seconds(n_pairs * n_problems))
+
+    def pair_costs(self, dtype: torch.dtype) -> tuple[float, float, float, float]:
+        """Those that were measured."""
+        return tuning.PAIR_COSTS[self.name, dtype.itemsize]
 
     def points(self, rows: Tensor, n_codes: int = 0) -> FusedPoints:
         """Stand the points feature-first."""
@@ -151,43 +169,55 @@ class Fused(Evaluator):
         columns = _columns(columns, keys)
         out = np.zeros((*columns.shape[:2], len(queries)))
         for b in range(len(columns)):
-            one_column, weight = _without_common_weight(columns[b])
             call = _Call(kernel, queries, keys, b, exclude, pairs, shift)
-            call.run("add_sums", one_column, weight is not None, out=out[b])
+            call.run("add_sums", columns[b], out=out[b])
             out[b] *= call.unit(0)
-            if weight is not None:
-                out[b, 0] *= weight
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
+    def has_shifts(self, kernel: Kernel) -> bool:
+        """Kernels that never reach zero, and the limit of a vanishing bandwidth."""
+        return kernel.tail is not None
+
     def has_squares(self, kernel, n_columns) -> bool:
-        """Two columns under a Gaussian, whose slope is a multiple of itself."""
+        """Two columns under a Gaussian, whose derivative is a multiple of itself."""
         family, form = kernel.formula
         return family == "gaussian" and form == "profile" and n_columns == 2
 
     def moments(self, kernel, queries, keys, columns, exclude, pairs, monomials) -> Tensor:
-        """Return sums, and where asked for also those of squared steps, (b, 1 + d, k, m)."""
+        """Return ``Σ_j K_ij (z_j − q_i)^a v_j`` of each monomial, shape (b, p, k, m)."""
         if len(monomials) == 1:
             return self.sums(kernel, queries, keys, columns, exclude, pairs)[:, None]
+        if not monomials.are_squares:
+            return self._all_moments(kernel, queries, keys, columns, exclude, pairs, monomials)
         queries, exclude = _with_identity(queries, keys, exclude)
         columns, d = _columns(columns, keys), keys.features.shape[1]
         out = np.zeros((len(columns), 1 + d, 2, len(queries)))
         for b in range(len(columns)):
-            one_column, weight = _without_common_weight(columns[b])
             call = _Call(kernel, queries, keys, b, exclude, pairs, None)
-            call.run(
-                "add_squares", one_column, weight is not None, out=out[b].reshape(2 + 2 * d, -1)
-            )
+            call.run("add_squares", columns[b], out=out[b].reshape(2 + 2 * d, -1))
             out[b, 1:] *= call.unit(2)
-            if weight is not None:
-                out[b, :, 0] *= weight
+        return to_tensor(out, dtype=torch.float64, device="cpu")
+
+    def _all_moments(self, kernel, queries, keys, columns, exclude, pairs, monomials) -> Tensor:
+        queries, exclude = _with_identity(queries, keys, exclude)
+        columns, (places, degrees, features) = _columns(columns, keys), monomials.visits.T
+        visits = np.ascontiguousarray(np.stack([degrees, features], axis=1))
+        n_batch, k, _ = columns.shape
+        out = np.zeros((n_batch, len(monomials), k, len(queries)))
+        for b in range(n_batch):
+            found = np.zeros((len(monomials) * k, len(queries)))
+            call = _Call(kernel, queries, keys, b, exclude, pairs, None)
+            call.run("add_moments", columns[b], visits, out=found)
+            units = np.array([call.unit(int(degree)) for degree in degrees])
+            out[b, places] = units[:, None, None] * found.reshape(-1, k, len(queries))
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
     def steps(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
-        steps_to_itself = queries is None  # are zero, so no key needs to be left out
+        has_itself = queries is None
         queries, exclude = _with_identity(queries, keys, exclude)
-        if steps_to_itself:
-            exclude = _NONE
+        if has_itself:  # the step from a key to itself is zero, so none needs to be left out
+            exclude = np.empty(0, dtype=np.int64)
         left, right = _columns(_even(left), keys), _columns(_even(right), keys)
         out = np.zeros(queries.features.shape)
         for b in range(len(left)):
@@ -205,42 +235,45 @@ class Fused(Evaluator):
         *,
         codes: Codes | None = None,
         exactly: bool,
-    ) -> Shift:
-        """Return each query's nearest key, for one set.
+    ) -> tuple[Shift, Tensor]:
+        """Return each query's nearest key, for one set, and its squared distance.
 
         First by rounded distances; then, where rounding may matter or it has to be `exactly` that
         key, by what others are nearer.
         """
         queries, exclude = _with_identity(queries, keys, exclude)
         pairs = pairs or Pairs.all(len(queries), len(keys), keys.features.shape[1])
-        points, tiles = (queries.features[0], keys.features[0]), _tiles(pairs, keys.dtype, 1.0)
-        mismatches = _mismatches(codes, 0, keys.dtype, 1.0)
+        points = formulas.Points(
+            queries.features[0], keys.features[0], *_mismatches(codes, 0, keys.dtype, 1.0)
+        )
+        tiles, plain = _tiles(pairs, keys.dtype, 1.0), Shift.none(len(points.keys), keys.dtype)
 
         def search(anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            smallest = np.full(len(queries), np.inf, dtype=keys.dtype)
+            smallest = np.full((1, len(queries)), np.inf, dtype=keys.dtype)
             index = np.zeros(len(queries), dtype=np.int64)
+            nothing = plain.nearest
+            weighing = Weighing(exclude, nothing, anchors, nothing, nothing, 0, 0)
 
             def task(first: int, last: int) -> int:
-                return _loops().find_nearest(
-                    *points, mismatches, exclude, anchors, tiles, first, last, smallest, index
-                )
+                return _loops().find_nearest(points, weighing, tiles, first, last, smallest, index)
 
             _in_threads(task, pairs, _numbers_per_pair(keys, 0))
-            return smallest, index
+            return smallest[0], index
 
-        rough, index = search(np.empty((len(points[1]), 0), dtype=keys.dtype))
-        anchors = np.ascontiguousarray(points[1][:, index])
+        rough, index = search(plain.anchors)
+        anchors = np.ascontiguousarray(points.keys[:, index])
         reached = rough[np.isfinite(rough)]
-        if exactly or reached.max(initial=0.0) > _FAR[keys.dtype.itemsize]:
+        if exactly or reached.max(initial=0.0) > tuning.FAR_SQUARE[keys.dtype.itemsize]:
             excess, nearer = search(anchors)
-            anchors = np.where(excess < 0, points[1][:, nearer], anchors)
-        squared = _distances_of_anchors(codes, points[0], anchors)
+            anchors = np.where(excess < 0, points.keys[:, nearer], anchors)
+        squared = _distances_of_anchors(codes, points.queries, anchors)
         squared[np.isinf(rough)] = np.inf
         nearest = squared
         if codes is not None:
-            nearest = _distances_of_anchors(codes.without_exact, points[0], anchors)
+            nearest = _distances_of_anchors(codes.without_exact, points.queries, anchors)
             nearest[np.isinf(rough)] = np.inf
-        return Shift(nearest, anchors, squared)
+        squared = to_tensor(squared, dtype=torch_dtype(keys.dtype), device="cpu")
+        return Shift(nearest, anchors), squared
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +308,7 @@ class _Call:
         with np.errstate(over="ignore", invalid="ignore"):
             farthest = np.maximum(high[self.b] - key_low[self.b], key_high[self.b] - low[self.b])
             squared = np.square(farthest, dtype=np.float64).sum()
-        return bool(squared < _NEAR[self.keys.dtype.itemsize])
+        return bool(squared < tuning.NEAR_POWER[self.keys.dtype.itemsize])
 
     def unit(self, degree: int) -> float:
         """Return the factor for sums of weights times coordinates to that degree."""
@@ -296,50 +329,40 @@ class _Call:
         if self.by_powers:
             is_near = driver == "add_sums" and self.is_near
             family, form = "near power" if is_near else "power", "profile"
-        points = [
-            at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)
-        ]
+        rows = [at.to_powers if self.by_powers else at.features for at in (self.queries, self.keys)]
         scale = _TO_POWERS if self.by_powers else 1.0
         if self.pairs is None:
-            sizes = len(self.queries), len(self.keys), points[0].shape[1]
+            sizes = len(self.queries), len(self.keys), rows[0].shape[1]
             pairs, tiles = _all_pairs(*sizes, self.keys.dtype)
         else:
             pairs = self.pairs
             tiles = _tiles(pairs, self.keys.dtype, scale)
-        shift = self.shift or Shift.none(points[0].shape[1], self.keys.dtype)
-        codes = FAMILIES.index(family), FORMS.index(form)
-        before = (
-            *(rows[self.b] for rows in points),
-            _mismatches(self.kernel.codes, self.b, self.keys.dtype, scale),
-            *arguments,
+        shift = self.shift or Shift.none(rows[0].shape[1], self.keys.dtype)
+        weighing = Weighing(
             self.exclude,
             shift.nearest,
             shift.anchors,
-            (self.edges(self.queries), self.edges(self.keys)),
-            tiles,
+            self.edges(self.queries),
+            self.edges(self.keys),
+            FAMILIES.index(family),
+            FORMS.index(form),
+        )
+        points = formulas.Points(
+            *(at[self.b] for at in rows),
+            *_mismatches(self.kernel.codes, self.b, self.keys.dtype, scale),
         )
 
         def task(first: int, last: int) -> int:
-            return getattr(loops, driver)(*before, first, last, *codes, out)
+            return getattr(loops, driver)(points, *arguments, weighing, tiles, first, last, out)
 
-        n_numbers = _numbers_per_pair(self.keys, len(arguments[0]))
+        n_numbers = _numbers_per_pair(self.keys, len(out))
         evaluated = _in_threads(task, pairs, n_numbers)
         if self.pairs is not None:
             pairs.pair_counts.append(evaluated)
 
 
-def _numbers_per_pair(keys: FusedPoints, n_columns: int) -> int:
-    return _NUMBERS_OF_A_KERNEL + keys.features.shape[1] + n_columns
-
-
-def _without_common_weight(columns: np.ndarray) -> tuple[np.ndarray, float | None]:
-    """Return columns (k, n) with ones in the first where it is constant, and that constant."""
-    first = columns[0, 0]
-    if not first > 0 or (columns[0] != first).any():
-        return columns, None
-    if first != 1:
-        columns = np.concatenate([np.ones_like(columns[:1]), columns[1:]])
-    return columns, float(first)
+def _numbers_per_pair(keys: FusedPoints, n_sums: int) -> int:
+    return tuning.NUMBERS_OF_A_KERNEL + keys.features.shape[1] + n_sums
 
 
 def _mismatches(
@@ -368,19 +391,19 @@ def _distances_of_anchors(
 @lru_cache(maxsize=64)
 def _all_pairs(
     n_queries: int, n_keys: int, n_features: int, dtype: np.dtype
-) -> tuple[Pairs, tuple[np.ndarray, ...]]:
+) -> tuple[Pairs, Tiles]:
     """Return all pairs, and them as the loops take them; a search asks a hundred times."""
     pairs = Pairs.all(n_queries, n_keys, n_features)
     return pairs, _tiles(pairs, dtype, 1.0)
 
 
-def _tiles(pairs: Pairs, dtype: np.dtype, scale: float) -> tuple[np.ndarray, ...]:
+def _tiles(pairs: Pairs, dtype: np.dtype, scale: float) -> Tiles:
     """Return the pairs, of points that are scaled, as the compiled loops take them."""
     found = []
     for side in pairs.queries, pairs.keys:
-        at = (scale * side.low, scale * side.high, scale**2 * side.box_reaches)
+        at = (scale * side.low, scale * side.high, scale**2 * side.box_cutoffs)
         found += [side.starts, *(np.ascontiguousarray(array, dtype=dtype) for array in at)]
-    return *found, np.ascontiguousarray(scale**2 * pairs.queries.reaches, dtype=dtype)
+    return Tiles(*found, np.ascontiguousarray(scale**2 * pairs.queries.cutoffs, dtype=dtype))
 
 
 def _with_identity(
@@ -390,7 +413,7 @@ def _with_identity(
     if queries is None:
         return keys, np.arange(len(keys), dtype=np.int64)
     if exclude is None:
-        return queries, _NONE
+        return queries, np.empty(0, dtype=np.int64)
     return queries, exclude if isinstance(exclude, np.ndarray) else to_numpy(exclude)
 
 
@@ -405,9 +428,7 @@ def _even(columns: Tensor) -> Tensor:
     return torch.cat([columns, torch.zeros_like(columns[:, :1])], dim=1)
 
 
-def _in_threads(
-    task: Callable[[int, int], int], pairs: Pairs, n_numbers: int = _NUMBERS_OF_A_KERNEL
-) -> int:
+def _in_threads(task: Callable[[int, int], int], pairs: Pairs, n_numbers: int) -> int:
     """Run the task over all blocks of queries, in several threads where that pays.
 
     A pair reads so many numbers. Returns the sum of what the task returns.
@@ -415,8 +436,9 @@ def _in_threads(
     n_blocks = len(pairs)
     worth = int(min(pairs.possible / tuning.PAIRS_PER_THREAD, n_blocks))
     n_threads = max(1, min(available_threads(), worth))
-    largest = n_blocks if n_threads == 1 else max(1, n_blocks // (n_threads * _CHUNKS_PER_THREAD))
-    fewest = _NUMBERS_PER_CALL * n_blocks / max(1, pairs.possible * n_numbers)
+    n_calls = 1 if n_threads == 1 else n_threads * tuning.CALLS_PER_THREAD
+    largest = max(1, n_blocks // n_calls)
+    fewest = tuning.NUMBERS_PER_CALL * n_blocks / max(1, pairs.possible * n_numbers)
     pace = _Pace(n_blocks, max(1, min(int(fewest), largest)), largest)
 
     def timed(chunk: tuple[int, int], _: Event) -> int:
@@ -449,7 +471,7 @@ class _Pace:
 
     def adjust(self, seconds: float) -> None:
         """Let the next calls take twice the blocks, or half."""
-        if seconds < _SHORT_CALL:
+        if seconds < tuning.SHORT_CALL:
             self.size = min(2 * self.size, self.largest)
-        elif seconds > _LONG_CALL:
+        elif seconds > tuning.LONG_CALL:
             self.size = max(1, self.size // 2)

@@ -26,11 +26,10 @@ from pathlib import Path
 from types import ModuleType
 
 from sknw.sums.evaluators.compiled.background import BackgroundCompiler, compile_drivers
+from sknw.support import tuning
 from sknw.support.compat import is_installed
 from sknw.support.threads import leaving_cores
 
-_WORTH_STARTING = 2.0  # seconds of torch's work, after which the background begins
-_WORTH_WAITING = 60.0  # the same, from which on the work waits for the loops
 PRECISIONS = ("float64", "float32")
 _logger = logging.getLogger("sknw")
 
@@ -48,7 +47,7 @@ class Loops:
         self._ready: set[str] = set()
         self._looked: set[str] = set()
         self._torch_seconds = dict.fromkeys(PRECISIONS, 0.0)
-        self._compilers: dict[str, BackgroundCompiler | None] = {}  # None: it has ended
+        self._compilers: dict[str, BackgroundCompiler | None] = {}  # None where it has ended
         self._is_compiling = False
         self._may_load = True
 
@@ -123,7 +122,7 @@ class Loops:
             return precision in self._ready
 
     def _pays(self, precision: str, seconds: float) -> bool:
-        return self._torch_seconds[precision] + seconds > _WORTH_WAITING
+        return self._torch_seconds[precision] + seconds > tuning.SECONDS_WORTH_WAITING
 
     def count(self, precision: str, seconds: float) -> None:
         """Add up what torch does for want of the loops; compile them when it has become much."""
@@ -131,7 +130,7 @@ class Loops:
             return
         with self._lock:
             self._torch_seconds[precision] += seconds
-            much = self._torch_seconds[precision] > _WORTH_STARTING
+            much = self._torch_seconds[precision] > tuning.SECONDS_WORTH_COMPILING
             if much and precision not in self._compilers and precision not in self._ready:
                 self._start(precision)
 

@@ -1,8 +1,7 @@
 """Vector registers in compiled code: several numbers in one variable, for numba.
 
 Loops written with them do the same on every machine, by as many numbers at a time as its registers
-hold; what only some registers can do (`power_of_sixteenths`) says so. A loop that is cached on disk
-is made again when its own file changes, so change the file of the loops, too, after this one.
+hold; what only some registers can do (`power_of_sixteenths`) says so.
 """
 
 import operator
@@ -17,8 +16,10 @@ _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 # Whether a register can be a table that another looks up.
 HAS_TABLES = {"+avx512f", "+avx512dq"} <= set(_FEATURES)
 _BYTES = 64 if HAS_TABLES else 32 if "+avx" in _FEATURES else 16
-_INDEX_BITS = 4  # of a table of doubles in two registers
-HALF_STEP = 0.5 / (1 << _INDEX_BITS)  # of the powers in the table: the largest remainder
+# Bits of a place in a table of doubles, which takes two registers; and half the step between the
+# powers in the table, the largest remainder.
+_INDEX_BITS = 4
+HALF_STEP = 0.5 / (1 << _INDEX_BITS)
 
 
 class Register(types.Type):
@@ -154,18 +155,6 @@ def store(_context, register, row, j, count):
 
 
 @intrinsic
-def first_lanes(_context, register, count):
-    """Return the first `count` lanes; zero in the other ones."""
-
-    def generate(_context, builder, _signature, arguments):
-        vector = arguments[0].type
-        mask = _mask(builder, arguments[1], vector.count)
-        return builder.select(mask, arguments[0], _constant(vector, 0.0))
-
-    return register(register, types.uint64), generate
-
-
-@intrinsic
 def sum_of_lanes(_context, register):
     """Return the sum of all lanes."""
 
@@ -216,7 +205,7 @@ def at_most(_context, x, limit):
         x, limit = arguments
         if x.type != limit.type:
             limit = _spread(builder, limit, x.type)
-        return builder.select(builder.fcmp_ordered("<", limit, x), limit, x)  # NaN stays
+        return builder.select(builder.fcmp_ordered("<", limit, x), limit, x)  # a NaN stays
 
     return x(x, limit), generate
 
