@@ -25,7 +25,7 @@ from sknw.sums.evaluators.compiled.vectors import (
     sum_of_lanes,
 )
 from sknw.sums.evaluators.compiled.walk import gap_of, leave_out, walk_with
-from sknw.sums.evaluators.compiled.weights import distances, excesses, weights
+from sknw.sums.evaluators.compiled.weights import distances, distances_of_two, excesses, weights
 
 _POWER, _NEAR_POWER = FAMILIES.index("power"), FAMILIES.index("near power")
 # Features up to which four queries pass at once: rows of more may compete for the same lines of
@@ -270,20 +270,31 @@ def add_squares(points, columns, weighing, tiles, first, last, out):
 
 
 @compiled
-def _visit_squares(points, i, _last, n_runs, room, job, out):
+def _visit_squares(points, i, last, n_runs, room, job, out):
     columns, weighing = job
     gap = gap_of(weighing.exclude, i)
     if len(points.keys) < 4 and len(points.costs) == 0:
         n_runs = leave_out(room.runs, n_runs, gap)
         _add_few_squares(points, i, room.runs, n_runs, columns, out)
         return i + 1
+    two = room.corners.shape[1] == 0 and i + 1 < last  # all boxes meet, so both have one run
     for t in range(n_runs):
         for head in range(room.runs[t, 0], room.runs[t, 1], _PIECE):
             piece = head, min(head + _PIECE, room.runs[t, 1])
-            distances(points, i, piece[0], piece[1], room.buffer)
+            if two:
+                distances_of_two(points, i, piece[0], piece[1], room.buffer, room.other)
+            else:
+                distances(points, i, piece[0], piece[1], room.buffer)
             _weigh(room.buffer, piece, columns, gap, i, out)
-            _add_squares(points, i, piece, columns, room.buffer, out)
-    return i + 1
+            if two:
+                _weigh(room.other, piece, columns, gap_of(weighing.exclude, i + 1), i + 1, out)
+                _add_squares_of_two(points, i, piece, columns, room, out)
+            else:
+                _add_squares(points, i, piece, columns, room.buffer, out)
+            _add_squared_costs(points, i, piece, columns, room.buffer, out)
+            if two:
+                _add_squared_costs(points, i + 1, piece, columns, room.other, out)
+    return i + (2 if two else 1)
 
 
 _walk_squares = walk_with(_visit_squares)
@@ -291,8 +302,8 @@ _walk_squares = walk_with(_visit_squares)
 
 @compiled
 def _add_squares(points, i, piece, columns, found, out):
-    """Add the sums of query i times ``(q − z)²`` for each feature, or times the mismatch's cost."""
-    queries, keys, costs, caps = points
+    """Add the sums of query i times ``(q − z)²`` for each feature that is a number."""
+    queries, keys, costs, _ = points
     d, zero, (start, stop) = len(keys) - len(costs), ZERO * queries[0, i], piece
     n, v0, m0 = np.uint64(stop - start), columns[1, start:stop], columns[0, start:stop]
     for f in range(d):
@@ -304,6 +315,37 @@ def _add_squares(points, i, piece, columns, found, out):
             total += part * v0[j]
         out[2 * f + 2, i] += mass
         out[2 * f + 3, i] += total
+
+
+@compiled
+def _add_squares_of_two(points, i, piece, columns, room, out):
+    """Do what `_add_squares` does for queries i and i + 1, which share what they read."""
+    queries, keys, costs, _ = points
+    d, h, zero, (start, stop) = len(keys) - len(costs), i + 1, ZERO * queries[0, i], piece
+    n, v0, m0 = np.uint64(stop - start), columns[1, start:stop], columns[0, start:stop]
+    found, other = room.buffer, room.other
+    for f in range(d):
+        q0, r0, z0 = queries[f, i], queries[f, h], keys[f, start:stop]
+        mass0, total0, mass1, total1 = zero, zero, zero, zero
+        for j in range(n):
+            e0, e1 = q0 - z0[j], r0 - z0[j]
+            part0, part1 = found[j] * (e0 * e0), other[j] * (e1 * e1)
+            mass0 += part0 * m0[j]
+            total0 += part0 * v0[j]
+            mass1 += part1 * m0[j]
+            total1 += part1 * v0[j]
+        out[2 * f + 2, i] += mass0
+        out[2 * f + 3, i] += total0
+        out[2 * f + 2, h] += mass1
+        out[2 * f + 3, h] += total1
+
+
+@compiled
+def _add_squared_costs(points, i, piece, columns, found, out):
+    """Add the sums of query i times the costs of its mismatches, for each column of codes."""
+    queries, keys, costs, caps = points
+    d, zero, (start, stop) = len(keys) - len(costs), ZERO * queries[0, i], piece
+    n, v0, m0 = np.uint64(stop - start), columns[1, start:stop], columns[0, start:stop]
     for c in range(len(costs)):
         f, cap, mass, total = d + c, caps[c], zero, zero
         q0, z0 = queries[f, i], keys[f, start:stop]
@@ -578,8 +620,7 @@ def _add_power_steps_of_two(points, i, piece, left, right, squared, room, out):
     """Add the steps from a piece of the keys to queries i and i + 1, which share what they read."""
     (queries, keys, costs, _), (start, stop) = points, piece
     d, h, n, zero = keys.shape[0] - len(costs), i + 1, np.uint64(stop - start), ZERO * queries[0, i]
-    distances(points, i, start, stop, room.buffer)
-    distances(points, h, start, stop, room.other)
+    distances_of_two(points, i, start, stop, room.buffer, room.other)
     _strengthen(room.buffer, i, left, right, piece)
     _strengthen(room.other, h, left, right, piece)
     if len(costs) or d == 1:

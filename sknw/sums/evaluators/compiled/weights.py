@@ -103,6 +103,41 @@ def distances(points, i, start, stop, out):
         _add_mismatches(points, i, start, stop, out)
 
 
+@compiled(fastmath={"contract"})
+def distances_of_two(points, i, start, stop, out, other):
+    """Do what `distances` does for queries i and i + 1, which share what they read."""
+    queries, keys, costs, _ = points
+    d, h, begin, end = keys.shape[0] - len(costs), i + 1, np.uint64(start), np.uint64(stop)
+    if d < 2:
+        distances(points, i, start, stop, out)
+        distances(points, h, start, stop, other)
+        return
+    for f in range(0, d - 1, 2):
+        f0, f1 = np.uint64(f), np.uint64(f + 1)
+        q0, q1, r0, r1 = queries[f, i], queries[f + 1, i], queries[f, h], queries[f + 1, h]
+        if f == 0:
+            for j in range(begin, end):
+                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                g0, g1 = r0 - keys[f0, j], r1 - keys[f1, j]
+                out[j - begin] = e0 * e0 + e1 * e1
+                other[j - begin] = g0 * g0 + g1 * g1
+        else:
+            for j in range(begin, end):
+                e0, e1 = q0 - keys[f0, j], q1 - keys[f1, j]
+                g0, g1 = r0 - keys[f0, j], r1 - keys[f1, j]
+                out[j - begin] += e0 * e0 + e1 * e1
+                other[j - begin] += g0 * g0 + g1 * g1
+    if d % 2:
+        f0, q0, r0 = np.uint64(d - 1), queries[d - 1, i], queries[d - 1, h]
+        for j in range(begin, end):
+            e0, g0 = q0 - keys[f0, j], r0 - keys[f0, j]
+            out[j - begin] += e0 * e0
+            other[j - begin] += g0 * g0
+    if len(costs):
+        _add_mismatches(points, i, start, stop, out)
+        _add_mismatches(points, h, start, stop, other)
+
+
 @compiled
 def _settle_edges(edge, edges, start, stop, out):
     """Put squared distances that are 1 up to rounding, or more, outside of the support.
