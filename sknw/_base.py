@@ -362,7 +362,9 @@ class BaseNadarayaWatson(
 
     def _targets(self, means: torch.Tensor) -> np.ndarray:
         """Return scaled means (m, n_outputs) in the units, range, shape and precision of y."""
-        y = self._observations.targets.in_units(to_numpy(means)).astype(self._y_dtype, copy=False)
+        y = self._observations.target_scale.in_units(to_numpy(means)).astype(
+            self._y_dtype, copy=False
+        )
         return y[:, 0] if self._y_is_flat else y
 
 

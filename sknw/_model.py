@@ -221,32 +221,32 @@ class Model:
         )
 
     def _weights_of_cells(self, dtype: torch.dtype) -> KeyWeights:
-        observations, device = self.observations, self.device
-        wide = {"dtype": accumulator_dtype(torch.device(device)), "device": device}
+        observations = self.observations
         return KeyWeights(
-            weights_tensor(observations.cell_weights, dtype=dtype, device=device),
-            to_tensor(observations.cell_log_weights, **wide),
-            to_tensor(observations.cell_concentration, **wide),
-            self._own_cells(wide),
+            weights_tensor(observations.cell_weights, dtype=dtype, device=self.device),
+            self._wide(observations.cell_log_weights),
+            self._wide(observations.cell_concentration),
+            self._own_cells(),
         )
 
-    def _own_cells(self, wide: dict) -> OwnCells | None:
+    def _own_cells(self) -> OwnCells | None:
         """Return what leave-one-out needs of cells of several observations; None without such."""
         observations = self.observations
         if observations.are_distinct:
             return None
-        y, weights = (to_tensor(of, **wide) for of in (observations.y, observations.weights))
+        y, weights = self._wide(observations.y), self._wide(observations.weights)
         labels = to_tensor(observations.cell, dtype=torch.int64, device=self.device)
         cells = Cells.of(labels, value_columns(y[None], weights[None])[0])
         return OwnCells(cells.of_row, cells.others)
 
     def _weights_of_observations(self, dtype: torch.dtype) -> KeyWeights:
-        observations, device = self.observations, self.device
-        wide = {"dtype": accumulator_dtype(torch.device(device)), "device": device}
-        return KeyWeights(
-            weights_tensor(observations.weights, dtype=dtype, device=device),
-            to_tensor(observations.log_weights, **wide),
-        )
+        weights = weights_tensor(self.observations.weights, dtype=dtype, device=self.device)
+        return KeyWeights(weights, self._wide(self.observations.log_weights))
+
+    def _wide(self, values: np.ndarray) -> Tensor:
+        """Return values in the precision in which sums are accumulated."""
+        dtype = accumulator_dtype(torch.device(self.device))
+        return to_tensor(values, dtype=dtype, device=self.device)
 
 
 def _bytes(parameters: dict[str, np.ndarray]) -> bytes:

@@ -16,11 +16,10 @@ from sknw.bandwidth.strategy import Found, Plan, search
 from sknw.data.features import Features
 from sknw.data.observations import Observations
 from sknw.fitting.criteria import CRITERIA
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut, threads_of
 from sknw.fitting.minimize import Minimum
 from sknw.fitting.parametrization import Widths
 from sknw.fitting.scale_objective import scale_objective
-from sknw.fitting.subsets import threads_of
 from sknw.smoothing.windows import FixedWindows
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
@@ -255,4 +254,4 @@ def _at_upper_bound(found: Found) -> np.ndarray:
 
 def _is_informative(observations: Observations) -> bool:
     some_feature_varies = bool(np.any(observations.extent.range > 0))
-    return len(observations) > 1 and some_feature_varies and observations.targets.varies
+    return len(observations) > 1 and some_feature_varies and observations.target_scale.varies

@@ -19,8 +19,8 @@ class Selection:
     Parameters
     ----------
     windows : Windows
-        `sknw.smoothing.windows.FixedWindows` of a width for each feature, in the units of the
-        columns, or of one for all; or windows that reach to a neighbour.
+        `FixedWindows` of a width for each feature, in the units of the columns, or of one for all;
+        or `NeighborWindows`, which reach to a neighbour.
     criterion : float or None, default=None
         Value that a search reached.
     report : dict or None, default=None

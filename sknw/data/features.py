@@ -17,7 +17,7 @@ of its own where fit saw any, and else as an unseen one.
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from scipy import sparse
 
 from sknw.data.tables import Column, Table, is_frame
 from sknw.support import tuning
+from sknw.support.ordering import in_order
 from sknw.support.warnings import UnseenCategoryWarning, warn_user
 
 _UNSEEN, _MISSING = -1, -2  # codes; those of known categories are their positions
@@ -57,7 +58,7 @@ class Categories:
     def of(cls, name: str, column: Column, ordered: bool) -> "Categories":
         """Learn the categories of a column."""
         present = _distinct(name, column.present)
-        known = column.known if ordered and column.known is not None else _sorted(present)
+        known = column.known if ordered and column.known is not None else in_order(present)
         return cls(name, known, ordered, bool(column.missing.any()))
 
     def check_number(self) -> None:
@@ -173,20 +174,6 @@ def _distinct(name: str, values: Iterable) -> set[Hashable]:
             f"Categories must be numbers, texts or other values that can be hashed; {name} has "
             "some that cannot, such as lists. Turn them into texts."
         ) from None
-
-
-def _sorted(values: Iterable) -> list:
-    """Return values sorted; numbers come before others where both cannot be compared."""
-    try:
-        return sorted(values)
-    except TypeError:
-        return sorted(values, key=_of_any_type)
-
-
-def _of_any_type(value: Any) -> tuple:
-    if isinstance(value, Real):
-        return "", value, ""
-    return type(value).__name__, 0, str(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ class Observations:
     centre : ndarray of shape (n_columns,)
         Median of each column: robust, so that one remote row cannot cost the others digits. Zero
         for codes.
-    targets : TargetScale
+    target_scale : TargetScale
         How targets were scaled, and how they vary.
     features : Features
         Which feature each column belongs to.
@@ -64,7 +64,7 @@ class Observations:
     share: np.ndarray
     weightless: np.ndarray
     centre: np.ndarray
-    targets: TargetScale
+    target_scale: TargetScale
     features: Features
     duplicates: dict[str, int]
 
@@ -118,7 +118,7 @@ class Observations:
             share=share,
             weightless=X[~counts],
             centre=centre,
-            targets=scale,
+            target_scale=scale,
             features=features,
             duplicates=found.decided,
         )

@@ -6,6 +6,7 @@ errors over the outputs' variances, averaged over outputs, so units do not matte
 (`sknw.smoothing.cells`): the keys of the sums are the cells.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,9 +20,10 @@ from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.method import Method
 from sknw.smoothing.smoother import smooth, value_columns
-from sknw.sums import Problem, choose
+from sknw.sums import Problem, choose, has_own_threads
 from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
+from sknw.support.threads import torch_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +95,8 @@ class LeaveOneOut:
             values=values,
             weights=weights,
             cells=cells,
-            variance=to_tensor(observations.targets.variance, dtype=dtype, device=device),
-            unit=observations.targets.variance_unit,
+            variance=to_tensor(observations.target_scale.variance, dtype=dtype, device=device),
+            unit=observations.target_scale.variance_unit,
             method=method,
             observations=observations,
             progress=progress,
@@ -111,7 +113,7 @@ class LeaveOneOut:
     @cached_property
     def targets(self) -> Targets:
         """What the errors of the rows held out are measured by."""
-        scale, weights = self.observations.targets, self.weights
+        scale, weights = self.observations.target_scale, self.weights
         wide = accumulator_dtype(weights.device)
         held_out = self.held_out_weights.to(wide)
         deviation = to_tensor(scale.deviation, dtype=weights.dtype, device=weights.device)
@@ -239,3 +241,12 @@ class LeaveOneOut:
 def with_kernel(task: LeaveOneOut, kernel: Kernel) -> LeaveOneOut:
     """Return the same problem under another kernel."""
     return replace(task, method=replace(task.method, kernel=kernel))
+
+
+def threads_of(task: LeaveOneOut) -> AbstractContextManager:
+    """Return a context in which torch leaves the cores to the sums, if those are most of it."""
+    rows = task.rows
+    small = len(rows) <= tuning.ROWS_OF_ONE_THREAD
+    if small and has_own_threads(task.method.kernel, rows.dtype, rows.device, len(rows) ** 2):
+        return torch_threads(1)
+    return nullcontext()

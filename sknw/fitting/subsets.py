@@ -3,7 +3,6 @@
 Where rows are held out, the others stay as their neighbours; in a subsample they do not.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from sknw.data.arrays import to_tensor
 from sknw.fitting.leave_one_out import LeaveOneOut
-from sknw.sums import Layout, has_own_threads
+from sknw.sums import Layout
 from sknw.support import tuning
-from sknw.support.threads import torch_threads
 
 
 def subsample(task: LeaveOneOut, size: int, random_state: np.random.RandomState) -> LeaveOneOut:
@@ -69,15 +67,6 @@ def in_compact_order(task: LeaveOneOut) -> LeaveOneOut:
     deviation = to_tensor(deviation, dtype=rows.dtype, device=rows.device)
     n_codes = task.method.kernel.n_codes
     return task.take(Layout.of(rows / deviation, tuning.KEYS_OF_A_SORTED_BLOCK, n_codes).order)
-
-
-def threads_of(task: LeaveOneOut) -> AbstractContextManager:
-    """Return a context in which torch leaves the cores to the sums, if those are most of it."""
-    rows = task.rows
-    small = len(rows) <= tuning.ROWS_OF_ONE_THREAD
-    if small and has_own_threads(task.method.kernel, rows.dtype, rows.device, len(rows) ** 2):
-        return torch_threads(1)
-    return nullcontext()
 
 
 def _draw(task: LeaveOneOut, size: int, random_state: np.random.RandomState) -> Tensor:

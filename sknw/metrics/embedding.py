@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sknw.data.arrays import to_tensor
 from sknw.kernels import Kernel
 from sknw.sums.engine import full_precision
+from sknw.support import tuning
 from sknw.support.random import OwnDraws
 
 # Logarithm of the largest scaled key, in that of the dtype's largest number: the rest is room for
@@ -22,8 +23,6 @@ from sknw.support.random import OwnDraws
 _SHARE_OF_EXPONENTS = 1 / 3
 # Coordinates beyond this are pulled in: their squares must not overflow.
 _LARGEST_COORDINATE = {torch.float64: 1e150, torch.float32: 1e18}
-# Rows that pass a module at once, so that memory stays small.
-_ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ class Embedding:
 def in_blocks(module: nn.Module, rows: Tensor) -> Tensor:
     """Return the module's points of rows, some at a time so that memory stays small."""
     with full_precision(rows), OwnDraws(0):
-        return torch.cat([module(block) for block in rows.split(_ROWS_AT_ONCE)])
+        return torch.cat([module(block) for block in rows.split(tuning.ROWS_OF_A_MODULE)])
 
 
 def representable_bandwidth(

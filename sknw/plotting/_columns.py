@@ -20,6 +20,7 @@ from sknw.plotting._shared import (
     unwrapped,
 )
 from sknw.support import tuning
+from sknw.support.ordering import in_order
 
 _MISSING = "missing"
 
@@ -177,7 +178,7 @@ def as_categories(X, j: int) -> tuple[np.ndarray, list]:
     """
     column = Table.of(X).column(j)
     present = set(column.present)
-    order = _ordered(present) if column.known is None else column.known
+    order = in_order(present) if column.known is None else column.known
     order = [value for value in order if value in present]
     position = {value: place for place, value in enumerate(order)}
     codes = [
@@ -185,13 +186,6 @@ def as_categories(X, j: int) -> tuple[np.ndarray, list]:
         for value, is_missing in zip(column.values, column.missing.tolist(), strict=True)
     ]
     return np.array(codes), order + [None] * bool(column.missing.any())
-
-
-def _ordered(values: set) -> list:
-    try:
-        return sorted(values)
-    except TypeError:  # texts beside numbers
-        return sorted(values, key=str)
 
 
 def category_names(categories: list) -> list[str]:

@@ -211,6 +211,8 @@ EXTRA_COMPONENTS = 32
 # Share of its usual size that a network's output has at the start: small beside the linear part,
 # but not zero, since a component in which all rows agree would never get a gradient.
 OUTPUT_OF_A_NEW_NETWORK = 0.1
+# Rows that pass a module at once, so that memory stays small.
+ROWS_OF_A_MODULE = 8192
 # Rows whose quantiles are taken for those of all.
 ROWS_OF_QUANTILES = 10_000
 

@@ -12,12 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 from sknw.fitting.criteria import CRITERIA
-from sknw.fitting.leave_one_out import LeaveOneOut
+from sknw.fitting.leave_one_out import LeaveOneOut, threads_of
 from sknw.fitting.minimize import Level, Minimum, OnStep, Start, descend, minimize, refined
 from sknw.fitting.objective import Objective
 from sknw.fitting.scale_objective import refinement_evaluations
 from sknw.fitting.schedule import levels, parts, schedule
-from sknw.fitting.subsets import threads_of
 from sknw.support import tuning
 from sknw.training.coordinates import Coordinates
 from sknw.training.problem import Result, Settings, Solver, TrainingProblem

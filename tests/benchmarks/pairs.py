@@ -65,6 +65,7 @@ WORK = {
     "search n=4000 d=3": lambda: search(4000, 3),
     "search n=1000 d=3 epanechnikov": lambda: search(1000, 3, "epanechnikov", 1),
     "search n=1000 d=8": lambda: search(1000, 8, n_seeds=1),
+    "search n=8000 d=8": lambda: search(8000, 8, n_seeds=1),
     "search n=100,000 d=1": lambda: search(10**5, 1, n_seeds=1),
     "training n=2000 d=8 diagonal": lambda: train(2000, 8, "diagonal"),
     "training n=1000 d=8 full": lambda: train(1000, 8, "full"),

@@ -54,7 +54,7 @@ def _search_objective(task):
 
 def widths_of(task):
     ranges = Widths.of(task.observations, task.method.kernel)
-    return Scales.of(ranges, np.arange(task.n_columns))
+    return Scales.of(ranges, np.arange(task.rows.shape[1]))
 
 
 # With the kernels that each way knows, and with those that never reach zero.

@@ -1,6 +1,6 @@
 """Whether the compiled loops may be used: where compiling them does not cost more than they bring.
 
-numba compiles the loops of one precision in 20 to 50 seconds of a quiet core, once, and keeps them
+numba compiles the loops of one precision in 20 to 90 seconds of a quiet core, once, and keeps them
 on disk. A small problem must not wait for that, nor for the import of numba. So as long as the
 loops are not ready, torch does the sums, and the seconds that this takes are added up:
 
