@@ -92,7 +92,7 @@ class InSample:
         left = self.weights @ (1 - 2 * self.leverage + concentration)
         squares = weighted_mean(np.square(self.residuals), self.weights)
         variance = squares / left if left > _INTERPOLATES else np.full_like(squares, np.nan)
-        return variance * np.square(self.observations.targets.scale)
+        return variance * np.square(self.observations.target_scale.scale)
 
     @cached_property
     def r2(self) -> np.ndarray:
@@ -111,7 +111,8 @@ class InSample:
         except ValueError:  # the policy is to raise
             return np.full(self.observations.y.shape[1], np.nan)
         squares = np.square(self.observations.y - means)
-        return weighted_mean(squares, self.weights) * np.square(self.observations.targets.scale)
+        unit = np.square(self.observations.target_scale.scale)
+        return weighted_mean(squares, self.weights) * unit
 
     @cached_property
     def average_gradient(self) -> np.ndarray:
@@ -127,7 +128,7 @@ def gradients_of(model: Model, X: np.ndarray, found: Gradient) -> np.ndarray:
     by_numbers, are_numbers = model.gradients(X, found.by_points, model.smoother(X.dtype))
     shape = len(X), len(are_numbers), by_numbers.shape[2]
     gradients = np.full(shape, np.nan)
-    gradients[:, are_numbers] = by_numbers * model.observations.targets.scale
+    gradients[:, are_numbers] = by_numbers * model.observations.target_scale.scale
     return gradients
 
 

@@ -110,7 +110,8 @@ class Embedding:
             by_points = F.pad(by_points, (0, 0, 0, self.kernel.n_codes))
         found = []
         with full_precision(rows), OwnDraws(0), torch.inference_mode(False), torch.enable_grad():
-            pairs = zip(scaled.split(_ROWS_AT_ONCE), by_points.split(_ROWS_AT_ONCE), strict=True)
+            blocks = (rows.split(tuning.ROWS_OF_A_MODULE) for rows in (scaled, by_points))
+            pairs = zip(*blocks, strict=True)
             for block, grads in pairs:
                 block = block.clone().requires_grad_()
                 points = self.module(block)
