@@ -23,7 +23,7 @@ from sknw._pickling import VersionedState
 from sknw._prepared import latest_report, remember_report
 from sknw._validation import read, validate_queries, validate_training
 from sknw.bandwidth import check_bandwidth
-from sknw.data.arrays import fit_device, predict_device, to_numpy, to_tensor, torch_dtype
+from sknw.data.arrays import fit_device, predict_device, to_numpy, to_tensor
 from sknw.data.duplicates import DUPLICATES
 from sknw.data.observations import Observations
 from sknw.fitting.leave_one_out import LeaveOneOut
@@ -69,6 +69,7 @@ class BaseNadarayaWatson(
         "bandwidth": "no_validation",
         "kernel": [StrOptions(KERNELS), callable],
         "categorical_features": [None, StrOptions(["from_dtype"]), dict, "array-like"],
+        "degree": "no_validation",
         "duplicates": [StrOptions(DUPLICATES)],
         "algorithm": [StrOptions(["auto", *ALGORITHMS])],
         "rtol": [Interval(Real, 0, 1, closed="neither")],
@@ -133,7 +134,8 @@ class BaseNadarayaWatson(
         )
         check_bandwidth(self.bandwidth, features)
         self.is_categorical_ = features.is_categorical if features.categories else None
-        dtype, method = torch_dtype(X.dtype), SumParameters.of(self).method(features)
+        parameters = SumParameters.of(self)
+        dtype, method = parameters.dtype(device, X.dtype), parameters.method(features)
         check_algorithm(self.algorithm, method.kernel, X.shape[1], dtype, device)
         self._y_is_flat, self._y_dtype = y.ndim == 1, _dtype_of_predictions(y)
         y = y.reshape(len(y), -1)
@@ -362,9 +364,8 @@ class BaseNadarayaWatson(
 
     def _targets(self, means: torch.Tensor) -> np.ndarray:
         """Return scaled means (m, n_outputs) in the units, range, shape and precision of y."""
-        y = self._observations.target_scale.in_units(to_numpy(means)).astype(
-            self._y_dtype, copy=False
-        )
+        y = self._observations.target_scale.in_units(to_numpy(means), within_range=not self.degree)
+        y = y.astype(self._y_dtype, copy=False)
         return y[:, 0] if self._y_is_flat else y
 
 

@@ -22,6 +22,7 @@ from sknw.kernels.codes import Codes
 from sknw.metrics import Metric
 from sknw.metrics.embedding import Embedding
 from sknw.smoothing.cells import Cells, OwnCells
+from sknw.smoothing.local_polynomial import check_degree
 from sknw.smoothing.method import Method
 from sknw.smoothing.neighbors import NeighborSmoother
 from sknw.smoothing.smoother import Smoother, value_columns
@@ -44,16 +45,24 @@ class SumParameters:
     algorithm: str
     rtol: float
     empty_neighborhood: str
+    degree: int
 
     @classmethod
     def of(cls, estimator: BaseEstimator) -> "SumParameters":
         """Return those of an estimator."""
         return cls(*(getattr(estimator, field.name) for field in fields(cls)))
 
+    def dtype(self, device: str, *dtypes: np.dtype) -> torch.dtype:
+        """Return the precision of sums of rows of these dtypes.
+
+        Moments are sums of products of steps, whose differences matter: they need the widest.
+        """
+        return accumulator_dtype(torch.device(device)) if self.degree else torch_dtype(*dtypes)
+
     def method(self, features: Features) -> Method:
         """Return the method for rows of these features."""
         kernel = kernel_of(self.kernel, features)
-        return Method(kernel, self.algorithm, self.rtol, self.empty_neighborhood)
+        return Method(kernel, self.algorithm, self.rtol, self.empty_neighborhood, int(self.degree))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +91,7 @@ class Model:
 
     def dtype(self, *dtypes: np.dtype) -> torch.dtype:
         """Return the precision of sums with queries of these dtypes."""
-        return torch_dtype(self.observations.X.dtype, *dtypes)
+        return self.parameters.dtype(self.device, self.observations.X.dtype, *dtypes)
 
     def smoother(self, *dtypes: np.dtype) -> AnySmoother:
         """Return the keys, ready for queries of these dtypes."""

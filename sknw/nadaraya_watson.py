@@ -172,6 +172,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         bandwidth="loo",
         *,
         kernel="gaussian",
+        degree=0,
         categorical_features="from_dtype",
         duplicates="auto",
         algorithm="auto",
@@ -183,6 +184,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
     ):
         self.bandwidth = bandwidth
         self.kernel = kernel
+        self.degree = degree
         self.categorical_features = categorical_features
         self.duplicates = duplicates
         self.algorithm = algorithm

@@ -207,6 +207,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         *,
         bandwidth="scott",
         kernel="gaussian",
+        degree=0,
         categorical_features="from_dtype",
         n_components=None,
         w_init=None,
@@ -232,6 +233,7 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         self.metric = metric
         self.bandwidth = bandwidth
         self.kernel = kernel
+        self.degree = degree
         self.categorical_features = categorical_features
         self.n_components = n_components
         self.w_init = w_init

@@ -67,8 +67,8 @@ class TargetScale:
         """Return targets (n, n_outputs) less their centre, over their scale."""
         return (y - self.centre) / self.scale
 
-    def in_units(self, scaled: np.ndarray) -> np.ndarray:
-        """Return scaled means (m, n_outputs) in the units of y, within its range."""
+    def in_units(self, scaled: np.ndarray, *, within_range: bool = True) -> np.ndarray:
+        """Return scaled estimates (m, n_outputs) in the units of y; means are within its range."""
         y = scaled.astype(np.float64, copy=False) * self.scale
         y += self.centre
-        return np.clip(y, self.lowest, self.highest, out=y)
+        return np.clip(y, self.lowest, self.highest, out=y) if within_range else y

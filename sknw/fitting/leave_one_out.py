@@ -19,7 +19,8 @@ from sknw.fitting.criteria import Targets
 from sknw.kernels import Kernel
 from sknw.smoothing.cells import Cells, OwnCells
 from sknw.smoothing.method import Method
-from sknw.smoothing.smoother import smooth, value_columns
+from sknw.smoothing.smooth import smooth
+from sknw.smoothing.smoother import value_columns
 from sknw.sums import Problem, choose, has_own_threads
 from sknw.support import tuning
 from sknw.support.progress import SILENT, Progress
@@ -212,6 +213,7 @@ class LeaveOneOut:
                 leave_one_out=True,
                 needs_grad=needs_grad,
                 rtol=self.method.rtol,
+                order=2 * self.method.degree,
             ),
         ).name
 

@@ -12,7 +12,7 @@ which is one more pass over the pairs, or none where the algorithm has it with t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,10 +23,14 @@ from sknw.fitting.criteria import Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.objective import Objective, Penalty
 from sknw.fitting.parametrization import Scales
+from sknw.kernels.codes import numeric_part
 from sknw.smoothing.cells import weight_at_zero
 from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
+from sknw.smoothing.local_polynomial import LocalPolynomial, Terms
 from sknw.sums import KernelSums, PreparedSums, Problem, choose, gradient_by_log_scales
+from sknw.sums.engine import Run
+from sknw.sums.monomials import Monomials
 from sknw.support import tuning
 
 
@@ -39,7 +43,7 @@ def scale_objective(
     memory: dict | None = None,
 ) -> Objective:
     """Return a criterion on these rows as a function of coordinates of scales."""
-    of_scales = CriterionOfScales(task, criterion)
+    of_scales = criterion_of_scales(task, criterion)
 
     def losses(points: Sequence[np.ndarray]) -> np.ndarray:
         return of_scales.values(np.array([scales.column_scales(x) for x in points]))
@@ -56,6 +60,12 @@ def scale_objective(
         task.progress,
         lambda loss: criterion.reported(loss, task.targets),
     )
+
+
+def criterion_of_scales(task: LeaveOneOut, criterion: Criterion) -> "CriterionOfScales":
+    """Return a criterion on these rows as a function of the scales of their columns."""
+    kind = CriterionOfPolynomials if task.method.degree else CriterionOfScales
+    return kind(task, criterion)
 
 
 def refinement_evaluations(task: LeaveOneOut, scales: Scales, criterion: Criterion) -> int:
@@ -102,7 +112,7 @@ class CriterionOfScales:
             by_mass = None if leverage is None else -by_leverage * leverage / fit.mass
             by_sums = self._of_queries(fit.pullback(by_means[None], by_mass), run.sums, sums)
             by_log_scales = gradient_by_log_scales(
-                prepared, run, queries, self._queried, by_sums.mT
+                prepared, run, queries, self._queried, by_sums.mT[:, None]
             )
         return value.item(), to_numpy(by_log_scales).astype(np.float64)
 
@@ -199,10 +209,159 @@ class CriterionOfScales:
                 leave_one_out=True,
                 needs_grad=needs_grad,
                 rtol=self.task.method.rtol,
+                order=2 * self.task.method.degree,
             ),
         )
         columns = self._columns.expand(len(keys), -1, -1)
-        return PreparedSums.of(kernel, keys, columns, chosen), queries
+        return PreparedSums.of(kernel, keys, columns, chosen, self._monomials), queries
+
+    @property
+    def _monomials(self) -> Monomials | None:
+        """Those of the moments that fits are made of; None for sums alone."""
+        return None
+
+
+class CriterionOfPolynomials(CriterionOfScales):
+    """A criterion of local polynomials.
+
+    Its derivative by the moments is torch's; from there it is that of the moments by the scales.
+    """
+
+    def value_and_gradient(self, scales: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the criterion at scales (n_columns,), and its gradient by their logarithms."""
+        task, at = self.task, self._tensor(scales)
+        algorithm = task.able_algorithm(task.rows, at, needs_grad=True)
+        with torch.no_grad():
+            prepared, queries = self._prepared(at[None], algorithm, needs_grad=True)
+            run = prepared.run(queries, self._queried)
+        with torch.inference_mode(False), torch.enable_grad():
+            moments = run.moments.detach().clone().requires_grad_()
+            squares = _Squares(self, prepared, queries, needs_grad=True)
+            value = self._criterion(prepared, queries, run, moments, squares)[0]
+            leaves = [moments, *squares.leaves]
+            grads = torch.autograd.grad(value, leaves, allow_unused=True)
+        by_log_scales = gradient_by_log_scales(prepared, run, queries, self._queried, grads[0])
+        for grad in grads[1:]:
+            if grad is not None:
+                by_log_scales = by_log_scales + gradient_by_log_scales(
+                    squares.prepared, squares.run, queries, self._queried, grad
+                )
+        return value.item(), to_numpy(by_log_scales).astype(np.float64)
+
+    def _values(self, scales: Tensor, algorithm: str) -> Tensor:
+        """Return the criterion (b,) at scales (b, n_columns)."""
+        prepared, queries = self._prepared(scales, algorithm, needs_grad=False)
+        run = prepared.run(queries, self._queried)
+        squares = _Squares(self, prepared, queries, needs_grad=False)
+        return self._criterion(prepared, queries, run, run.moments, squares)
+
+    def _criterion(
+        self,
+        prepared: PreparedSums,
+        queries: Tensor | None,
+        run: Run,
+        moments: Tensor,
+        squares: "_Squares",
+    ) -> Tensor:
+        """Return the criterion (b,) of moments (b, p, 1 + k, m)."""
+        task, fits = self.task, []
+        for b in range(len(moments)):
+            found, log_scale = moments[b].permute(2, 0, 1), run.sums.log_scale[b]
+            found, log_scale = self._moments_of_rows(found, log_scale)
+            numbers = numeric_part(prepared.kernel.codes, prepared.keys[b])
+            terms = Terms.of(numbers, self._columns[0], task.method.degree)
+            neighbors = partial(squares.neighbors, b, found[:, 0, 0].log() + log_scale)
+            fits.append(LocalPolynomial.of(terms, found, neighbors))
+        means = torch.stack([fit.means for fit in fits])
+        empty = torch.stack([fit.empty for fit in fits])
+        mass = torch.stack([fit.mass for fit in fits])
+        errors = self._errors(prepared, queries, LocalFit(means, mass, empty))
+        leverage = None
+        if self.criterion.counts_itself:
+            at_zero = weight_at_zero(prepared.kernel, mass)
+            weights = task.held_out_weights.to(mass.dtype)
+            leverage = at_zero * weights * torch.stack([fit.own for fit in fits])
+        return self.criterion.value(errors, leverage, task.targets)
+
+    def _moments_of_rows(self, moments: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return moments (m, p, 1 + k) of the rows held out and their units, from the queries'."""
+        own, kernel = self.task.queried[1], self.task.method.kernel
+        if not self.criterion.counts_itself:
+            return (
+                (moments, log_scale)
+                if own is None
+                else own.added_to_moments(moments, log_scale, kernel)
+            )
+        at_zero = weight_at_zero(kernel, moments)
+        itself = (at_zero * self._columns[:, self._places]).mT
+        plain = moments * log_scale.exp()[:, None, None]
+        plain = torch.cat([plain[:, :1] + itself[:, None], plain[:, 1:]], dim=1)
+        plain = plain if own is None else plain[own.of_row]
+        return plain, torch.zeros_like(plain[:, 0, 0])
+
+    @cached_property
+    def _monomials(self) -> Monomials:
+        n_numbers = self._keys.shape[1] - self.task.method.kernel.n_codes
+        return Monomials.up_to(n_numbers, 2 * self.task.method.degree)
+
+
+@dataclass(eq=False)
+class _Squares:
+    """Sums of squared weights of keys with distinct X, computed if a thin design asks for them."""
+
+    criterion: CriterionOfPolynomials
+    of_moments: PreparedSums
+    queries: Tensor | None
+    needs_grad: bool
+
+    @cached_property
+    def prepared(self) -> PreparedSums:
+        """The keys with their squared weights under the squared kernel."""
+        keys, kernel = self.of_moments.keys, self.of_moments.kernel.squared()
+        columns = self.of_moments.columns[:, :1].square().contiguous()
+        task = self.criterion.task
+        problem = Problem.of(
+            kernel,
+            self.queries,
+            keys,
+            n_columns=1,
+            leave_one_out=True,
+            needs_grad=self.needs_grad,
+            rtol=task.method.rtol,
+        )
+        name = self.of_moments.algorithm.name
+        chosen = choose("auto" if name == "nufft" else name, problem)
+        return PreparedSums.of(kernel, keys, columns, chosen)
+
+    @cached_property
+    def run(self) -> Run:
+        """The sums of the queries."""
+        with torch.no_grad():
+            return self.prepared.run(self.queries, self.criterion._queried)
+
+    @cached_property
+    def _sums(self) -> Tensor:
+        """The sums (b, 1, 1, m), a leaf of torch's graph where gradients are asked for."""
+        found = self.run.moments
+        return found.detach().clone().requires_grad_() if self.needs_grad else found
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What gradients are asked for."""
+        return [self._sums] if "_sums" in vars(self) else []
+
+    def neighbors(self, b: int, log_mass: Tensor, rows: Tensor) -> Tensor:
+        """Return Kish's number of neighbours of some rows (index), for the log-masses of all."""
+        of, own = self.criterion, self.criterion.task.queried[1]
+        logs = self._sums[b, 0, 0].log() + self.run.sums.log_scale[b]
+        kernel = self.criterion.task.method.kernel
+        if of.criterion.counts_itself:
+            at_zero = weight_at_zero(kernel, logs)
+            logs = torch.logaddexp(logs, 2 * (at_zero * of._columns[0, of._places]).log())
+            logs = logs if own is None else logs[own.of_row]
+        elif own is not None:
+            logs = own.log_squares(logs, kernel)
+        return (2 * log_mass[rows] - logs[rows]).exp()
 
 
 def _first(of_members: Tensor | None) -> Tensor | None:

@@ -129,6 +129,27 @@ class OwnCells:
             ),
         )
 
+    def added_to_moments(
+        self, moments: Tensor, log_scale: Tensor, kernel: Kernel
+    ) -> tuple[Tensor, Tensor]:
+        """Return moments (m, p, 1 + k) of the rows, and the logarithms of their units, (m,).
+
+        From those of the queries. The rest of a cell is no step away, so it adds to sums alone.
+        """
+        sums = self.added(KernelSums(log_scale[None], moments[None, :, 0]), kernel)
+        moments, before = moments[self.of_row], log_scale[self.of_row]
+        moments = moments * (before - sums.log_scale[0]).exp()[:, None, None]
+        rest = moments[:, 1:].to(sums.sums.dtype)
+        return torch.cat([sums.sums[0][:, None], rest], dim=1), sums.log_scale[0]
+
+    def log_squares(self, of_queries: Tensor, kernel: Kernel) -> Tensor:
+        """Return logarithms (m,) of sums of squared weights of cells, from those of the queries.
+
+        The rest of its own cell counts as one key of a row.
+        """
+        rest = (weight_at_zero(kernel, self.others) * self.others[0]).to(of_queries.dtype)
+        return torch.logaddexp(of_queries[self.of_row], 2 * rest.log())
+
     def summed(self, of_rows: Tensor, n_queries: int) -> Tensor:
         """Return the sums (k, n_queries) over the rows at each query of what they have (k, m)."""
         return of_rows.new_zeros((len(of_rows), n_queries)).index_add(1, self.of_row, of_rows)

@@ -20,9 +20,12 @@ class Method:
         Largest error, relative to the range of the values.
     empty_neighborhood : str, default="nearest"
         Policy for queries without a key in reach: see `sknw.smoothing.empty`.
+    degree : int, default=0
+        Degree of the local polynomials; 0 are means.
     """
 
     kernel: Kernel
     algorithm: str = "auto"
     rtol: float = DEFAULT_RTOL
     empty_neighborhood: str = "nearest"
+    degree: int = 0

@@ -10,6 +10,7 @@ the training rows and the radii found in fit belong together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +25,13 @@ from sknw.smoothing.gradients import (
     fill_empty_gradients,
     gradients_by_rates,
     gradients_by_slopes,
+)
+from sknw.smoothing.local_polynomial import (
+    LocalPolynomial,
+    Terms,
+    cells_of,
+    equivalent_weights,
+    fits_of_attention,
 )
 from sknw.smoothing.method import Method
 from sknw.smoothing.own_weights import OwnWeights
@@ -134,12 +142,16 @@ class NeighborSmoother:
             radii = self.radii
         values = self._values()
         means = queries.new_empty((len(queries), len(values[0])), dtype=torch.float64)
-        n_empty = 0
-        for block, weights, empty in self._blocks(queries, exclude, radii=radii):
+        n_empty = n_lowered = 0
+        for block, weights, empty, fit in self._fitted_blocks(queries, exclude, radii=radii):
             means[block] = weights @ values
             n_empty += empty
+            n_lowered += 0 if fit is None else int(fit.lowered.sum())
         refuse_if_raising(self.method.empty_neighborhood, n_empty, len(queries))
-        return Prediction(means, n_empty, self._report(len(queries)))
+        report = self._report(len(queries))
+        if self.method.degree:
+            report["rows_lowered"] = n_lowered + n_empty
+        return Prediction(means, n_empty, report)
 
     def effective_neighbors(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
         """Return Kish's ``(Σα)²/Σα²`` of the attention weights (m,); 0 for an empty one."""
@@ -170,6 +182,9 @@ class NeighborSmoother:
                     found = gradients_by_rates(
                         rows, self.keys.double(), weights / mass, rates, values
                     )
+                if self.method.degree:
+                    fit = self._fit(weights / mass, rows, with_slopes=True)
+                    found = fit.slopes + fit.share_of_constant[:, None, None] * found
             gradients[block] = found
         empty = fill_empty_gradients(self.method.empty_neighborhood, gradients, empty)
         return Gradient(gradients, empty, self._report(len(queries)))
@@ -177,10 +192,56 @@ class NeighborSmoother:
     def own_weights(self) -> OwnWeights:
         """Return what keys weigh in the estimates at themselves."""
         found, log_weights = [], self.columns[0].double().log()
-        for block, weights, _ in self._blocks(self.keys, None):
+        for block, weights, _, _ in self._fitted_blocks(self.keys, None):
             rows = torch.arange(len(self.keys), device=self.keys.device)[block]
             found.append(OwnWeights.of(weights, rows, log_weights))
         return OwnWeights.joined(found)
+
+    @cached_property
+    def _terms(self) -> Terms:
+        """The monomials of the fits."""
+        return Terms.of(self.keys, self.columns[0], self.method.degree)
+
+    @cached_property
+    def _cell(self) -> Tensor | None:
+        """Which keys have equal X."""
+        return cells_of(self.keys)
+
+    def _fit(
+        self, attention: Tensor, queries: Tensor, *, with_slopes: bool = False
+    ) -> LocalPolynomial:
+        """Return the fits of queries (m, d) with attention weights (m, n), in float64."""
+        points = queries.double(), self.keys.double()
+        return fits_of_attention(
+            self._terms, attention, *points, self._values(), self._cell, with_slopes=with_slopes
+        )
+
+    def _fitted_blocks(
+        self, queries: Tensor, exclude: Tensor | None, **more
+    ) -> Iterator[tuple[slice, Tensor, int, LocalPolynomial | None]]:
+        """Yield what `_blocks` does, weights of the degree's equivalent kernel, and the fits."""
+        if not self.method.degree:
+            yield from ((*found, None) for found in self._blocks(queries, exclude, **more))
+            return
+        fills = more.pop("fill", True)
+        plain = self._blocks(queries, exclude, fill=False, **more)
+        for block, attention, n_empty in plain:
+            rows = queries[block]
+            fit = self._fit(attention, rows)
+            weights = equivalent_weights(
+                self._terms, fit, attention, rows.double(), self.keys.double()
+            )
+            if fills and n_empty:
+                left_out = None if exclude is None else exclude[block]
+                at = fit.empty.nonzero().squeeze(1)
+                radii = more.get("radii")
+                of_empty = self._blocks(
+                    rows[at],
+                    None if left_out is None else left_out[at],
+                    radii=None if radii is None else radii[block][at],
+                )
+                weights[at] = torch.cat([filled for _, filled, _ in of_empty])
+            yield block, weights, n_empty, fit
 
     def _values(self) -> Tensor:
         """Return the values (n, k)."""
@@ -202,7 +263,7 @@ class NeighborSmoother:
         self, queries: Tensor, exclude: Tensor | None = None, width: int = 1
     ) -> Iterator[tuple[slice, Tensor, int]]:
         """Yield blocks of queries, their attention weights (m_b, n), and how many are empty."""
-        for block, weights, empty in self._blocks(queries, exclude, width=width):
+        for block, weights, empty, _ in self._fitted_blocks(queries, exclude, width=width):
             refuse_if_raising(self.method.empty_neighborhood, empty, len(queries))
             yield block, weights.to(self.keys.dtype), empty
 

@@ -36,8 +36,8 @@ class OwnWeights:
         """
         own = attention.gather(1, rows[:, None]).squeeze(1)
         # α_ij w_i / w_j = K_ij w_i / S_i, a number of moderate size
-        swapped = (attention.log() + log_weights[rows, None] - log_weights).exp()
-        products = torch.where(attention > 0, attention * swapped, 0.0)
+        swapped = (attention.abs().log() + log_weights[rows, None] - log_weights).exp()
+        products = torch.where(attention != 0, attention.abs() * swapped, 0.0)
         products = torch.where(attention.isnan(), torch.nan, products)
         return cls(own, products.sum(dim=1), attention.square().sum(dim=1))
 

@@ -1,8 +1,8 @@
 """From kernel sums to predictions: local fits, leave-one-out, attention weights.
 
-Everything here is in embedded space, where the bandwidth is 1, and in scaled targets. `smooth` is
-the differentiable estimate that training minimises over; `Smoother` keeps the keys ready for many
-queries. A query without a key in reach follows the policy of `sknw.smoothing.empty`.
+Everything here is in embedded space, where the bandwidth is 1, and in scaled targets. `Smoother`
+keeps the keys ready for many queries. A query without a key in reach follows the policy of
+`sknw.smoothing.empty`.
 """
 
 import math
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from sknw.data.arrays import accumulator_dtype, least_weight
-from sknw.kernels import Kernel
 from sknw.smoothing.cells import OwnCells, weight_at_zero
-from sknw.smoothing.empty import Fallback, fill_empty, refuse_if_raising
+from sknw.smoothing.empty import Fallback, refuse_if_raising
 from sknw.smoothing.gradients import Gradient, fill_empty_gradients, gradients_of_attention
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.log_attention import log_attention, profile_of_pairs
@@ -30,55 +29,6 @@ from sknw.sums.tails import KeySet, nearest_kernel, underflowing_rows
 
 # Sums of weights over which their squares do not underflow, for each key.
 _LEAST_SQUARED = {torch.float64: 1e-140, torch.float32: 1e-14}
-
-
-def smooth(
-    method: Method,
-    queries: Tensor | None,
-    keys: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    *,
-    exclude: Tensor | None = None,
-    own: OwnCells | None = None,
-) -> Tensor:
-    """Return locally weighted means, differentiable in every tensor.
-
-    Parameters
-    ----------
-    method : Method
-        How to smooth.
-    queries : Tensor of shape (b, m, d) or None
-        None means the keys themselves, each leaving itself out.
-    keys : Tensor of shape (b, n, d)
-        Keys in bandwidth units.
-    values : Tensor of shape (b, n, k)
-        Values to average.
-    weights : Tensor of shape (b, n)
-        Weights of the keys, >= 0.
-    exclude : Tensor of shape (m,) or None, default=None
-        Index of the key that a query leaves out, or -1.
-    own : OwnCells or None, default=None
-        Where the keys are cells of equal rows: which rows to predict, with the rest of their cells.
-
-    Returns
-    -------
-    Tensor of shape (b, m, k)
-    """
-    columns = value_columns(values, weights)
-    sums = kernel_sums(
-        method.kernel, queries, keys, columns,
-        exclude=exclude, algorithm=method.algorithm, rtol=method.rtol,
-    )  # fmt: skip
-    fit = LocalFit.of(_with_own(sums, own, method.kernel).sums)
-    if not fit.empty.any():
-        return fit.means
-    return fill_empty(method, fit.means, fit.empty, queries, keys, columns, exclude, own)
-
-
-def _with_own(sums: KernelSums, own: OwnCells | None, kernel: Kernel) -> KernelSums:
-    """Return the sums of rows, from those of their cells."""
-    return sums if own is None else own.added(sums, kernel)
 
 
 def value_columns(values: Tensor, weights: Tensor) -> Tensor:
@@ -189,7 +139,7 @@ class Smoother:
             queries = self.keys
             exclude = torch.arange(len(queries), device=queries.device)
             if self.own is not None:
-                sums = _with_own(sums, self.own, self.method.kernel)
+                sums = self.own.added(sums, self.method.kernel)
                 queries, exclude = self.keys[self.own.of_row], self.own.of_row
         fit = LocalFit.of(sums.sums)
         means, empty = fit.means, fit.empty
@@ -206,11 +156,11 @@ class Smoother:
         name = f"{algorithm.name}{purpose}"
         prepared = self._prepared.get(name)
         if prepared is None:
-            prepared = PreparedSums.of(
-                self.method.kernel, self.keys[None], self.columns[None], algorithm
-            )
-            self._prepared[name] = prepared
+            self._prepared[name] = prepared = self._prepared_sums(algorithm)
         return prepared
+
+    def _prepared_sums(self, algorithm: Algorithm) -> PreparedSums:
+        return PreparedSums.of(self.method.kernel, self.keys[None], self.columns[None], algorithm)
 
     def gradient(self, queries: Tensor) -> Gradient:
         """Return the gradients of the means of queries (m, d) by the queries."""
@@ -368,6 +318,13 @@ class Smoother:
             return self._full_attention_block(queries, exclude)
 
     def _full_attention_block(self, queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, int]:
+        attention, empty = self._attention_and_empty(queries, exclude)
+        return attention, int(empty.sum())
+
+    def _attention_and_empty(
+        self, queries: Tensor, exclude: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return attention weights (m, n), and which rows (m,) have no key in reach."""
         weights = profile_of_pairs(self.method.kernel, queries, self.keys) * self.columns[0]
         _drop(weights, exclude)
         mass = weights.sum(dim=1)
@@ -382,7 +339,7 @@ class Smoother:
         if n_empty:
             refuse_if_raising(self.method.empty_neighborhood, n_empty, len(queries))
             self._fill_attention(weights, queries, exclude, empty)
-        return weights / weights.sum(dim=1, keepdim=True), n_empty
+        return weights / weights.sum(dim=1, keepdim=True), empty
 
     def _fill_attention(self, weights, queries, exclude, empty) -> None:
         if self.method.empty_neighborhood == "nan":

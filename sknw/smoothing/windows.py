@@ -12,6 +12,7 @@ from torch import Tensor
 from sknw.smoothing.cells import OwnCells
 from sknw.smoothing.method import Method
 from sknw.smoothing.neighbors import NeighborDistances, NeighborSmoother
+from sknw.smoothing.polynomial_smoother import PolynomialSmoother
 from sknw.smoothing.smoother import Smoother
 
 
@@ -86,7 +87,8 @@ class FixedWindows(Windows):
         self, method: Method, keys: Tensor, values: Tensor, weights: KeyWeights
     ) -> Smoother:
         """Return a smoother with the sums' algorithms."""
-        return Smoother.of(
+        kind = PolynomialSmoother if method.degree else Smoother
+        return kind.of(
             method,
             keys,
             values,

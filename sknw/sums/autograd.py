@@ -212,7 +212,7 @@ def gradients_of(
         for group, shifted in groups:
             own = grad[b][..., group]
             if wanted.log_scales:
-                found.log_scales[b] += shifted.by_log_scales(member, columns[b], own[0])
+                found.log_scales[b] += shifted.by_log_scales(member, columns[b], own, monomials)
             if wanted.points or wanted.columns:
                 by_rows, by_keys, by_columns = shifted.pullback(member, columns[b], own, monomials)
                 if wanted.columns:
@@ -252,13 +252,13 @@ def gradient_by_log_scales(
         The sums, run for these queries with ``by_log_scales=True``.
     queries, exclude
         As in `PreparedSums.run`.
-    grad : Tensor of shape (b, k, m)
-        The gradient with respect to the sums, as they are scaled.
+    grad : Tensor of shape (b, p, k, m)
+        The gradient with respect to the moments, as they are scaled.
     """
     known = ran.by_log_scales
     if known is not None and not ran.fallback.rows.any():
-        return torch.einsum("bdkm,bkm->d", known, grad.to(known.dtype))
-    wanted, grad = Wanted(log_scales=True), grad.to(prepared.keys.dtype)[:, None]
+        return torch.einsum("bdkm,bkm->d", known, grad[:, 0].to(known.dtype))
+    wanted, grad = Wanted(log_scales=True), grad.to(prepared.keys.dtype)
     with torch.no_grad(), full_precision(prepared.keys), beside_compilers():
         found = gradients_of(ran, prepared, queries, exclude, grad, wanted)
     return found.log_scales.sum(dim=0)

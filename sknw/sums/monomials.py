@@ -188,6 +188,22 @@ def tile_pullback(
     return of_queries, of_keys, by_columns
 
 
+def tile_polynomial(
+    monomials: Monomials, queries: Tensor, keys: Tensor, columns: Tensor, grad: Tensor
+) -> Tensor:
+    """Return ``Σ_a ⟨G_a, v⟩ t^a`` of the pairs of one tile, (..., m, n).
+
+    For the gradient G (..., p, k, m), the numbers of points (..., m, d) and (..., n, d), and
+    columns (..., k, n).
+    """
+    steps = steps_between(queries, keys)
+    ones = columns.new_ones((*columns.shape[:-2], queries.shape[-2], keys.shape[-2]))
+    total = torch.zeros_like(ones)
+    for place, power in monomials.times(ones, steps):
+        total += power * (grad[..., place, :, :].mT @ columns)  # (m, k) @ (k, n)
+    return total
+
+
 def order_of(monomials: Monomials | None) -> int:
     """Return the order of the moments; that of sums is 0."""
     return 0 if monomials is None else monomials.order

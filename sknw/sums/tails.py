@@ -40,7 +40,13 @@ from sknw.sums.geometry.interactions import (
     Pairs,
     interactions_of,
 )
-from sknw.sums.monomials import Monomials, steps_between, tile_moments, tile_pullback
+from sknw.sums.monomials import (
+    Monomials,
+    steps_between,
+    tile_moments,
+    tile_polynomial,
+    tile_pullback,
+)
 from sknw.support import tuning
 
 
@@ -413,19 +419,25 @@ class TorchRows(ShiftedRows):
             weights.masked_fill_(self.exclude[:, None] == keys, 0.0)
         return weights
 
-    def by_log_scales(self, kernel: Kernel, columns: Tensor, grad: Tensor) -> Tensor:
+    def by_log_scales(
+        self, kernel: Kernel, columns: Tensor, grad: Tensor, monomials: Monomials
+    ) -> Tensor:
         """Return the gradient (d,) by the logarithms of common scales of rows and keys.
 
-        For that (k, m) of the shifted sums: ``2 Σ_ij K'_ij ⟨G_i, v_j⟩ (q_i − z_j)²`` of numbers,
-        and of codes the costs of mismatches in the place of squares.
+        For that (p, k, m) of the shifted moments:
+        ``2 Σ_ij K'_ij Σ_a ⟨G_ia, v_j⟩ (z_j − q_i)^a (q_i − z_j)²`` of numbers, and of codes the
+        costs of mismatches in the place of squares.
         """
         codes, total = self.key_set.codes, self.queries.new_zeros(self.queries.shape[1])
         n_numbers = len(total) - self.key_set.n_codes
         queries = self._numbers(self.queries)
         for block, derivatives in self.tiles(kernel.derivative()):
             keys = self.key_set.keys[block]
-            strengths = derivatives * (grad.mT @ columns[:, block])
-            for f, step in enumerate(steps_between(queries, self._numbers(keys))):
+            numbers = queries, self._numbers(keys)
+            strengths = derivatives * tile_polynomial(
+                monomials, *numbers, columns[:, block], grad.to(columns.dtype)
+            )
+            for f, step in enumerate(steps_between(*numbers)):
                 total[f] += (strengths * step.square()).sum()
             for f, steps, cost in () if codes is None else codes.mismatches(self.queries, keys):
                 total[n_numbers + f] += (strengths * steps * cost).sum()

@@ -88,6 +88,22 @@ FEATURES_BY_DIFFERENCES = 4
 # Monomials above which moments are refused: a tile is multiplied by each of them.
 MOST_MONOMIALS = 5000
 
+# --- local polynomials ---------------------------------------------------------------------------
+
+# What the negative weights of a fit with few neighbours may sum to: more is mixed with a lower
+# degree. At 2 a prediction cannot leave the range of y by more than two ranges.
+BOUND_OF_NEGATIVE_WEIGHTS = 2.0
+# Bounds of negative weights from which on a fit fades out, and from which on it is gone: there the
+# rounding of the moments decides it.
+BOUNDS_OF_ROUNDING = 5e3, 5e4
+# Share of a term's sum of squares that the terms before it must leave: of all keys, below which the
+# term is undetermined; and of the keys in reach, below which what is left is rounding.
+LEAST_PIVOT_OF_TERMS, LEAST_PIVOT = 1e-11, 1e-13
+# Numbers that the moments of queries may take at once.
+NUMBERS_OF_MOMENTS = 2**26
+# What a fit may make of the error of approximate moments; beyond it they are summed pair by pair.
+LARGEST_AMPLIFICATION = 1000.0
+
 # --- sums: which pairs meet ----------------------------------------------------------------------
 
 # Points of a block: small boxes drop more pairs, whole vectors of a core are read fastest; but of

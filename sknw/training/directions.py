@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sknw.smoothing.smoother import smooth
+from sknw.smoothing.smooth import smooth
 from sknw.support import tuning
 from sknw.training.problem import TrainingProblem
 

@@ -15,7 +15,11 @@ from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut, with_kernel
 from sknw.fitting.objective import Objective
 from sknw.fitting.parametrization import Widths
-from sknw.fitting.scale_objective import CriterionOfScales, scale_objective
+from sknw.fitting.scale_objective import (
+    CriterionOfScales,
+    criterion_of_scales,
+    scale_objective,
+)
 from sknw.metrics.embedding import Embedding
 from sknw.metrics.learned_module import LearnedModule
 from sknw.sums.engine import full_precision
@@ -100,7 +104,7 @@ class TrainingProblem:
 
     @cached_property
     def _of_scales(self) -> CriterionOfScales:
-        return CriterionOfScales(self.task, CRITERIA["loo"])
+        return criterion_of_scales(self.task, CRITERIA["loo"])
 
     def total(self, w: np.ndarray, loss: float) -> float:
         """Return the objective, in units of variance, at parameters w of a known loss."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.subsets import among, evenly_spaced
-from sknw.smoothing.smoother import smooth
+from sknw.smoothing.smooth import smooth
 
 
 @dataclass(frozen=True, eq=False)

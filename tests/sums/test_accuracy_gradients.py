@@ -22,7 +22,7 @@ from sknw.fitting.scale_objective import scale_objective
 from sknw.fitting.subsets import hold_out
 from sknw.kernels import KERNELS
 from sknw.smoothing.method import Method
-from sknw.smoothing.smoother import smooth
+from sknw.smoothing.smooth import smooth
 from sknw.sums import kernel_sums
 from sknw.sums.algorithms import fourier
 from sknw.sums.evaluators import registry as evaluators_module

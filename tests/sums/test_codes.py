@@ -183,7 +183,9 @@ def test_gradients_by_scales_are_those_of_finite_differences(name, n, algorithm)
     prepared, ran = run(at)
     sums = ran.sums.sums.clone().requires_grad_()
     (by_sums,) = torch.autograd.grad(loss(sums), sums)
-    gradient = gradient_by_log_scales(prepared, ran, None, None, by_sums.mT) / torch.tensor(at)
+    gradient = gradient_by_log_scales(
+        prepared, ran, None, None, by_sums.mT[:, None]
+    ) / torch.tensor(at)
     for f in range(3):
         step = np.zeros(3)
         step[f] = 1e-5 * at[f]

@@ -15,7 +15,7 @@ from torch import Tensor
 from sknw.smoothing.method import Method
 from sknw.smoothing.pooling.operations import Blockwise, Node, Operation
 from sknw.smoothing.pooling.plain import Attention, attend, leave_graph
-from sknw.smoothing.smoother import smooth
+from sknw.smoothing.smooth import smooth
 from sknw.sums.engine import full_precision
 from sknw.support import tuning
 

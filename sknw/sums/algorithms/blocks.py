@@ -175,15 +175,26 @@ class Blocks(Algorithm):
         self, state: BlockState, plan: BlockPlan, grad: Tensor, wanted: Wanted
     ) -> Gradients:
         """Return the gradients that are wanted."""
-        if state.monomials is not None:
-            place = state.keys.dtype, state.keys.device
-            evaluator = pullback_evaluator(state.kernel, *place, state.monomials.order)
-            plan = replace(plan, evaluator=evaluator)
-        members = zip(_members(state, plan), grad, strict=True)
-        if state.monomials is not None:
-            found = [member.pullback_of_moments(state.monomials, g) for member, g in members]
-        else:
+        if state.monomials is None:
+            members = zip(_members(state, plan), grad, strict=True)
             found = [member.pullback(g[0], wanted) for member, g in members]
+        else:
+            found = [(None,) * 4] * len(grad)
+            if wanted.points or wanted.columns:
+                place = state.keys.dtype, state.keys.device
+                evaluator = pullback_evaluator(state.kernel, *place, state.monomials.order)
+                members = zip(
+                    _members(state, replace(plan, evaluator=evaluator)), grad, strict=True
+                )
+                found = [
+                    (*member.pullback_of_moments(state.monomials, g), None) for member, g in members
+                ]
+            if wanted.log_scales:
+                members = zip(_members(state, plan), grad, found, strict=True)
+                found = [
+                    (*others[:3], member.moments_by_log_scales(state.monomials, g))
+                    for member, g, others in members
+                ]
         return Gradients(
             *(None if at[0] is None else torch.stack(at) for at in zip(*found, strict=True))
         )
@@ -269,6 +280,15 @@ class _Member:
             by_queries = by_queries[0, self.interactions.queries.places]
         places = self.interactions.keys.places
         return by_queries, by_keys[0, places], by_columns[0][:, places]
+
+    def moments_by_log_scales(self, monomials: Monomials, grad: Tensor) -> Tensor:
+        """Return the gradient (d,) by log-scales, for that (p, k, m) of moments."""
+        found = self.evaluator.scale_pullback(
+            self.kernel.derivative(), self.queries, self.keys, self.columns,
+            grad[None, ..., self.interactions.queries.order], self.exclude, self.interactions.pairs,
+            monomials,
+        )  # fmt: skip
+        return 2 * found[0]
 
     def pullback(self, grad: Tensor, wanted: Wanted) -> tuple:
         """Return the gradients of queries, keys and columns, and by log-scales, or None."""

@@ -104,7 +104,7 @@ class Dense(Algorithm):
     ) -> Gradients:
         """Return the gradients that are wanted."""
         if state.monomials is not None:
-            return self._pullback_of_moments(state, plan, grad)
+            return self._pullback_of_moments(state, plan, grad, wanted)
         grad, by_queries, by_keys, by_columns, by_log_scales = grad[:, 0], None, None, None, None
         if wanted.points:
             by_queries, by_keys = self._by_points(state, plan, grad)
@@ -117,16 +117,26 @@ class Dense(Algorithm):
             ).sum(dim=1)  # fmt: skip
         return Gradients(by_queries, by_keys, by_columns, by_log_scales)
 
-    def _pullback_of_moments(self, state: DenseState, plan: DensePlan, grad: Tensor) -> Gradients:
-        keys, monomials = state.keys, state.monomials
-        evaluator = pullback_evaluator(state.kernel, keys.dtype, keys.device, monomials.order)
-        plan = replace(plan, evaluator=evaluator)
-        return Gradients(
-            *evaluator.pullback(
-                state.kernel, plan.points, state.forms.of(evaluator), state.columns, grad,
-                plan.exclude, None, monomials,
-            )
-        )  # fmt: skip
+    def _pullback_of_moments(
+        self, state: DenseState, plan: DensePlan, grad: Tensor, wanted: Wanted
+    ) -> Gradients:
+        keys, monomials, found = state.keys, state.monomials, Gradients()
+        if wanted.points or wanted.columns:
+            evaluator = pullback_evaluator(state.kernel, keys.dtype, keys.device, monomials.order)
+            by_torch = replace(plan, evaluator=evaluator)
+            found = Gradients(
+                *evaluator.pullback(
+                    state.kernel, by_torch.points, state.forms.of(evaluator), state.columns, grad,
+                    plan.exclude, None, monomials,
+                )
+            )  # fmt: skip
+        if wanted.log_scales:
+            by_log_scales = 2 * plan.evaluator.scale_pullback(
+                state.kernel.derivative(), plan.points, state.forms.of(plan.evaluator),
+                state.columns, grad, plan.exclude, None, monomials,
+            )  # fmt: skip
+            found = replace(found, log_scales=by_log_scales)
+        return found
 
     def _by_points(self, state: DenseState, plan: DensePlan, grad: Tensor) -> tuple:
         """Return the gradients of queries and keys; of keys alone where they are one."""

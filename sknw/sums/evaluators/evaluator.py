@@ -150,6 +150,24 @@ class Evaluator(ABC):
         raise NotImplementedError
 
     @abstractmethod
+    def scale_pullback(
+        self,
+        kernel: Kernel,
+        queries: Any | None,
+        keys: Any,
+        columns: Tensor,
+        grad: Tensor,
+        exclude: Tensor | None,
+        pairs: Pairs | None,
+        monomials: Monomials,
+    ) -> Tensor:
+        """Return ``Σ_ij K_ij Σ_a ⟨G_ia, v_j⟩ (z_j − q_i)^a (q_i − z_j)²``, (b, d).
+
+        The pullback of moments to the scales of the features, for their gradient G (b, p, k, m). Of
+        codes the costs of mismatches stand in the place of squares.
+        """
+
+    @abstractmethod
     def steps(
         self,
         kernel: Kernel,

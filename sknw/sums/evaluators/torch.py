@@ -24,7 +24,12 @@ from sknw.sums.geometry.distances import (
     tile_elements,
 )
 from sknw.sums.geometry.interactions import Pairs
-from sknw.sums.monomials import tile_moments, tile_pullback
+from sknw.sums.monomials import (
+    steps_between,
+    tile_moments,
+    tile_polynomial,
+    tile_pullback,
+)
 from sknw.support import tuning
 
 
@@ -106,6 +111,28 @@ class TorchTiles(Evaluator):
         if is_itself:
             return None, of_queries + of_keys, of_columns
         return of_queries, of_keys, of_columns
+
+    def scale_pullback(
+        self, kernel, queries, keys, columns, grad, exclude, pairs, monomials
+    ) -> Tensor:
+        """Return ``Σ_ij K_ij Σ_a ⟨G_ia, v_j⟩ (z_j − q_i)^a (q_i − z_j)²``, (b, d)."""
+        points, n_batch = keys if queries is None else queries, len(columns)
+        total = _zeros(columns, (n_batch, points.rows.shape[-1]))
+        of_codes = _zeros(columns, (n_batch, points.codes.shape[-1]))
+        columns, grad = columns.to(total.dtype), grad.to(total.dtype)
+        width = 2 * points.n_features + 4
+        for batch, i, j, weights in _tiles(kernel, queries, keys, exclude, pairs, width):
+            rows, others = points.rows[batch, i], keys.rows[batch, j]
+            numbers = rows.to(total.dtype), others.to(total.dtype)
+            polynomial = tile_polynomial(
+                monomials, *numbers, columns[batch, :, j], grad[batch, ..., i]
+            )
+            strengths = weights.to(total.dtype) * polynomial
+            for f, step in enumerate(steps_between(*numbers)):
+                total[batch, f] += (strengths * step.square()).sum(dim=(-2, -1))
+            for f, steps, cost in _mismatches(kernel, points, keys, batch, i, j):
+                of_codes[batch, f] += (strengths * steps * cost).sum(dim=(-2, -1))
+        return torch.cat([total, of_codes], dim=-1)
 
     def steps(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""

@@ -212,6 +212,28 @@ class Fused(Evaluator):
             out[b, places] = units[:, None, None] * found.reshape(-1, k, len(queries))
         return to_tensor(out, dtype=torch.float64, device="cpu")
 
+    def scale_pullback(
+        self, kernel, queries, keys, columns, grad, exclude, pairs, monomials
+    ) -> Tensor:
+        """Return ``Σ_ij K_ij Σ_a ⟨G_ia, v_j⟩ (z_j − q_i)^a (q_i − z_j)²``, (b, d)."""
+        has_itself = queries is None
+        queries, exclude = _with_identity(queries, keys, exclude)
+        if has_itself:  # the step from a key to itself is zero, so none needs to be left out
+            exclude = np.empty(0, dtype=np.int64)
+        columns, (places, degrees, features) = _columns(columns, keys), monomials.visits.T
+        visits = np.ascontiguousarray(np.stack([degrees, features], axis=1))
+        grad = to_numpy(grad)[:, places]
+        out = np.zeros((len(columns), keys.features.shape[1]))
+        for b in range(len(columns)):
+            call = _Call(kernel, queries, keys, b, exclude, pairs, None)
+            units = np.array([call.unit(int(degree)) / call.unit(0) for degree in degrees])
+            of_rows = (grad[b] * units[:, None, None]).reshape(-1, len(queries))
+            of_rows = np.ascontiguousarray(of_rows, dtype=keys.dtype)
+            found = np.zeros((keys.features.shape[1], len(queries)))
+            call.run("add_scale_pullback", columns[b], of_rows, visits, out=found)
+            out[b] = call.unit(2) * found.sum(axis=1)
+        return to_tensor(out, dtype=torch.float64, device="cpu")
+
     def steps(self, kernel, queries, keys, left, right, exclude, pairs, *, squared=False) -> Tensor:
         """Return ``Σ_j K_ij ⟨left_i, right_j⟩ (q_i − z_j)``, shape (b, m, d)."""
         has_itself = queries is None

@@ -475,6 +475,65 @@ def _add_moments(points, i, piece, columns, visits, powers, out):
             out[a * k + k - 1, i] += sum0
 
 
+@kept_on_disk
+def add_scale_pullback(points, columns, grad, visits, weighing, tiles, first, last, out):
+    """Add the sums (d, m) of weighted polynomials of the steps, times squared steps.
+
+    Of query blocks first:last. The polynomial of a pair has the coefficients ``⟨G_ia, v_j⟩`` of
+    the gradient (p k, m) and the columns (k, n); `visits` is as in `add_moments`. Returns the
+    number of pairs that were evaluated.
+    """
+    powers = np.empty((2 + visits[:, 0].max(), _PIECE), points.keys.dtype)
+    job = columns, grad, visits, powers, weighing
+    return _walk_scale_pullback(points, tiles, job, (first, last), out)
+
+
+@compiled
+def _visit_scale_pullback(points, i, _last, n_runs, room, job, out):
+    columns, grad, visits, powers, weighing = job
+    weights(points, weighing, i, room.runs, n_runs, room.buffer)
+    place = 0
+    for t in range(n_runs):
+        for head in range(room.runs[t, 0], room.runs[t, 1], _PIECE):
+            tail = min(head + _PIECE, room.runs[t, 1])
+            part = room.buffer[place : place + tail - head]
+            _multiply_by_polynomial(points, i, (head, tail), columns, grad, visits, powers, part)
+            _add_steps(points, i, (head, tail), True, part, out)
+            place += tail - head
+    return i + 1
+
+
+_walk_scale_pullback = walk_with(_visit_scale_pullback)
+
+
+@compiled
+def _multiply_by_polynomial(points, i, piece, columns, grad, visits, powers, buffer):
+    """Multiply the weights of query i by ``Σ_a ⟨G_ia, v_j⟩ (z_j − q_i)^a``.
+
+    The last of the powers takes the polynomial, the first is ones.
+    """
+    queries, keys, _, _ = points
+    k, (start, stop) = len(columns), piece
+    n, total = np.uint64(stop - start), powers[len(powers) - 1]
+    for j in range(n):
+        powers[0, j] = 1
+        total[j] = 0
+    for a in range(len(visits)):
+        degree, f = visits[a]
+        product = powers[degree]
+        if degree:
+            lower, q0, z0 = powers[degree - 1], queries[f, i], keys[f, start:stop]
+            for j in range(n):
+                product[j] = lower[j] * (z0[j] - q0)
+        for c in range(k):
+            strength, column = grad[a * k + c, i], columns[c, start:stop]
+            if strength != 0:
+                for j in range(n):
+                    total[j] += strength * product[j] * column[j]
+    for j in range(n):
+        buffer[j] *= total[j]
+
+
 # --- steps ---------------------------------------------------------------------------------------
 
 
