@@ -205,7 +205,7 @@ class BaseNadarayaWatson(
         Returns
         -------
         y : ndarray of shape (n_queries,) or (n_queries, n_outputs)
-            Predictions, within the range of y.
+            Predictions; with `degree` 0 within the range of y.
 
         Warns
         -----
@@ -276,14 +276,15 @@ class BaseNadarayaWatson(
             Queries. None means the training rows, each predicted from the others: the diagonal is
             zero and ``attention_weights() @ y`` equals `predict_loo`.
         top_k : int, default=None
-            Keep only the `top_k` largest weights of each query, in a sparse matrix. They are not
+            Keep only the `top_k` weights of the largest magnitude of each query, in a sparse matrix. They are not
             normalised again: a row sums to the share of all attention that they have.
 
         Returns
         -------
         weights : ndarray or CSR array of shape (n_queries, n_samples)
             Rows are queries, columns training rows. Full rows sum to 1, and
-            ``attention_weights(X) @ y`` equals ``predict(X)``.
+            ``attention_weights(X) @ y`` equals ``predict(X)``. With a `degree` above zero they are
+            those of the equivalent kernel, some of them negative.
 
         Raises
         ------
@@ -350,7 +351,9 @@ class BaseNadarayaWatson(
         ``share_of_pairs`` (share of all pairs of a query and a training row that were evaluated
         one by one, queries done again included), ``rows_redone`` (queries done again exactly) and
         ``audited_error`` (for an algorithm with absolute error, the error found on exact sums times
-        its safety factor, relative to the total weight of the training rows; else 0). It is of the
+        its safety factor, relative to the total weight of the training rows; else 0); with a
+        `degree` above zero also ``rows_lowered`` (queries whose fit is mixed with one of a lower
+        degree, or that have no training row in reach). It is of the
         latest prediction since the fit in this thread: deep copies and pickles start without.
         AttributeError before the first.
         """

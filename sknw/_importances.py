@@ -26,11 +26,13 @@ class FeatureImportances:
 
         With r the standard deviation of a feature in bandwidths, the importance is in proportion to
         ``r / (1 + r)``: 0 for a feature without influence, and nearly the same for all whose
-        windows are much narrower than their spread. `sklearn.feature_selection.SelectFromModel`
+        windows are much narrower than their spread. A feature that enters linearly counts as one
+        whose window is as wide as its spread (r = 1). `sklearn.feature_selection.SelectFromModel`
         reads it. AttributeError for a metric that is not linear.
         """
         check_is_fitted(self)
         deviations = self._scales_where_relevant() * self._observations.extent.deviation
+        deviations[self._linear] = 1.0
         with np.errstate(invalid="ignore"):
             shares = np.where(np.isinf(deviations), 1.0, deviations / (1 + deviations))
         total = shares.sum()
@@ -42,7 +44,7 @@ class FeatureImportances:
 
         A feature does not where a bandwidth search found it irrelevant, or where its range is less
         than a tenth of a bandwidth, so that it changes no weight of a Gaussian kernel by more than
-        half a per cent.
+        half a per cent. One that enters linearly matters.
 
         Parameters
         ----------
@@ -72,7 +74,13 @@ class FeatureImportances:
         check_is_fitted(self)
         reach = self._scales_where_relevant() * self._observations.extent.range
         support = reach >= tuning.LEAST_REACH_OF_A_RELEVANT_FEATURE
+        support[self._linear] = True
         return np.flatnonzero(support) if indices else support
+
+    @property
+    def _linear(self) -> np.ndarray:
+        """Indices of the features that a search found to enter linearly."""
+        return getattr(self, "linear_features_", np.empty(0, dtype=int))
 
     def _scales_where_relevant(self) -> np.ndarray:
         """Return the scales of features, 0 where a search found no influence."""

@@ -140,9 +140,11 @@ class Inference:
 
     @question
     def gradient(self, X):
-        """Return the derivative of the prediction with respect to X: the marginal effects.
+        """Return the slope of the regression function at X: the marginal effects.
 
-        At a kink the mean of the one-sided derivatives. With a
+        With `degree` 0 the derivative of the prediction, else the slope of the local polynomial,
+        which estimates the same without the bias of the former; a fit that is mixed with lower
+        degrees has the same mixture of slopes. At a kink the mean of the one-sided derivatives. With a
         `~sknw.bandwidth.NeighborBandwidth` the derivative at a fixed window.
 
         Parameters
@@ -193,8 +195,8 @@ class Inference:
     def leverage(self):
         """Return the weight of each training row's observation in its own prediction.
 
-        ``K(0) w_i / Σ_j K_ij w_j`` over all observations, itself included: the diagonal of the hat
-        matrix. Copies of one observation have its leverage.
+        The diagonal of the hat matrix; with `degree` 0 it is ``K(0) w_i / Σ_j K_ij w_j`` over all
+        observations, itself included. Copies of one observation have its leverage.
 
         Returns
         -------
@@ -314,6 +316,7 @@ class Inference:
         ==========================================
         Observations                4
         Kernel               gaussian
+        Degree                      0
         Bandwidth               fixed
         Degrees of freedom
           trace                 3.335
@@ -334,11 +337,13 @@ class Inference:
             estimator=type(self).__name__,
             n_observations=len(model.observations),
             kernel=self.kernel if isinstance(self.kernel, str) else _name_of(self.kernel),
+            degree=self.degree,
             windows=model.windows.describe(),
             feature_names=_feature_names(self),
             bandwidth=widths,
             is_categorical=features.is_categorical.copy(),
             is_irrelevant=irrelevant,
+            is_linear=np.isin(np.arange(len(widths)), getattr(self, "linear_features_", [])),
             degrees_of_freedom=fit.trace,
             degrees_of_freedom_squared=fit.squared,
             r2=_flat(fit.r2, flat),

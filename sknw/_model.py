@@ -57,12 +57,14 @@ class SumParameters:
 
         Moments are sums of products of steps, whose differences matter: they need the widest.
         """
+        check_degree(self.degree)
         return accumulator_dtype(torch.device(device)) if self.degree else torch_dtype(*dtypes)
 
     def method(self, features: Features) -> Method:
         """Return the method for rows of these features."""
-        kernel = kernel_of(self.kernel, features)
-        return Method(kernel, self.algorithm, self.rtol, self.empty_neighborhood, int(self.degree))
+        check_degree(self.degree)
+        kernel, degree = kernel_of(self.kernel, features), int(self.degree)
+        return Method(kernel, self.algorithm, self.rtol, self.empty_neighborhood, degree)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,8 @@ class FitSummary:
         Number of observations.
     kernel : str
         Name of the kernel.
+    degree : int
+        Degree of the local polynomials.
     windows : str
         How windows are: ``"fixed"``, or by neighbours.
     feature_names : list of str
@@ -28,8 +30,9 @@ class FitSummary:
     bandwidth : ndarray of shape (n_features,)
         How far rows lie apart, in this feature alone, whose distance is one bandwidth; λ for
         categories, NaN for a metric that is not linear.
-    is_categorical, is_irrelevant : ndarray of bool of shape (n_features,)
-        Which features are categories, and which have no influence.
+    is_categorical, is_irrelevant, is_linear : ndarray of bool of shape (n_features,)
+        Which features are categories, which have no influence, and which enter linearly (as a
+        polynomial of the degree that is the same everywhere).
     degrees_of_freedom, degrees_of_freedom_squared : float
         Of both kinds.
     r2, residual_variance, loo_mse : float or ndarray of shape (n_outputs,)
@@ -42,11 +45,13 @@ class FitSummary:
     estimator: str
     n_observations: int
     kernel: str
+    degree: int
     windows: str
     feature_names: list[str]
     bandwidth: np.ndarray
     is_categorical: np.ndarray
     is_irrelevant: np.ndarray
+    is_linear: np.ndarray
     degrees_of_freedom: float
     degrees_of_freedom_squared: float
     r2: float | np.ndarray
@@ -94,6 +99,7 @@ class FitSummary:
         rows = [
             ["Observations", f"{self.n_observations:,}"],
             ["Kernel", _short(self.kernel)],
+            ["Degree", f"{self.degree}"],
             ["Bandwidth", self.windows],
             ["Degrees of freedom", ""],
             ["  trace", _number(self.degrees_of_freedom)],
@@ -132,6 +138,8 @@ class FitSummary:
     def _width(self, feature: int) -> str:
         if self.is_irrelevant[feature]:
             return "irrelevant"
+        if self.is_linear[feature]:
+            return "linear"
         number = _number(self.bandwidth[feature])
         return f"λ = {number}" if self.is_categorical[feature] else number
 

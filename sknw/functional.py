@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sknw.kernels import as_kernel
 from sknw.smoothing.empty import EMPTY_NEIGHBORHOODS
-from sknw.smoothing.pooling.node import mean_of_used, pool
+from sknw.smoothing.local_polynomial import check_degree
+from sknw.smoothing.pooling.node import mean_of_used, pool, pool_polynomials
 from sknw.smoothing.pooling.plain import Attention, holds_somewhere
 from sknw.sums.algorithms.choice import named_algorithm
 
@@ -23,6 +24,7 @@ def attention_pooling(
     *,
     bandwidth: float | Tensor = 1.0,
     kernel="gaussian",
+    degree: int = 0,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
     is_causal: bool = False,
@@ -50,6 +52,10 @@ def attention_pooling(
         Width of the window, > 0.
     kernel : str or callable, default="gaussian"
         As in `NadarayaWatsonRegressor`. Parameters inside a callable get no gradient.
+    degree : int, default=0
+        Degree of the local polynomials, 0 to 3, as in `NadarayaWatsonRegressor`; 1 is local linear
+        attention. Above 0 there are first derivatives in reverse mode only, a mask is one for all
+        queries, and sums are in float64.
     weights : Tensor of shape (..., n_keys), default=None
         Weights of the keys, >= 0; a key of weight zero counts for nothing, and the gradient by its
         weight tells what it would change. Batch dimensions broadcast to those of the three above.
@@ -81,6 +87,8 @@ def attention_pooling(
     ------
     ValueError
         If shapes do not agree, or the bandwidth or a weight is not as described.
+    RuntimeError
+        If other derivatives of a degree above zero are asked for.
 
     Examples
     --------
@@ -95,10 +103,15 @@ def attention_pooling(
     tensor([[3.7754],
             [6.2246],
             [8.1757]])
+    >>> attention_pooling(keys[:1], keys, 10 * keys, degree=1).abs().round(
+    ...     decimals=4
+    ... )
+    tensor([[0.]])
     """
     _check(queries, keys, values, leave_one_out, empty_neighborhood)
     if not isinstance(is_causal, bool):
         raise ValueError(f"is_causal must be True or False; got {is_causal!r}.")
+    check_degree(degree)
     if algorithm != "auto":
         named_algorithm(algorithm)
     if not isinstance(rtol, Real) or not 0 < rtol < 1:
@@ -123,6 +136,18 @@ def attention_pooling(
     weights, mask, visible = _masked_weights(weights, mask, keys)
     if weights is not None:
         keys, values = _sanitised(keys, values, weights, visible, bandwidth)
+    if degree:
+        _check_degree_goes(degree, mask, is_causal)
+        pooled = pool_polynomials(
+            attention,
+            degree,
+            *(_flat(tensor, batch) for tensor in (queries, keys, values)),
+            None if weights is None else _flat(weights[..., None], batch)[..., 0],
+            bandwidth=bandwidth,
+            algorithm=algorithm,
+            rtol=rtol,
+        )
+        return pooled.to(given).reshape(*batch, *pooled.shape[-2:])
     pooled = pool(
         attention,
         _flat(queries, batch),
@@ -135,6 +160,15 @@ def attention_pooling(
         rtol=rtol,
     )
     return pooled.to(given).reshape(*batch, *pooled.shape[-2:])
+
+
+def _check_degree_goes(degree: int, mask: Tensor | None, is_causal: bool) -> None:
+    if mask is not None or is_causal:
+        what = "is_causal=True" if is_causal else f"a mask of shape {tuple(mask.shape)}"
+        raise ValueError(
+            f"degree={degree} goes with a mask that is one for all queries, (n_keys,) or "
+            f"(..., 1, n_keys); got {what}. Use degree=0."
+        )
 
 
 def _working_dtype(*tensors: Tensor) -> torch.dtype:

@@ -17,7 +17,7 @@ from sknw.support.state import question
 
 _OF_A_SEARCH = (
     "criterion_", "search_report_", "search_path_", "irrelevant_features_",
-    "n_neighbors_", "_neighbor_windows",
+    "linear_features_", "n_neighbors_", "_neighbor_windows",
 )  # fmt: skip
 
 
@@ -50,6 +50,13 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         ``"epanechnikov"`` ``1 − u²``, ``"tophat"`` ``1``, ``"linear"`` ``1 − u``, ``"biweight"``
         ``(1 − u²)²``, ``"triweight"`` ``(1 − u²)³``, ``"tricube"`` ``(1 − u³)³``. A callable takes
         a torch tensor of u >= 0 and returns weights >= 0 of the same shape.
+    degree : int, default=0
+        Degree of the local polynomials, 0 to 3. 0: locally weighted means. Above it, a polynomial
+        of the numeric features is fitted by weighted least squares about each query, and predicts
+        its value there [5]_: no bias at the ends of the data, slopes as they are (`gradient`), but
+        predictions may leave the range of y. Where the rows in reach do not determine it well, it
+        is mixed with the polynomial of the lower degree: `sums_report_` counts such queries as
+        ``rows_lowered``. Computed in float64.
     categorical_features : "from_dtype", None, dict or array-like, default="from_dtype"
         Which features are categories. ``"from_dtype"``: categorical and text columns of a data
         frame (pandas or polars; ordered if the pandas dtype is); None: none. Else names, indices
@@ -104,7 +111,11 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         weighted variance. Above 20,000 rows it is that of the rows that were held out. Only after
         a search, as the next three.
     irrelevant_features_ : ndarray of int
-        Indices of the features whose bandwidth ended at the upper bound.
+        Indices of the features whose bandwidth ended at the upper bound, and which therefore do
+        not matter.
+    linear_features_ : ndarray of int
+        Indices of the features whose bandwidth ended there too, but which matter: with a `degree`
+        above zero, their part of the local line (or polynomial) is the same everywhere.
     feature_importances_ : ndarray of shape (n_features,)
         Importance of each feature to the distance, with a sum of one.
     search_path_ : dict of ndarray
@@ -155,6 +166,8 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
            function estimation", Annals of Statistics 13(4), 1985.
     .. [4] Q. Li and J. S. Racine, "Nonparametric estimation of regression functions with both
            categorical and continuous data", Journal of Econometrics 119(1), 2004.
+    .. [5] J. Fan and I. Gijbels, "Local Polynomial Modelling and Its Applications", Chapman and
+           Hall, 1996.
 
     Examples
     --------
@@ -222,6 +235,7 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         if "widths" in path:
             path = {"bandwidth": self._observations.features.bandwidth(path.pop("widths")), **path}
             self.irrelevant_features_ = selection.irrelevant
+            self.linear_features_ = selection.linear
         self.search_path_ = path
         name = "n_neighbors" if "n_neighbors" in path else "bandwidth"
         criterion = selection.report["criterion"]

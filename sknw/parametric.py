@@ -56,6 +56,9 @@ class ParametricNWRegressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         prediction.
     kernel : str or callable, default="gaussian"
         As in `NadarayaWatsonRegressor`.
+    degree : int, default=0
+        As in `NadarayaWatsonRegressor`; polynomials are in the coordinates of the embedding, and
+        training minimises the leave-one-out loss of that degree.
     categorical_features : "from_dtype", None, dict or array-like, default="from_dtype"
         As in `NadarayaWatsonRegressor`. A category is a block of columns with one common scale in
         ``"scalar"`` and ``"diagonal"``; ``"full"`` and ``"mlp"`` see the columns.

@@ -19,8 +19,13 @@ from sknw.fitting.criteria import CRITERIA
 from sknw.fitting.leave_one_out import LeaveOneOut, threads_of
 from sknw.fitting.minimize import Minimum
 from sknw.fitting.parametrization import Widths
-from sknw.fitting.scale_objective import scale_objective
+from sknw.fitting.scale_objective import (
+    CriterionOfPolynomials,
+    criterion_of_scales,
+    scale_objective,
+)
 from sknw.smoothing.windows import FixedWindows
+from sknw.support import tuning
 from sknw.support.compat import Interval, StrOptions
 from sknw.support.warnings import warn_user
 
@@ -160,7 +165,8 @@ class BandwidthSearch(Selector, BaseEstimator):
                 f"The bandwidth search stopped after {self.max_iter} steps without converging.",
                 ConvergenceWarning,
             )
-        return self._selection(found, irrelevant=_at_upper_bound(found))
+        at_bound = _at_upper_bound(found)
+        return self._selection(found, at_bound, linear=_linear(found, at_bound))
 
     def _by_rule(
         self,
@@ -178,9 +184,9 @@ class BandwidthSearch(Selector, BaseEstimator):
         value = objective.log_value(x)
         minimum = Minimum(x, value, [], True, scales, objective, start=x)
         none = np.zeros(task.n_features, dtype=bool)
-        return self._selection(Found(plan.criterion, task, minimum), irrelevant=none)
+        return self._selection(Found(plan.criterion, task, minimum), none, linear=none)
 
-    def _selection(self, found: Found, irrelevant: np.ndarray) -> Selection:
+    def _selection(self, found: Found, at_bound: np.ndarray, linear: np.ndarray) -> Selection:
         task, widths = found.task, found.widths
         coordinates, losses = found.minimum.objective.path
         is_common = not (self.per_feature or task.observations.features.categories)
@@ -193,7 +199,8 @@ class BandwidthSearch(Selector, BaseEstimator):
                 "widths": np.array([found.widths_at(x) for x in coordinates]),
                 "criterion": np.array(reported),
             },
-            irrelevant=np.flatnonzero(irrelevant),
+            irrelevant=np.flatnonzero(at_bound & ~linear),
+            linear=np.flatnonzero(linear),
         )
 
     def _shared(self, features: Features) -> np.ndarray | None:
@@ -250,6 +257,21 @@ def _at_upper_bound(found: Found) -> np.ndarray:
     ranges = found.scales.widths
     at_bound = (ranges.values(found.minimum.x) >= ranges.upper)[found.scales.of_feature]
     return at_bound & (found.task.observations.extent.range > 0)
+
+
+def _linear(found: Found, at_bound: np.ndarray) -> np.ndarray:
+    """Return which features (n_features,) at the bound change the criterion by their line."""
+    task, linear = found.task, np.zeros_like(at_bound)
+    if not task.method.degree or not at_bound.any():
+        return linear
+    features = task.observations.features
+    scales = found.scales.column_scales(found.minimum.x)[None]
+    with_all = criterion_of_scales(task, found.criterion).values(scales)[0]
+    for feature in np.flatnonzero(at_bound & ~features.is_categorical):
+        columns = tuple(np.flatnonzero(features.of_column == feature).tolist())
+        of_others = CriterionOfPolynomials(task, found.criterion, columns).values(scales)[0]
+        linear[feature] = abs(of_others - with_all) > tuning.CHANGE_BY_A_LINE * with_all
+    return linear
 
 
 def _is_informative(observations: Observations) -> bool:

@@ -28,8 +28,8 @@ class Selection:
     path : dict of str to ndarray, or None, default=None
         Everything at which a search computed the criterion (``"widths"`` of shape (n_evaluations,
         n_features), or ``"n_neighbors"``), and the ``"criterion"`` there.
-    irrelevant : ndarray of int or None, default=None
-        Features that a search smoothed away.
+    irrelevant, linear : ndarray of int or None, default=None
+        Features that a search smoothed away, and those of which the linear part is left.
     """
 
     windows: Windows
@@ -37,6 +37,7 @@ class Selection:
     report: dict | None = None
     path: dict[str, np.ndarray] | None = None
     irrelevant: np.ndarray | None = None
+    linear: np.ndarray | None = None
 
 
 class Selector(ABC):

@@ -24,7 +24,7 @@ from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.objective import Objective, Penalty
 from sknw.fitting.parametrization import Scales
 from sknw.kernels.codes import numeric_part
-from sknw.smoothing.cells import weight_at_zero
+from sknw.smoothing.cells import log_or_nothing, weight_at_zero
 from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.local_polynomial import LocalPolynomial, Terms
@@ -221,11 +221,21 @@ class CriterionOfScales:
         return None
 
 
+@dataclass(frozen=True, eq=False)
 class CriterionOfPolynomials(CriterionOfScales):
     """A criterion of local polynomials.
 
     Its derivative by the moments is torch's; from there it is that of the moments by the scales.
+
+    Parameters
+    ----------
+    task, criterion
+        As in `CriterionOfScales`.
+    without : tuple of int, default=()
+        Columns that have no coefficient.
     """
+
+    without: tuple[int, ...] = ()
 
     def value_and_gradient(self, scales: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the criterion at scales (n_columns,), and its gradient by their logarithms."""
@@ -268,10 +278,8 @@ class CriterionOfPolynomials(CriterionOfScales):
         for b in range(len(moments)):
             found, log_scale = moments[b].permute(2, 0, 1), run.sums.log_scale[b]
             found, log_scale = self._moments_of_rows(found, log_scale)
-            numbers = numeric_part(prepared.kernel.codes, prepared.keys[b])
-            terms = Terms.of(numbers, self._columns[0], task.method.degree)
-            neighbors = partial(squares.neighbors, b, found[:, 0, 0].log() + log_scale)
-            fits.append(LocalPolynomial.of(terms, found, neighbors))
+            neighbors = partial(squares.neighbors, b, log_or_nothing(found[:, 0, 0]) + log_scale)
+            fits.append(LocalPolynomial.of(self._terms, found, neighbors))
         means = torch.stack([fit.means for fit in fits])
         empty = torch.stack([fit.empty for fit in fits])
         mass = torch.stack([fit.mass for fit in fits])
@@ -298,6 +306,12 @@ class CriterionOfPolynomials(CriterionOfScales):
         plain = torch.cat([plain[:, :1] + itself[:, None], plain[:, 1:]], dim=1)
         plain = plain if own is None else plain[own.of_row]
         return plain, torch.zeros_like(plain[:, 0, 0])
+
+    @cached_property
+    def _terms(self) -> Terms:
+        """The monomials of the fits; which are determined does not depend on the scales."""
+        numbers = numeric_part(self.task.method.kernel.codes, self._keys)
+        return Terms.of(numbers, self._columns[0], self.task.method.degree, self.without)
 
     @cached_property
     def _monomials(self) -> Monomials:
@@ -353,7 +367,7 @@ class _Squares:
     def neighbors(self, b: int, log_mass: Tensor, rows: Tensor) -> Tensor:
         """Return Kish's number of neighbours of some rows (index), for the log-masses of all."""
         of, own = self.criterion, self.criterion.task.queried[1]
-        logs = self._sums[b, 0, 0].log() + self.run.sums.log_scale[b]
+        logs = log_or_nothing(self._sums[b, 0, 0]) + self.run.sums.log_scale[b]
         kernel = self.criterion.task.method.kernel
         if of.criterion.counts_itself:
             at_zero = weight_at_zero(kernel, logs)

@@ -71,8 +71,8 @@ def _blocks(
 
 
 def _largest(weights: np.ndarray, top_k: int) -> sparse.csr_array:
-    """Return the largest weights of each row as CSR, columns in order, zeros left out."""
-    columns = np.argpartition(weights, -top_k, axis=1)[:, -top_k:]
+    """Return each row's weights of the largest magnitude as CSR, in order, zeros left out."""
+    columns = np.argpartition(np.abs(weights), -top_k, axis=1)[:, -top_k:]
     columns.sort(axis=1)
     starts = np.arange(0, columns.size + 1, top_k)
     kept = np.take_along_axis(weights, columns, axis=1)

@@ -148,11 +148,16 @@ class OwnCells:
         The rest of its own cell counts as one key of a row.
         """
         rest = (weight_at_zero(kernel, self.others) * self.others[0]).to(of_queries.dtype)
-        return torch.logaddexp(of_queries[self.of_row], 2 * rest.log())
+        return torch.logaddexp(of_queries[self.of_row], 2 * log_or_nothing(rest))
 
     def summed(self, of_rows: Tensor, n_queries: int) -> Tensor:
         """Return the sums (k, n_queries) over the rows at each query of what they have (k, m)."""
         return of_rows.new_zeros((len(of_rows), n_queries)).index_add(1, self.of_row, of_rows)
+
+
+def log_or_nothing(sums: Tensor) -> Tensor:
+    """Return logarithms of sums, −∞ without a gradient where there is nothing."""
+    return torch.where(sums > 0, torch.where(sums > 0, sums, 1.0).log(), -torch.inf)
 
 
 def weight_at_zero(kernel: Kernel, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ Mixed fits are again weights ``K_j w_j c·φ(u_j)``, so everything that follows 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Integral
@@ -136,8 +136,10 @@ class Terms:
     determined: Tensor
 
     @classmethod
-    def of(cls, keys: Tensor, weights: Tensor, degree: int) -> "Terms":
+    def of(cls, keys: Tensor, weights: Tensor, degree: int, without: Sequence[int] = ()) -> "Terms":
         """Return the terms of keys (n, d) with weights (n,), numbers alone.
+
+        Those of the features `without` have no coefficient.
 
         Raises
         ------
@@ -145,6 +147,9 @@ class Terms:
             If they are too many.
         """
         check_moments(degree, keys.shape[1])
+        if len(without):
+            keys = keys.clone()
+            keys[:, list(without)] = 0.0
         return cls(keys.shape[1], degree, determined_terms(keys, weights, degree))
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sknw.data.arrays import accumulator_dtype
 from sknw.kernels.codes import numeric_part
-from sknw.smoothing.cells import OwnCells
+from sknw.smoothing.cells import OwnCells, log_or_nothing
 from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.local_polynomial import LocalPolynomial, Terms
@@ -136,7 +136,7 @@ class SquaredWeights:
         self, b: int, moments: Tensor, log_scale: Tensor, own: OwnCells | None, rows: Tensor
     ) -> Tensor:
         """Return Kish's number of neighbours of some rows (index), for the moments of all."""
-        logs = self.sums.mass[b].log() + self.sums.log_scale[b]
+        logs = log_or_nothing(self.sums.mass[b]) + self.sums.log_scale[b]
         if own is not None:
             logs = own.log_squares(logs, self.method.kernel.member(b))
         mass = moments[rows, 0, 0].log() + log_scale[rows]

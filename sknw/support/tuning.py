@@ -99,6 +99,9 @@ BOUNDS_OF_ROUNDING = 5e3, 5e4
 # Share of a term's sum of squares that the terms before it must leave: of all keys, below which the
 # term is undetermined; and of the keys in reach, below which what is left is rounding.
 LEAST_PIVOT_OF_TERMS, LEAST_PIVOT = 1e-11, 1e-13
+# Share of the criterion by which the line of a feature at the largest bandwidth has to change it to
+# count: below that the feature is irrelevant.
+CHANGE_BY_A_LINE = 1e-6
 # Numbers that the moments of queries may take at once.
 NUMBERS_OF_MOMENTS = 2**26
 # What a fit may make of the error of approximate moments; beyond it they are summed pair by pair.

@@ -408,3 +408,98 @@ def mixed_distances(queries, keys, bandwidth, lambdas, ordered, n_steps):
         else:
             squares = squares - 2 * np.log(lam) * steps
     return np.sqrt(squares), exact
+
+
+# --- local polynomials ---------------------------------------------------------------------------
+
+
+def polynomial_fit(
+    kernel, X_query, X_train, bandwidth, degree, sample_weight=None, exclude=None, numbers=None
+):
+    """Weights (m, n) whose sums of y are local polynomials, those of slopes, and lowered (m,).
+
+    By projections, not by normal equations: the intercept's residual r beside all other columns
+    has the weights ``√w r / ‖r‖²``. Rows without a neighbour are zero. Slopes (m, d, n) are those
+    of a degree above zero, in units of X. ``numbers`` are the columns with monomials (None: all).
+    """
+    alpha = weights(kernel, X_query, X_train, bandwidth, sample_weight, exclude)
+    X, Q = np.asarray(X_train, float), np.asarray(X_query, float)
+    h = np.broadcast_to(np.asarray(bandwidth, float), X.shape[1])
+    X, Q = X / h, Q / h
+    _, cell = np.unique(X, axis=0, return_inverse=True)
+    d = X.shape[1] if numbers is None else len(numbers)
+    numbers = range(d) if numbers is None else numbers
+    has_weight = np.ones(len(X), bool) if sample_weight is None else np.asarray(sample_weight) > 0
+    kept = independent_terms(X[has_weight][:, list(numbers)], degree)
+    found = np.zeros(alpha.shape), np.zeros((len(Q), d, len(X))), np.zeros(len(Q), bool)
+    for i, row in enumerate(alpha):
+        if row.sum() > 0:
+            steps = (X - Q[i])[:, list(numbers)]
+            neighbors = kish(np.bincount(cell.ravel(), row))
+            at = _thin_fit(row, steps, degree, kept, neighbors)
+            found[0][i], found[1][i], found[2][i] = at[0], at[1] / h[list(numbers), None], at[3] < 1
+    return found
+
+
+def independent_terms(rows, degree):
+    """Which monomials (p,) of rows (n, d) are no combination of those before them."""
+    spread = np.ptp(rows, axis=0)
+    rows = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    rows[:, spread == 0] = 0.0
+    powers = np.array([np.prod(rows**a, axis=1) for a in exponents(rows.shape[1], degree)]).T
+    ranks = [np.linalg.matrix_rank(powers[:, : j + 1], tol=1e-5) for j in range(powers.shape[1])]
+    return np.diff([0, *ranks]) > 0
+
+
+def _thin_fit(row, steps, degree, kept, neighbors):
+    """Weights (n,), slopes' weights (d, n), bound of negative weights and share of this degree."""
+    if degree == 0:
+        return row, np.zeros((steps.shape[1], len(row))), 0.0, 1.0
+    used, root = exponents(steps.shape[1], degree)[kept], np.sqrt(row.astype(np.longdouble))
+    columns = [root * np.prod(steps.astype(np.longdouble) ** a, axis=1) for a in used]
+    fit, bound = _projected(columns, 0, root)
+    slopes = np.zeros((steps.shape[1], len(row)))
+    for j, a in enumerate(used):
+        if a.sum() == 1:
+            slopes[np.argmax(a)] = _projected(columns, j, root)[0]
+    if bound <= 2:
+        return fit, slopes, bound, 1.0
+    n_lower = len(exponents(steps.shape[1], degree - 1))
+    lower = _thin_fit(row, steps, degree - 1, kept[:n_lower], neighbors)
+    share = _kept_share(bound, lower[2], neighbors / len(used))
+    if share == 0:
+        return *lower[:3], 0.0
+    mixed = [share * a + (1 - share) * b for a, b in zip((fit, slopes, bound), lower, strict=False)]
+    return *mixed, share
+
+
+def _projected(columns, target, root):
+    """Weights (n,) of one coefficient, and for the intercept what bounds its negative weights."""
+    basis = []
+    for j, column in [(j, c) for j, c in enumerate(columns) if j != target]:
+        left = _without(column, basis)
+        if left @ left > 1e-13 * (column @ column) > 0:
+            basis.append(left / np.sqrt(left @ left))
+        assert j != target
+    left = _without(columns[target], basis)
+    size, whole = left @ left, columns[target] @ columns[target]
+    if not size > 1e-13 * whole:
+        return np.zeros(len(root)), np.inf
+    return np.asarray(root * left / size, float), (np.sqrt(max(float(whole / size), 1)) - 1) / 2
+
+
+def _without(column, basis):
+    for _ in range(2):
+        for other in basis:
+            column = column - (other @ column) * other
+    return column
+
+
+def _kept_share(bound, lower, neighbors):
+    """Share of a fit whose negative weights may sum to `bound`, beside that of the degree below."""
+    if not np.isfinite(bound):
+        return 0.0
+    allowed = np.inf if neighbors >= 3 else 2 / min(1.0, 3 - neighbors)
+    share = 1.0 if allowed == np.inf else min(1.0, (max(0, allowed - lower) / (bound - lower)) ** 2)
+    fading = np.clip(np.log(5e4 / bound) / np.log(10), 0, 1)
+    return share * fading**2 * (3 - 2 * fading)

@@ -81,6 +81,39 @@ def pool(
         return _pool_many_pairs(attention, algorithm, rtol, tensors)
 
 
+def pool_polynomials(
+    attention: Attention,
+    degree: int,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    weights: Tensor | None,
+    *,
+    bandwidth: float | Tensor,
+    algorithm: str,
+    rtol: float,
+) -> Tensor:
+    """Return values (b, m, k) of local polynomials of a degree above zero.
+
+    The others as in `pool`. There are first derivatives in reverse mode.
+    """
+    with full_precision(queries):
+        centre = mean_of_used(keys, weights)
+        queries, keys = (queries - centre) / bandwidth, (keys - centre) / bandwidth
+        zero = (-centre / bandwidth).detach()[:, 0]
+        kernel = attention.kernel.seeing(zero, attention.eps)
+        method = Method(kernel, algorithm, rtol, attention.policy, degree)
+        weights = torch.ones_like(keys[..., 0]) if weights is None else weights
+        exclude = None
+        if attention.leave_one_out:
+            exclude = torch.arange(keys.shape[1], device=keys.device)
+        if torch.compiler.is_compiling():
+            leave_graph("attention_pooling of a degree above 0 is no graph; leave out fullgraph")
+            pooling = torch.compiler.disable(smooth)
+            return pooling(method, queries, keys, values, weights, exclude=exclude)
+        return smooth(method, queries, keys, values, weights, exclude=exclude)
+
+
 def _pool_many_pairs(
     attention: Attention, algorithm: str, rtol: float, tensors: tuple[Tensor | None, ...]
 ) -> Tensor:
