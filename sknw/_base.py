@@ -276,8 +276,9 @@ class BaseNadarayaWatson(
             Queries. None means the training rows, each predicted from the others: the diagonal is
             zero and ``attention_weights() @ y`` equals `predict_loo`.
         top_k : int, default=None
-            Keep only the `top_k` weights of the largest magnitude of each query, in a sparse matrix. They are not
-            normalised again: a row sums to the share of all attention that they have.
+            Keep only the `top_k` weights of the largest magnitude of each query, in a sparse
+            matrix. They are not normalised again: a row sums to the share of all attention that
+            they have.
 
         Returns
         -------

@@ -144,8 +144,8 @@ class Inference:
 
         With `degree` 0 the derivative of the prediction, else the slope of the local polynomial,
         which estimates the same without the bias of the former; a fit that is mixed with lower
-        degrees has the same mixture of slopes. At a kink the mean of the one-sided derivatives. With a
-        `~sknw.bandwidth.NeighborBandwidth` the derivative at a fixed window.
+        degrees has the same mixture of slopes. At a kink the mean of the one-sided derivatives.
+        With a `~sknw.bandwidth.NeighborBandwidth` the derivative at a fixed window.
 
         Parameters
         ----------

@@ -276,7 +276,7 @@ def _train_stage(
     task = problem.task
     if len(task) < 2:
         w = first[0] if first else problem.model.values
-        return Result(w, [np.nan], np.nan, n_iter=0, converged=True)
+        return Result(w, [np.nan], np.nan, n_iter=1, converged=True)
     size = screening_rows(task.n_features, is_single=task.n_features == 1)
     screened = problem.on(subsample(task, size, random_state))
     with task.progress.stage(f"scan of {len(screened.task)} observations"):

@@ -270,3 +270,34 @@ def test_a_copied_row_is_no_evidence_for_itself(name):
 def test_whole_numbers_are_rows_and_amounts_are_copies(name, decided):
     x, y, *_ = published.LOO_OPTIMA[name]
     assert NadarayaWatsonRegressor(1.0).fit(column(x), vector(y)).duplicates_ == decided
+
+
+# --- local polynomials: R locfit and np ---
+
+
+@pytest.mark.parametrize("degree", published.LOCFIT_POLYNOMIALS)
+def test_local_polynomials_are_those_of_locfit(degree):
+    locfit, at = published.LOCFIT_POLYNOMIALS[degree], column(published.CARS_AT_POLYNOMIALS)
+    model = fit_cars(bandwidth=2.0, degree=degree, duplicates="keep")
+    rtol = FULL_PRECISION if degree == 1 else 3e-7
+    np.testing.assert_allclose(model.predict(at), locfit["fit"], rtol=rtol)
+    np.testing.assert_allclose(model.gradient(at)[:, 0], locfit["slope"], rtol=3 * rtol, atol=rtol)
+    norms = np.linalg.norm(model.attention_weights(at), axis=1)
+    np.testing.assert_allclose(norms, locfit["norm"], rtol=rtol)
+    found = model.degrees_of_freedom(), model.degrees_of_freedom("squared")
+    assert found == pytest.approx((locfit["df1"], locfit["df2"]), rel=rtol)
+    assert model.residual_variance_ == pytest.approx(locfit["rv"], rel=rtol)
+
+
+@pytest.mark.parametrize(("criterion", "name"), [("loo", "cv.ls"), ("aicc", "cv.aic")])
+def test_local_linear_searches_find_the_optima_of_np(criterion, name):
+    optimum = published.NP_LOCAL_LINEAR[name]
+    model = NadarayaWatsonRegressor(criterion, degree=1, duplicates="keep")
+    model.fit(np.array(published.NP_X), vector(published.NP_Y))
+    assert model.criterion_ == pytest.approx(optimum["criterion"], rel=1e-10)
+    assert model.bandwidth_[0] == pytest.approx(optimum["bandwidth"][0], rel=1e-4)
+    is_linear = optimum["bandwidth"][1] > 1e5
+    assert model.linear_features_.tolist() == ([1] if is_linear else [])
+    found = model.predict(optimum["at"]), model.gradient(optimum["at"])
+    np.testing.assert_allclose(found[0], optimum["fit"], rtol=1e-5)
+    np.testing.assert_allclose(found[1], optimum["slope"], rtol=1e-4, atol=1e-5)
