@@ -73,7 +73,7 @@ def kernel_moments(
     Raises
     ------
     ValueError
-        If the order is no integer >= 0, or there are more than 5,000 monomials.
+        If the order is no integer >= 0, or there are more than 50,000 monomials.
     RuntimeError
         If more is asked for than first derivatives in reverse mode.
     """

@@ -41,7 +41,7 @@ class Monomials:
         Raises
         ------
         ValueError
-            If the order is no integer >= 0, or there are more than 5,000 of them.
+            If the order is no integer >= 0, or there are more than 50,000 of them.
         """
         if not isinstance(order, int) or isinstance(order, bool) or order < 0:
             raise ValueError(f"order must be an integer >= 0; got {order!r}.")
@@ -100,10 +100,9 @@ class Monomials:
         """Which monomial each is times each step, (p, d); -1 above the order."""
         places = {tuple(row): place for place, row in enumerate(self.exponents.tolist())}
         found = np.full(self.exponents.shape, -1)
-        for place, feature in np.ndindex(found.shape):
-            row = self.exponents[place].copy()
-            row[feature] += 1
-            found[place, feature] = places.get(tuple(row.tolist()), -1)
+        for place in np.flatnonzero(self.degrees < self.order):
+            higher = self.exponents[place] + np.eye(found.shape[1], dtype=np.int64)
+            found[place] = [places.get(tuple(row), -1) for row in higher.tolist()]
         return found
 
     @cached_property

@@ -86,7 +86,7 @@ PRODUCT_ERROR, PRODUCT_MARGIN, SHARE_WORTH_DIFFERENCES = {8: 1e-12, 4: 1e-5}, 10
 # Features up to which differences one by one are faster than torch's distances of pairs.
 FEATURES_BY_DIFFERENCES = 4
 # Monomials above which moments are refused: a tile is multiplied by each of them.
-MOST_MONOMIALS = 5000
+MOST_MONOMIALS = 50_000
 
 # --- local polynomials ---------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ NADARAYA_WATSON = [
     NadarayaWatsonRegressor(bandwidth=1.0, kernel="linear", algorithm="dense", device="cpu"),
     NadarayaWatsonRegressor(bandwidth=2.0, kernel="epanechnikov", empty_neighborhood="mean"),
     NadarayaWatsonRegressor(bandwidth=3.0, kernel="tophat", empty_neighborhood="raise"),
-    NadarayaWatsonRegressor(degree=1),
-    NadarayaWatsonRegressor("scott", degree=2, kernel="biweight"),
-    NadarayaWatsonRegressor(NeighborBandwidth(5), degree=1),
+    NadarayaWatsonRegressor(BandwidthSearch(n_starts=1, max_iter=2, per_feature=False), degree=1),
+    NadarayaWatsonRegressor("scott", degree=2, kernel="biweight", categorical_features=None),
+    NadarayaWatsonRegressor(NeighborBandwidth(2), degree=1),
 ]
 
 PARAMETRIC = [
@@ -31,7 +31,7 @@ PARAMETRIC = [
         alpha=0.1, n_starts=2, max_iter=20, random_state=0, categorical_features=None
     ),
     ParametricNWRegressor("scalar", bandwidth=1.0, n_starts=1),
-    ParametricNWRegressor(degree=1, n_starts=1, max_iter=20),
+    ParametricNWRegressor(degree=1, n_starts=1, max_iter=2),
     ParametricNWRegressor(
         "scalar",
         kernel="epanechnikov",
