@@ -23,12 +23,14 @@ from sknw.fitting.criteria import Criterion
 from sknw.fitting.leave_one_out import LeaveOneOut
 from sknw.fitting.objective import Objective, Penalty
 from sknw.fitting.parametrization import Scales
+from sknw.kernels import Kernel
 from sknw.kernels.codes import numeric_part
 from sknw.smoothing.cells import log_or_nothing, weight_at_zero
 from sknw.smoothing.empty import fill_empty
 from sknw.smoothing.local_fit import LocalFit
 from sknw.smoothing.local_polynomial import LocalPolynomial, Terms
 from sknw.sums import KernelSums, PreparedSums, Problem, choose, gradient_by_log_scales
+from sknw.sums.autograd import on_scaled_points
 from sknw.sums.engine import Run
 from sknw.sums.monomials import Monomials
 from sknw.support import tuning
@@ -253,9 +255,7 @@ class CriterionOfPolynomials(CriterionOfScales):
         by_log_scales = gradient_by_log_scales(prepared, run, queries, self._queried, grads[0])
         for grad in grads[1:]:
             if grad is not None:
-                by_log_scales = by_log_scales + gradient_by_log_scales(
-                    squares.prepared, squares.run, queries, self._queried, grad
-                )
+                by_log_scales = by_log_scales + squares.gradient(grad)
         return value.item(), to_numpy(by_log_scales).astype(np.float64)
 
     def _values(self, scales: Tensor, algorithm: str) -> Tensor:
@@ -329,14 +329,24 @@ class _Squares:
     needs_grad: bool
 
     @cached_property
+    def _points(self) -> tuple[Kernel, Tensor | None, Tensor]:
+        """The squared kernel, and queries and keys as it wants them."""
+        kernel, queries, keys = on_scaled_points(
+            self.of_moments.kernel.squared(), self.queries, self.of_moments.keys
+        )
+        if self.needs_grad and kernel.derivative().formula is None:
+            kernel = replace(kernel, formula=None)  # an evaluator has to know the derivative too
+        return kernel, queries, keys
+
+    @cached_property
     def prepared(self) -> PreparedSums:
         """The keys with their squared weights under the squared kernel."""
-        keys, kernel = self.of_moments.keys, self.of_moments.kernel.squared()
+        kernel, queries, keys = self._points
         columns = self.of_moments.columns[:, :1].square().contiguous()
         task = self.criterion.task
         problem = Problem.of(
             kernel,
-            self.queries,
+            queries,
             keys,
             n_columns=1,
             leave_one_out=True,
@@ -351,7 +361,13 @@ class _Squares:
     def run(self) -> Run:
         """The sums of the queries."""
         with torch.no_grad():
-            return self.prepared.run(self.queries, self.criterion._queried)
+            return self.prepared.run(self._points[1], self.criterion._queried)
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """Return the gradient (d,) by log-scales, for that of the sums."""
+        return gradient_by_log_scales(
+            self.prepared, self.run, self._points[1], self.criterion._queried, grad
+        )
 
     @cached_property
     def _sums(self) -> Tensor:
