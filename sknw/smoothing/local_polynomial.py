@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknw.data.arrays import to_numpy, to_tensor
 from sknw.sums.monomials import Monomials, steps_between, tile_moments
 from sknw.support import tuning
 
@@ -93,7 +94,7 @@ def determined_terms(keys: Tensor, weights: Tensor, degree: int) -> Tensor:
     gram = np.zeros((len(exponents), len(exponents)))
     for rows in centred.split(tuning.KEYS_PER_TILE * 16) if len(usable) else ():
         columns = _monomials_of(list(rows.unbind(dim=1)), rows.new_ones(len(rows)), exponents)
-        gram += (columns.mT @ columns).numpy(force=True)
+        gram += to_numpy(columns.mT @ columns)
     found = np.zeros(len(gram), dtype=bool)
     total = np.diag(gram).copy()
     for j in range(len(gram)):
@@ -102,7 +103,7 @@ def determined_terms(keys: Tensor, weights: Tensor, degree: int) -> Tensor:
             gram = gram - np.outer(gram[:, j], gram[j]) / gram[j, j]
     if len(found):
         found[0] = True
-    return torch.from_numpy(found).to(keys.device)
+    return to_tensor(found, dtype=torch.bool, device=keys.device)
 
 
 def _monomials_of(steps: list[Tensor], ones: Tensor, exponents: np.ndarray) -> Tensor:
@@ -311,7 +312,7 @@ def _least_squares(
 ) -> LocalPolynomial:
     """Return the fits of rows as least squares has them, whatever their design."""
     p, d = len(terms.products), terms.n_features
-    places = torch.from_numpy(terms.products).to(moments.device)
+    places = to_tensor(terms.products, dtype=torch.int64, device=moments.device)
     normal, right = moments[:, places, 0], moments[:, :p, 1:]  # (m, p, p), (m, p, k)
     with torch.no_grad():
         # values about the local mean: constants are exact, and what is left is small

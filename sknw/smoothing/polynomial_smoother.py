@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sknw.data.arrays import to_tensor
 from sknw.kernels.codes import numeric_part
 from sknw.smoothing.cells import OwnCells, weight_at_zero
 from sknw.smoothing.empty import Fallback
@@ -93,7 +94,7 @@ class PolynomialSmoother(Smoother):
         fit, weights = found.fit, self.columns[0].double()
         squares = torch.stack([weights, weights.square() * self.concentration])
         moments, log_scale = self._squared_moments(squares)
-        products = torch.from_numpy(self.terms.products)
+        products = to_tensor(self.terms.products, dtype=torch.int64, device=self.keys.device)
         c = fit.coefficients
         sums = torch.stack(
             [torch.einsum("mp,mpq,mq->m", c, at[:, products], c) for at in moments.unbind(dim=2)]
