@@ -1,11 +1,10 @@
 """Forks, interrupts, the end of the interpreter: each in its own process, with a time limit."""
 
 import os
-import subprocess
-import sys
 import threading
 from itertools import count
 
+import processes
 import pytest
 import torch
 
@@ -33,19 +32,10 @@ def work(name):
 """
 
 
-def output_of(program, *, limit=180, threads=3, **environment):
+def output_of(program, *, threads=3):
     """Return the last line that the program prints, in a process with several torch threads."""
-    source = f"import torch\ntorch.set_num_threads({threads})\n{START}{program}"
-    environment = {name: value for name, value in environment.items() if value is not None}
-    ran = subprocess.run(
-        [sys.executable, "-c", source],
-        env={**os.environ, **environment},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = processes.run(f"import torch\ntorch.set_num_threads({threads})\n{START}{program}")
+    assert ran.code == 0, ran.stderr
     return ran.stdout.strip().rpartition("\n")[2]
 
 

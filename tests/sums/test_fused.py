@@ -1,8 +1,5 @@
 """The compiled loops against torch tiles, and their manners: threads, caches, memory."""
 
-import os
-import subprocess
-import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +7,7 @@ from dataclasses import replace
 
 import joblib
 import numpy as np
+import processes
 import pytest
 import torch
 from designs import pairwise
@@ -269,13 +267,8 @@ def test_no_matrix_of_pairs_is_built():
 
 def output_of(program, **environment):
     """Return what the program prints in a process of its own."""
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    ran = processes.run(program, **environment)
+    assert ran.code == 0, ran.stderr
     return ran.stdout.strip()
 
 
