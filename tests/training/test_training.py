@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
+from designs import pairwise
 from sklearn.exceptions import ConvergenceWarning
 
 from sknw import MetricWarning, NadarayaWatsonRegressor, ParametricNWRegressor
@@ -280,16 +281,15 @@ def test_the_loss_curve_begins_at_the_start_of_the_best_descent(textbook):
     assert np.all(np.diff([*model.loss_curve_, model.best_loss_]) <= 1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "tricube", "tophat"])
-def test_no_solver_takes_more_steps_than_it_may(kernel):
+@pytest.mark.parametrize(
+    ("kernel", "solver", "n_starts"),
+    pairwise(["gaussian", "tricube", "tophat"], FULL_BATCH, [1, 3]),
+)
+def test_no_solver_takes_more_steps_than_it_may(kernel, solver, n_starts):
     X, y = table(30, 2)
-    for solver in FULL_BATCH:
-        for n_starts in (1, 3):
-            model = ParametricNWRegressor(
-                kernel=kernel, solver=solver, max_iter=2, n_starts=n_starts
-            )
-            quiet_fit(model, X, y)
-            assert len(model.loss_curve_) == model.n_iter_ <= 2
+    model = ParametricNWRegressor(kernel=kernel, solver=solver, max_iter=2, n_starts=n_starts)
+    quiet_fit(model, X, y)
+    assert len(model.loss_curve_) == model.n_iter_ <= 2
 
 
 def test_verbose_prints_the_loss_curve(textbook, capsys):
