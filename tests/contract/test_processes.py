@@ -1,11 +1,10 @@
 """Forks, interrupts, the end of the interpreter: each in its own process, with a time limit."""
 
 import os
-import subprocess
-import sys
 import threading
 from itertools import count
 
+import processes
 import pytest
 import torch
 
@@ -25,27 +24,18 @@ X = np.random.default_rng(0).normal(size=(700, 2))
 y = np.sin(X[:, 0])
 MODELS = {
     "search": NadarayaWatsonRegressor(),
-    "compact": NadarayaWatsonRegressor(kernel="biweight"),
-    "network": ParametricNWRegressor("mlp", max_iter=2),
+    "compact": NadarayaWatsonRegressor(0.5, kernel="biweight"),
+    "network": ParametricNWRegressor("mlp", max_iter=2, n_starts=1),
 }
 def work(name):
     return float(MODELS[name].fit(X[:200], y[:200]).predict(X).sum())
 """
 
 
-def output_of(program, *, limit=180, threads=3, **environment):
+def output_of(program, *, threads=3, **how):
     """Return the last line that the program prints, in a process with several torch threads."""
-    source = f"import torch\ntorch.set_num_threads({threads})\n{START}{program}"
-    environment = {name: value for name, value in environment.items() if value is not None}
-    ran = subprocess.run(
-        [sys.executable, "-c", source],
-        env={**os.environ, **environment},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = processes.run(f"import torch\ntorch.set_num_threads({threads})\n{START}{program}", **how)
+    assert ran.code == 0, ran.stderr
     return ran.stdout.strip().rpartition("\n")[2]
 
 
@@ -68,7 +58,7 @@ GRID = """
 import joblib
 from sklearn.model_selection import GridSearchCV
 work("search")
-grid = {"kernel": ["gaussian", "biweight"]}
+grid = {"kernel": ["gaussian", "exponential"]}
 with joblib.parallel_config(backend="multiprocessing", n_jobs=2):
     search = GridSearchCV(NadarayaWatsonRegressor(), grid, cv=2).fit(X[:200], y[:200])
 print(search.best_score_ > 0.9)
@@ -167,7 +157,7 @@ threading.Thread(target=serve).start()
 
 
 def test_predictions_after_the_main_thread_has_ended():
-    assert output_of(AFTER_MAIN) == "(4000,)"
+    assert output_of(AFTER_MAIN, torn_down=True) == "(4000,)"
 
 
 AT_EXIT = """
@@ -179,7 +169,7 @@ atexit.register(lambda: print(model.predict(rows).shape, flush=True))
 
 
 def test_predictions_while_the_interpreter_ends():
-    assert output_of(AT_EXIT) == "(4000,)"
+    assert output_of(AT_EXIT, torn_down=True) == "(4000,)"
 
 
 @pytest.mark.parametrize("started", [0, 1])

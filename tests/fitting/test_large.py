@@ -22,8 +22,8 @@ def data(n, d, seed=0):
 
 @pytest.fixture
 def small_is_large():
-    """Treat 900 rows as too many for a full criterion."""
-    few = {"MANY_ROWS": 800, "ROWS_BEFORE_MANY": 300, "FEWEST_HELD_OUT": 250, "PAIRS_HELD_OUT": 1}
+    """Treat 450 rows as too many for a full criterion."""
+    few = {"MANY_ROWS": 400, "ROWS_BEFORE_MANY": 200, "FEWEST_HELD_OUT": 150, "PAIRS_HELD_OUT": 1}
     with tuning.override(**few):
         yield
 
@@ -31,11 +31,11 @@ def small_is_large():
 @pytest.mark.usefixtures("small_is_large")
 @pytest.mark.parametrize(("d", "kernel"), [(2, "gaussian"), (1, "gaussian"), (2, "epanechnikov")])
 def test_a_sample_of_held_out_rows_finds_about_the_same(d, kernel):
-    X, y = data(900, d)
+    X, y = data(450, d)
     found = NadarayaWatsonRegressor(kernel=kernel, algorithm="dense").fit(X, y)
     report = found.search_report_
-    assert report["n_rows"] == 900
-    assert report["n_held_out"] == 250
+    assert report["n_rows"] == 450
+    assert report["n_held_out"] == 150
     assert report["algorithm"] == "dense"
     assert report["n_evaluations"] > 3
     reached = reference.loo_loss(kernel, X, y, found.bandwidth_)
@@ -51,10 +51,10 @@ def test_a_sample_of_held_out_rows_finds_about_the_same(d, kernel):
 @pytest.mark.usefixtures("small_is_large")
 def test_one_feature_with_a_fast_transform_needs_no_sample():
     pytest.importorskip("finufft")
-    X = np.linspace(-2, 2, 900)[:, None]  # where gaps are small, scans begin with huge grids
-    y = np.sin(2 * X[:, 0]) + 0.3 * np.random.default_rng(0).normal(size=900)
+    X = np.linspace(-2, 2, 450)[:, None]  # where gaps are small, scans begin with huge grids
+    y = np.sin(2 * X[:, 0]) + 0.3 * np.random.default_rng(0).normal(size=450)
     found = NadarayaWatsonRegressor(algorithm="nufft").fit(X, y)
-    assert found.search_report_["n_held_out"] == 900
+    assert found.search_report_["n_held_out"] == 450
     assert found.search_report_["algorithm"] == "nufft"
     exact = NadarayaWatsonRegressor(found.bandwidth_, algorithm="dense").fit(X, y)
     assert found.criterion_ == pytest.approx(np.mean((exact.predict_loo() - y) ** 2), rel=1e-9)
@@ -104,9 +104,9 @@ def test_many_rows_are_put_in_a_compact_order_and_nothing_changes():
 
 
 def test_many_bandwidths_of_a_kernel_with_an_edge_are_found_on_a_part_of_the_rows(small_is_large):
-    X, y = data(900, 16)
+    X, y = data(450, 16)
     model = NadarayaWatsonRegressor(kernel="epanechnikov").fit(X, y)
-    assert model.search_report_["n_rows"] == 900
-    assert model.search_report_["n_held_out"] == 250
+    assert model.search_report_["n_rows"] == 450
+    assert model.search_report_["n_held_out"] == 150
     assert model.bandwidth_.argmin() == 0
     assert model.criterion_ < 0.7 * y.var()

@@ -172,6 +172,12 @@ def loo_loss(kernel, X, y, bandwidth, sample_weight=None, empty="nearest", dupli
     return float(np.mean(losses / np.where(variances > 0, variances, 1.0)))
 
 
+def loo_losses(kernel, X, y, bandwidths):
+    """`loo_loss` of each of several bandwidths, for equal weights; copies are looked for once."""
+    exclude = copies(X, y)
+    return [np.mean((y - predict(kernel, X, X, y, h, exclude=exclude)) ** 2) for h in bandwidths]
+
+
 def loo_absolute(kernel, X, y, bandwidth, sample_weight=None, duplicates="auto"):
     """Weighted mean of absolute leave-one-out errors; a float."""
     share = normalized(relative_weights(sample_weight, len(y))[None, :])[0]

@@ -19,35 +19,24 @@ SUBMODULES = [
 ]
 
 
-def in_a_new_process(code):
-    """Run code in an interpreter that has imported nothing yet, with warnings as errors."""
+IMPORTS = f"""
+import sys
+import sknw
+loaded = {{name.split(".")[0] for name in sys.modules}}
+assert not loaded & {{"matplotlib", "numba", "finufft"}}, loaded
+import sknw.functional
+assert "torch._dynamo" not in sys.modules, "its import takes seconds"
+for name in {SUBMODULES}:
+    assert getattr(sknw, name).__name__ == f"sknw.{{name}}"
+"""
+
+
+def test_imports_load_what_they_need_and_submodules_are_attributes():
+    """In an interpreter that has imported nothing yet, with warnings as errors."""
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", IMPORTS], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-
-
-def test_submodules_are_attributes():
-    in_a_new_process(
-        "import sknw\n"
-        f"for name in {SUBMODULES}:\n"
-        "    assert getattr(sknw, name).__name__ == f'sknw.{name}'"
-    )
-
-
-def test_a_plain_import_loads_neither_matplotlib_nor_numba():
-    in_a_new_process(
-        "import sys, sknw\n"
-        "loaded = {name.split('.')[0] for name in sys.modules}\n"
-        "assert not loaded & {'matplotlib', 'numba', 'finufft'}, loaded"
-    )
-
-
-def test_attention_pooling_does_not_load_torchs_compiler():
-    in_a_new_process(
-        "import sys, sknw.functional\n"
-        "assert 'torch._dynamo' not in sys.modules, 'its import takes seconds'"
-    )
 
 
 def test_dir_shows_what_is_public():

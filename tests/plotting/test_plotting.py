@@ -1,13 +1,10 @@
 """Displays: what they compute, the artists that they draw, and what they refuse."""
 
-import os
-import subprocess
-import sys
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import polars as pl
+import processes
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm, to_hex
@@ -103,9 +100,8 @@ assert "matplotlib" not in sys.modules, "too early"
 display.plot()
 assert "matplotlib" in sys.modules
 """
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "Agg"}
-    )
+    ran = processes.run(code, MPLBACKEND="Agg")
+    assert ran.code == 0, ran.stderr
 
 
 @pytest.fixture

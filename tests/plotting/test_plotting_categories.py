@@ -160,7 +160,7 @@ def test_categories_are_drawn_as_points_with_names(kind):
 @by_kind
 def test_averages_are_over_the_categories_of_the_rows(kind):
     model, X, levels = fitted(kind)
-    settings = {"feature": 0, "others": "average", "n_points": 4, "max_rows": len(SIZE)}
+    settings = {"feature": 0, "others": "average", "n_points": 2, "max_rows": len(SIZE)}
     display = RegressionCurveDisplay.from_estimator(model, X, **settings)
     of_levels = [model.predict(rows_at(X, display.grid[0], level)) for level in levels]
     shares = np.bincount(CODES % len(levels)) / len(CODES)

@@ -50,12 +50,12 @@ def test_weights_sharpen_as_w_grows():
     assert (np.diff(neighbors) < 0).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_learned_w_is_the_leave_one_out_optimum(seed):
     X, y, *_ = make_attention_curve(random_state=seed)
     model = ParametricNWRegressor("scalar", bandwidth=1.0).fit(X, y)
-    grid = np.geomspace(0.05, 200, 400)
-    losses = [reference.loo_loss("gaussian", X, y, 1 / w) for w in grid]
+    grid = np.geomspace(0.05, 200, 200)
+    losses = reference.loo_losses("gaussian", X, y, 1 / grid)
     assert model.best_loss_ <= min(losses) * (1 + 1e-6)
     at_best = grid[int(np.argmin(losses))]
     assert model.w_ == pytest.approx(at_best, rel=0.05)

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -41,12 +40,8 @@ def fused(n=900):
 def ran(program, *, before="", **environment):
     """Run a program in a process of its own, with warnings shown each time."""
     source = textwrap.dedent(before) + START + textwrap.dedent(program)
-    environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    command = [sys.executable, "-W", "always::RuntimeWarning", "-c", source]
-    done = subprocess.run(
-        command, env=environment, check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    done = processes.run(source, **environment)
+    assert done.code == 0, done.stderr
     return done
 
 

@@ -30,8 +30,7 @@ def quiet_fit(model, *data, **options):
         return model.fit(*data, **options)
 
 
-@pytest.mark.parametrize("n_starts", [1, "auto"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "n_starts"), [(0, 1), (1, "auto"), (2, 1)])
 def test_no_metric_ends_above_a_simpler_one(seed, n_starts):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(70, 3)) * [1, 10, 0.1]
@@ -111,7 +110,7 @@ def test_low_rank(n_components):
 )
 def test_fewer_components_than_the_target_needs_are_trained_all_the_same(metric, max_iter):
     # the simpler metric, with one component per feature, ends lower, but is not to be had
-    X = np.random.default_rng(0).uniform(size=(100, 3))
+    X = np.random.default_rng(0).uniform(size=(70, 3))
     y = np.sin(6 * X[:, 0]) + 3 * X[:, 1] + np.cos(5 * X[:, 2])
     diagonal = ParametricNWRegressor().fit(X, y)
     model = ParametricNWRegressor(metric, n_components=1, n_starts=1, max_iter=max_iter)

@@ -42,7 +42,7 @@ def network(*between, dtype=torch.float32):
 
 
 def fitted(module, X, y, **options):
-    options = {"max_iter": 4, **options}
+    options = {"max_iter": 4, "n_starts": 1, "tol": 1e-2, **options}
     return ParametricNWRegressor(module, **options).fit(X, y)
 
 
@@ -323,12 +323,12 @@ def test_hooks_are_taken_along():
 # --- half precision of the caller ---
 
 CAST = {
-    "full-adam": ParametricNWRegressor("full", solver="adam", max_iter=5),
-    "full-sgd": ParametricNWRegressor("full", solver="sgd", max_iter=5),
-    "mlp": ParametricNWRegressor(MlpMetric(8, 8, n_bins=4), max_iter=3),
+    "full-adam": ParametricNWRegressor("full", solver="adam", n_starts=1, max_iter=3),
+    "full-sgd": ParametricNWRegressor("full", solver="sgd", n_starts=1, max_iter=3),
+    "mlp": ParametricNWRegressor(MlpMetric(8, 8, n_bins=4), n_starts=1, tol=1e-2, max_iter=3),
     "module": ParametricNWRegressor(network(nn.BatchNorm1d(6), nn.Dropout(0.1)), max_iter=3),
     "module-lbfgs": ParametricNWRegressor(network(nn.Tanh()), solver="lbfgs", max_iter=3),
-    "validated": ParametricNWRegressor("full", early_stopping=True, max_iter=5),
+    "validated": ParametricNWRegressor("full", early_stopping=True, n_starts=1, max_iter=3),
 }
 
 

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import reference
+from designs import pairwise
 from sklearn.exceptions import ConvergenceWarning
 
 from sknw import MetricWarning, NadarayaWatsonRegressor, ParametricNWRegressor
@@ -74,8 +75,8 @@ def test_the_diagonal_is_never_worse_than_the_bandwidth_search_by_much_nor_than_
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
 def test_every_kernel_learns(kernel):
-    X, y = table(80, 2)
-    model = ParametricNWRegressor(kernel=kernel).fit(X, y)
+    X, y = table(60, 2)
+    model = ParametricNWRegressor(kernel=kernel, n_starts=1).fit(X, y)
     flat = np.var(y)
     assert model.best_loss_ < flat / 2
     loss = reference.loo_loss(kernel, X, y, model.bandwidth_ / model.w_)
@@ -232,7 +233,7 @@ def test_several_outputs_share_the_scales():
 def test_transform_is_the_embedding_with_the_origin_at_the_origin():
     X, y = table()
     for metric in ("scalar", "diagonal", "full"):
-        model = ParametricNWRegressor(metric).fit(X, y)
+        model = quiet_fit(ParametricNWRegressor(metric, n_starts=1, max_iter=5), X, y)
         Z = model.transform(X)
         np.testing.assert_allclose(Z, X @ model.components_.T, rtol=1e-9, atol=1e-12)
         W = model.w_ if np.ndim(model.w_) == 2 else np.diag(np.broadcast_to(model.w_, 4))
@@ -242,9 +243,9 @@ def test_transform_is_the_embedding_with_the_origin_at_the_origin():
 
 
 def test_the_starting_scale_does_not_matter_to_the_minimum():
-    X, y = table()
+    X, y = table(80)
     losses = [
-        ParametricNWRegressor(bandwidth=bandwidth, tol=1e-12, n_starts=5).fit(X, y).best_loss_
+        ParametricNWRegressor(bandwidth=bandwidth, tol=1e-9, n_starts=5).fit(X, y).best_loss_
         for bandwidth in ("scott", "silverman", "loo", 3.0, [1.0, 10.0, 0.1, 1.0])
     ]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-3)
@@ -280,16 +281,15 @@ def test_the_loss_curve_begins_at_the_start_of_the_best_descent(textbook):
     assert np.all(np.diff([*model.loss_curve_, model.best_loss_]) <= 1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "tricube", "tophat"])
-def test_no_solver_takes_more_steps_than_it_may(kernel):
-    X, y = table(60, 2)
-    for solver in FULL_BATCH:
-        for n_starts in (1, 3):
-            model = ParametricNWRegressor(
-                kernel=kernel, solver=solver, max_iter=2, n_starts=n_starts
-            )
-            quiet_fit(model, X, y)
-            assert len(model.loss_curve_) == model.n_iter_ <= 2
+@pytest.mark.parametrize(
+    ("kernel", "solver", "n_starts"),
+    pairwise(["gaussian", "tricube", "tophat"], FULL_BATCH, [1, 3]),
+)
+def test_no_solver_takes_more_steps_than_it_may(kernel, solver, n_starts):
+    X, y = table(30, 2)
+    model = ParametricNWRegressor(kernel=kernel, solver=solver, max_iter=2, n_starts=n_starts)
+    quiet_fit(model, X, y)
+    assert len(model.loss_curve_) == model.n_iter_ <= 2
 
 
 def test_verbose_prints_the_loss_curve(textbook, capsys):
@@ -311,10 +311,10 @@ def test_a_step_that_is_too_long_is_not_called_converged(textbook):
 
 
 @pytest.mark.filterwarnings("ignore:The metric has collapsed")  # as so much penalty asks for
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 100.0])
+@pytest.mark.parametrize("alpha", [0.3, 100.0])
 def test_the_default_step_bears_the_penalty(textbook, alpha):
     X, y, *_ = textbook
-    options = {"bandwidth": 1.0, "alpha": alpha, "max_iter": 3000, "tol": 1e-10}
+    options = {"bandwidth": 1.0, "alpha": alpha, "max_iter": 1000, "tol": 1e-8}
     sgd = quiet_fit(ParametricNWRegressor("scalar", solver="sgd", **options), X, y)
     lbfgs = ParametricNWRegressor("scalar", **options).fit(X, y)
 
