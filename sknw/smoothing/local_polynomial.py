@@ -313,34 +313,34 @@ def _least_squares(
     """Return the fits of rows as least squares has them, whatever their design."""
     p, d = len(terms.products), terms.n_features
     places = to_tensor(terms.products, dtype=torch.int64, device=moments.device)
-    normal, right = moments[:, places, 0], moments[:, :p, 1:]  # (m, p, p), (m, p, k)
+    by_term = moments.permute(1, 2, 0)  # rows last, along which everything is done at once
+    normal, right = by_term[places, 0], by_term[:p, 1:]  # (p, p, m), (p, k, m)
     with torch.no_grad():
         # values about the local mean: constants are exact, and what is left is small
-        mean = right[:, 0] / mass[:, None]
-        about_mean = right - mean[:, None] * normal[:, :, :1]
+        mean = right[0] / mass
+        about_mean = right - mean * normal[:, :1]
         solved = _Elimination.of(normal, terms.determined)
-        weights = solved.weights  # (m, p)
         bound = solved.bound
         finite = torch.isfinite(bound) & ~empty
-        weights = torch.where(finite[:, None], weights, 0.0)
-        estimates = mean + torch.einsum("mp,mpk->mk", weights, about_mean)
+        weights = torch.where(finite, solved.weights, 0.0)  # (p, m)
+        estimates = mean + (weights[:, None] * about_mean).sum(dim=0)
         beta = slopes = None
         if with_slopes or moments.requires_grad:
-            beta = torch.where(finite[:, None, None], solved.solve(about_mean), 0.0)  # (m, p, k)
-            slopes = beta[:, 1 : 1 + d]
-    own = weights[:, 0]
+            beta = torch.where(finite, solved.solve(about_mean), 0.0)  # (p, k, m)
+            slopes = beta[1 : 1 + d].permute(2, 0, 1)
+    own = weights[0]
     if moments.requires_grad:
-        beta = torch.cat([beta[:, :1] + mean[:, None], beta[:, 1:]], dim=1)
+        beta = torch.cat([beta[:1] + mean, beta[1:]])
         # d(M⁻¹b)_0 = c·(db − dM β), and d(M⁻¹)_00 = −c·dM c, at fixed c and β
-        along = torch.einsum("mp,mpk->mk", weights, right)
-        along = along - torch.einsum("mp,mpq,mqk->mk", weights, normal, beta)
+        along = (weights[:, None] * right).sum(dim=0)
+        along = along - torch.einsum("pm,pqm,qkm->km", weights, normal, beta)
         estimates = estimates + (along - along.detach())
-        change = torch.einsum("mp,mpq,mq->m", weights, normal, weights)
+        change = torch.einsum("pm,pqm,qm->m", weights, normal, weights)
         own = own - (change - change.detach())
         bound = torch.where(finite, _bound_of(mass * own), bound)
     return LocalPolynomial(
-        coefficients=weights,
-        means=estimates,
+        coefficients=weights.mT,
+        means=estimates.mT,
         own=own,
         slopes=slopes if with_slopes else None,
         share_of_constant=torch.zeros_like(mass).detach(),
@@ -396,14 +396,15 @@ class _Elimination:
 
     @classmethod
     def of(cls, normal: Tensor, determined: Tensor) -> "_Elimination":
-        """Eliminate the terms of matrices (m, p, p) one after the other."""
-        p = normal.shape[1]
+        """Eliminate the terms of matrices (p, p, m) one after the other."""
+        p, n_rows = len(normal), normal.shape[2]
         order = [*range(1, p), 0]
-        left = normal[:, order][:, :, order].permute(1, 2, 0).contiguous()
+        left = normal[order][:, order]
         diagonal = left.diagonal(dim1=0, dim2=1).mT  # (p, m)
         scales = torch.where(diagonal > 0, diagonal, 1.0).rsqrt() * (diagonal > 0)
-        left = left * scales[:, None] * scales[None]
-        may = determined[..., order].expand(len(normal), p).mT
+        left *= scales[:, None]
+        left *= scales
+        may = determined[..., order].expand(n_rows, p).mT
         factors, inverses = torch.zeros_like(left), torch.zeros_like(scales)
         for j in range(p):
             pivot = left[j, j]
@@ -423,33 +424,31 @@ class _Elimination:
 
     @property
     def weights(self) -> Tensor:
-        """The first row of the inverse, (m, p)."""
+        """The first row of the inverse, (p, m)."""
         right = torch.zeros_like(self.inverses)
         right[-1] = self.inverses[-1]
         self._substitute_back(right)
-        return self._in_order(right * self.scales * self.scales[-1:])
+        return _intercept_first(right * self.scales * self.scales[-1])
 
     def solve(self, right: Tensor) -> Tensor:
-        """Return the solutions (m, p, k) of right sides (m, p, k)."""
-        p = len(self.inverses)
-        found = []
-        for column in right.unbind(dim=2):
-            x = torch.cat([column[:, 1:], column[:, :1]], dim=1).mT * self.scales
-            x = x.contiguous()
-            for j in range(p - 1):
-                x[j + 1 :] -= self.factors[j + 1 :, j] * x[j]
-            x *= self.inverses
-            self._substitute_back(x)
-            found.append(self._in_order(x * self.scales))
-        return torch.stack(found, dim=2)
+        """Return the solutions (p, k, m) of right sides (p, k, m)."""
+        x = torch.cat([right[1:], right[:1]]) * self.scales[:, None]
+        for j in range(len(x) - 1):
+            x[j + 1 :] -= self.factors[j + 1 :, j, None] * x[j]
+        x *= self.inverses[:, None]
+        self._substitute_back(x)
+        return _intercept_first(x * self.scales[:, None])
 
     def _substitute_back(self, right: Tensor) -> None:
+        """Solve with the transposed factors, in place, for right sides (p, ..., m)."""
         for j in range(len(right) - 2, -1, -1):
-            right[j] -= (self.factors[j + 1 :, j] * right[j + 1 :]).sum(dim=0)
+            factors = self.factors[j + 1 :, j]
+            factors = factors if right.ndim == 2 else factors[:, None]
+            right[j] -= (factors * right[j + 1 :]).sum(dim=0)
 
-    def _in_order(self, values: Tensor) -> Tensor:
-        """Return (p, m) of the order of elimination as (m, p) with the intercept first."""
-        return torch.cat([values[-1:], values[:-1]]).mT.contiguous()
+
+def _intercept_first(values: Tensor) -> Tensor:
+    return torch.cat([values[-1:], values[:-1]])
 
 
 def fits_of_attention(

@@ -261,7 +261,7 @@ class PolynomialSmoother(Smoother):
         moments, log_scale = ran.moments[0].permute(2, 0, 1), ran.sums.log_scale[0]
         if own is not None:
             moments, log_scale = own.added_to_moments(moments, log_scale, self.method.kernel)
-        return moments.double().contiguous(), log_scale.double().clone(), dict(ran.sums.report)
+        return moments.double(), log_scale.double(), dict(ran.sums.report)
 
     def _amplified(self, fit: LocalPolynomial, moments: Tensor) -> Tensor:
         """Return which rows make much of the errors of their moments, (m,).

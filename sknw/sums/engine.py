@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sknw.kernels import Kernel
 from sknw.sums.algorithms.algorithm import Algorithm
-from sknw.sums.algorithms.choice import choose
+from sknw.sums.algorithms.choice import choose, named_algorithm
 from sknw.sums.evaluators.compiled.readiness import beside_compilers
 from sknw.sums.monomials import Monomials
 from sknw.sums.problem import KernelSums, Problem
@@ -143,13 +143,14 @@ class PreparedSums:
                 moments, by_log_scales = self.algorithm.moments(self.state, plan), None
             plain = moments[:, 0]
             fallback = FallbackRows(self._fallback_rows(plan, plain), torch.zeros_like(plain[:, 0]))
+            n_redone = int(fallback.rows.sum())
             n_fallback_pairs = self._replace(moments, fallback, queries, exclude)
         report = {
             "algorithm": self.algorithm.name,
             "evaluator": None,
             "n_queries": plain.shape[2],
             "n_keys": self.keys.shape[1],
-            "rows_redone": int(fallback.rows.sum()),
+            "rows_redone": n_redone,
             "share_of_pairs": 0.0,
             "audited_error": 0.0,
             **self.algorithm.report(self.state, plan),
@@ -176,6 +177,8 @@ class PreparedSums:
         """
         n_pairs = 0
         queries, exclude = identified(queries, exclude, self.keys)
+        if self.monomials is not None and self.algorithm.is_approximate:
+            n_pairs += self._replace_by_blocks(plain, fallback, queries, exclude)
         for b, rows in fallback.members():
             key_set, kernel = self.key_set(b), self.kernel.member(b)
             tiles = self.monomials is not None
@@ -190,6 +193,35 @@ class PreparedSums:
                 fallback.log_scale[b, group] = log_scale.to(plain.dtype)
                 n_pairs += shifted.n_pairs
         return n_pairs
+
+    def _replace_by_blocks(
+        self, plain: Tensor, fallback: FallbackRows, queries: Tensor, exclude: Tensor | None
+    ) -> int:
+        """Overwrite inaccurate rows by plain exact moments where these do not underflow.
+
+        What is left to be done relative to the nearest key are the others. Returns the number of
+        pairs that this took.
+        """
+        if len(self.keys) > 1 or not fallback.rows.any():
+            return 0
+        rows = fallback.rows[0].nonzero().squeeze(1)
+        left_out = None if exclude is None else exclude[rows]
+        state = self._in_blocks
+        algorithm = named_algorithm("blocks")(self.algorithm.rtol)
+        plan = algorithm.plan(state, queries[:, rows], left_out)
+        found = algorithm.moments(state, plan)
+        lost = underflowing_rows(self.kernel, found[:, 0, 0], self.keys.dtype)
+        is_done = torch.ones_like(rows, dtype=torch.bool) if lost is None else ~lost[0]
+        plain[0][..., rows[is_done]] = found[0][..., is_done].to(plain.dtype)
+        fallback.rows[0, rows[is_done]] = False
+        share = algorithm.report(state, plan)["share_of_pairs"]
+        return int(share * len(rows) * self.keys.shape[1])
+
+    @cached_property
+    def _in_blocks(self) -> Any:
+        """The keys for exact moments, as blocks prepare them."""
+        algorithm = named_algorithm("blocks")(self.algorithm.rtol)
+        return algorithm.prepare(self.kernel, self.keys, self.columns, monomials=self.monomials)
 
     def key_set(self, b: int) -> KeySet:
         """Return the keys of one member of the batch, ready for exact rows."""

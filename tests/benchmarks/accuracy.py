@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
-from sknw import ParametricNWRegressor
+from sknw import NadarayaWatsonRegressor, ParametricNWRegressor
 
 SETS = ("yacht", "energy", "concrete", "kin8nm", "pumadyn32nm", "california", "protein")
 _MOST_FOR_KERNEL_RIDGE = 12_000  # rows: it solves a dense system
@@ -33,7 +33,11 @@ def models(n_rows):
     forest = {"max_features": [0.33, 0.66, 1.0]}
     boosting = {"learning_rate": [0.05, 0.1], "max_leaf_nodes": [15, 31, 63], "max_iter": [500]}
     found = {
+        "widths": NadarayaWatsonRegressor(),
+        "widths, lines": NadarayaWatsonRegressor(degree=1),
         "scalar": ParametricNWRegressor("scalar"),
+        "diagonal, lines": ParametricNWRegressor("diagonal", degree=1),
+        "full, lines": ParametricNWRegressor("full", degree=1),
         "diagonal": ParametricNWRegressor("diagonal"),
         "full": ParametricNWRegressor("full"),
         "mlp": ParametricNWRegressor("mlp", early_stopping=True),
