@@ -37,12 +37,12 @@ def predictions(n, d, bandwidth):
 
 def gradients(n, d, bandwidth):
     X, y = rows(n, d)
+    scales = np.full(d, 1 / bandwidth)
     observations, found = Observations.of(X, y[:, None], duplicates="keep"), []
     for degree in (0, 1):
         method = Method(KERNELS["gaussian"], degree=degree)
         task = LeaveOneOut.of(observations, method, dtype=torch.float64, device="cpu")
         of_scales = criterion_of_scales(task, CRITERIA["loo"])
-        scales = np.full(d, 1 / bandwidth)
         found.append(lambda of_scales=of_scales: of_scales.value_and_gradient(scales))
     return found
 
