@@ -110,7 +110,7 @@ def test_fits_survive_weights_of_any_size(dtype):
     for model in (
         NadarayaWatsonRegressor(),
         NadarayaWatsonRegressor("scott"),
-        ParametricNWRegressor(max_iter=5),
+        ParametricNWRegressor(max_iter=5, n_starts=1),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one row is nearly all there is
