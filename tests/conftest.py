@@ -4,17 +4,23 @@ import os
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; its threads spin as they wait
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ...
+if WORKER:  # before torch is imported; its threads spin as they wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_loops():
-    """Let the compiled loops do what they do on a machine that is no longer fresh."""
+    """Let the compiled loops do what they do on a machine that is no longer fresh.
+
+    Of two processes of tests each compiles one precision, and loads the other from the disk.
+    """
     import sknw
-    from sknw.sums.evaluators.compiled.readiness import LOOPS
+    from sknw.sums.evaluators.compiled.readiness import LOOPS, PRECISIONS
 
     if LOOPS.installed:
+        if LOOPS.module() is not None and WORKER:
+            LOOPS.compile(PRECISIONS[int(WORKER.removeprefix("gw")) % 2])
         sknw.compile_ahead()
 
 

@@ -59,7 +59,7 @@ def other_data():
     return 3 * X + 1, 100 * y - 50
 
 
-SHORT = {"w_init": 1.0, "bandwidth": 1.0, "max_iter": 2}
+SHORT = {"w_init": 1.0, "bandwidth": 1.0, "max_iter": 2, "n_starts": 1}
 SHORT_FITS = {
     "fixed": MODELS["fixed"],
     "loo": NadarayaWatsonRegressor(BandwidthSearch(per_feature=False)),

@@ -23,7 +23,11 @@ MODELS = {
     "metric-object": ParametricNWRegressor(metric=ScalarMetric(), n_starts=1, alpha=0.01),
 }
 # One that selects nothing, one that searches and one that trains: for slower tests.
-BRIEF = {name: MODELS[name] for name in ("fixed", "loo", "diagonal")}
+BRIEF = {
+    "fixed": MODELS["fixed"],
+    "loo": NadarayaWatsonRegressor(BandwidthSearch(n_starts=1)),
+    "diagonal": MODELS["diagonal"],
+}
 
 
 # Compact kernels meet far queries here, and short trainings their last step.

@@ -5,7 +5,6 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import joblib
 import numpy as np
 import processes
 import pytest
@@ -236,19 +235,13 @@ def test_an_error_in_a_thread_is_raised():
         fused._in_threads(task, fused.Pairs.all(3000, 3000, 1), 8)
 
 
-def fitted():
+def test_threads_predict_at_once():
     X = np.random.default_rng(0).normal(size=(900, 2))
-    return NadarayaWatsonRegressor(0.3, algorithm="dense").fit(X, X.sum(axis=1)), X
-
-
-def test_threads_and_worker_processes_predict_at_once():
-    model, X = fitted()
+    model = NadarayaWatsonRegressor(0.3, algorithm="dense").fit(X, X.sum(axis=1))
     expected = model.predict(X)
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: model.predict(X), range(12)):
             np.testing.assert_array_equal(found, expected)
-    for found in joblib.Parallel(n_jobs=2)(joblib.delayed(model.predict)(X) for _ in range(4)):
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_no_matrix_of_pairs_is_built():
