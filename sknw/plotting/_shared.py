@@ -22,7 +22,7 @@ LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D")
 DATA_COLOR = "0.55"
 WINDOW_COLOR = "#56B4E9"
-COLOR_MAP = "viridis"
+COLOR_MAP, DIVERGING_COLOR_MAP = "viridis", "RdBu"
 _ROOM_OF_MARKS = 0.5  # of the distance between categories on an axis, for the marks of one
 
 

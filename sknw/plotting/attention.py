@@ -23,6 +23,7 @@ from sknw.plotting._columns import (
 )
 from sknw.plotting._shared import (
     COLOR_MAP,
+    DIVERGING_COLOR_MAP,
     axes_grid,
     check_training_rows,
     labels_for,
@@ -243,7 +244,8 @@ class AttentionDisplay:
             One per panel. None: a new figure.
         **imshow_kwargs : dict
             For matplotlib's ``imshow``: ``cmap``, ``norm``, ``vmin``, ``vmax``, ``aspect``, ... By
-            default colours run linearly from 0 to the largest weight in any panel.
+            default colours run linearly from 0 to the largest weight in any panel; where weights
+            are negative, as some are with a `degree` above zero, white is 0.
 
         Returns
         -------
@@ -314,9 +316,16 @@ def _as_panels(weights) -> np.ndarray:
 
 
 def _shared_scale(panels: np.ndarray, imshow_kwargs: dict) -> dict:
-    """Return settings in which colours run from 0 to the largest weight in any panel."""
+    """Return settings in which colours run from 0 to the largest weight in any panel.
+
+    Of weights some of which are negative, from minus the largest magnitude to that.
+    """
     largest = np.nanmax(panels)
     if imshow_kwargs.get("norm") is None:
+        if np.nanmin(panels) < 0:  # the equivalent kernel's, of local polynomials
+            largest = np.nanmax(np.abs(panels))
+            ends = {"vmin": -largest, "vmax": largest, "cmap": DIVERGING_COLOR_MAP}
+            return {**ends, **imshow_kwargs}
         return {"vmin": 0.0, "vmax": largest, **imshow_kwargs}
     if isinstance(imshow_kwargs["norm"], str):
         return {"vmax": largest, **imshow_kwargs}

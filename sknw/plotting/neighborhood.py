@@ -16,6 +16,7 @@ from sknw.plotting._shared import (
     COLOR_MAP,
     COLORS,
     DATA_COLOR,
+    DIVERGING_COLOR_MAP,
     WINDOW_COLOR,
     categorical_mask,
     check_training_rows,
@@ -229,14 +230,17 @@ class NeighborhoodDisplay:
                 f"top_k must be between 1 and the number of training rows, {n_rows}; got "
                 f"{self.top_k}."
             )
-        self.voters_ = np.argsort(-self.weights, kind="stable")[: self.top_k]
+        magnitudes = np.abs(self.weights)
+        self.voters_ = np.argsort(-magnitudes, kind="stable")[: self.top_k]
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure
         draw = self._plot_along if len(self.X) == 1 else self._plot_above
         draw(voter_kwargs)
-        share = self.weights[self.voters_].sum()
+        total = magnitudes.sum()
+        share = magnitudes[self.voters_].sum() / total if total > 0 else 0.0
         noun = "row has" if self.top_k == 1 else "rows have"
-        self.ax_.set_title(f"{self.top_k} of {n_rows} {noun} {share:.0%} of the attention")
+        what = "magnitude of all weights" if (self.weights < 0).any() else "attention"
+        self.ax_.set_title(f"{self.top_k} of {n_rows} {noun} {share:.0%} of the {what}")
         self.ax_.legend()
         return self
 
@@ -257,6 +261,10 @@ class NeighborhoodDisplay:
                 label="within one bandwidth",
             )
         self.query_ = ax.axvline(self.query[0], color=text_color(), linewidth=1, label="query")
+        if (self.weights[top] < 0).any():
+            largest = np.abs(self.weights[top]).max()
+            signed = {"cmap": DIVERGING_COLOR_MAP, "vmin": -largest, "vmax": largest}
+            voter_kwargs = {**signed, **voter_kwargs}
         self._draw_voters(x, self.y, self.weights[top], "attention weight", voter_kwargs)
         self._draw_prediction(self.query[0], self.prediction)
         ax.set(xlabel=self.feature_names[0], ylabel=self.target_name)
@@ -290,8 +298,8 @@ class NeighborhoodDisplay:
 
     def _draw_voters(self, x, y, colors, color_label: str, voter_kwargs: dict) -> None:
         top = self.voters_
-        largest = self.weights[top[0]]
-        relative = self.weights[top] / largest if largest > 0 else np.zeros(len(top))
+        magnitudes = np.abs(self.weights[top])
+        relative = magnitudes / magnitudes[0] if magnitudes[0] > 0 else np.zeros(len(top))
         style = {
             "s": _SMALLEST_MARK * (1 + 15 * relative),
             "c": colors,

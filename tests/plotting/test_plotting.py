@@ -1049,3 +1049,16 @@ def test_learned_scales_of_categories_are_those_of_the_features():
     display = FeatureScaleDisplay.from_estimator(model)
     columns = np.abs(model.components_[[0, 1], [0, 1]])  # a, and the first of two columns of c
     np.testing.assert_allclose(display.scales, columns, rtol=1e-9)
+
+
+def test_negative_weights_of_local_lines_are_seen():
+    X = np.linspace(0, 1, 30)[:, None]
+    model = NadarayaWatsonRegressor(0.1, degree=2).fit(X, X[:, 0] ** 3)
+    (image,) = AttentionDisplay.from_estimator(model, X).plot().images_.ravel()
+    low, high = image.get_clim()
+    assert low == -high < 0
+    display = NeighborhoodDisplay.from_estimator(model, X, X[:, 0], [[1.0]], top_k=20).plot()
+    magnitudes = np.abs(display.weights)
+    assert display.weights[display.voters_].min() < 0
+    assert magnitudes[display.voters_].min() >= np.delete(magnitudes, display.voters_).max()
+    assert "magnitude of all weights" in display.ax_.get_title()
