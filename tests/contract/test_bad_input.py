@@ -218,6 +218,8 @@ COMMON_PARAMETERS = [
     ],
     parameter_case("algorithm", "fast", r"'auto'.*'dense'|'dense'.*'auto'"),
     parameter_case("algorithm", None, "a str among"),
+    parameter_case("degree", 4, r"degree must be an integer from 0 .* to 3; got 4"),
+    parameter_case("degree", True, r"degree must be an integer from 0 .* to 3; got True"),
     parameter_case("rtol", 0.0, r"float in the range \(0.0, 1.0\)"),
     parameter_case("rtol", 1, r"float in the range \(0.0, 1.0\)"),
     parameter_case("rtol", "tight", r"float in the range \(0.0, 1.0\)"),
@@ -800,6 +802,13 @@ POOLING = [
     pooling_case("kernel-of-wrong-shape", CALLABLE_KERNEL, kernel=kernel_of_wrong_shape),
     pooling_case("kernel-below-zero", CALLABLE_KERNEL, kernel=kernel_below_zero),
     pooling_case("algorithm-unknown", r"^algorithm must be 'auto' or .*'fast'", algorithm="fast"),
+    pooling_case("degree", r"^degree must be an integer from 0 .* to 3; got -1", degree=-1),
+    pooling_case(
+        "degree-causal",
+        r"^degree=1 goes with a mask .*; got is_causal=True",
+        degree=1,
+        is_causal=True,
+    ),
     pooling_case("rtol-zero", r"^rtol must be a number between 0 and 1; got 0", rtol=0),
     pooling_case("algorithm-list", r"^algorithm must be 'auto' or ", algorithm=["dense"]),
     pooling_case(
