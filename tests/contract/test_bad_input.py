@@ -185,6 +185,8 @@ KERNEL_NAMES = r"(?=.*'gaussian')(?=.*'tricube')(?=.*'tophat')(?=.*callable)"
 CALLABLE_KERNEL = r"^A callable kernel must return "
 ABSENT = r"^device must be None, 'auto' or one that torch finds here: \[.*'cpu'\]; got "
 
+NO_DEGREE = r"^degree must be an integer from 0 \(local means\) to 3; got "
+
 COMMON_PARAMETERS = [
     *[
         parameter_case("duplicates", value, r"(?=.*'auto')(?=.*'keep')(?=.*'merge')")
@@ -218,8 +220,10 @@ COMMON_PARAMETERS = [
     ],
     parameter_case("algorithm", "fast", r"'auto'.*'dense'|'dense'.*'auto'"),
     parameter_case("algorithm", None, "a str among"),
-    parameter_case("degree", 4, r"degree must be an integer from 0 .* to 3; got 4"),
-    parameter_case("degree", True, r"degree must be an integer from 0 .* to 3; got True"),
+    *[
+        Case(f"degree={value}", ("degree", value), ValueError, NO_DEGREE + rf"{value}\.$")
+        for value in (4, -1, True, 1.5)
+    ],
     parameter_case("rtol", 0.0, r"float in the range \(0.0, 1.0\)"),
     parameter_case("rtol", 1, r"float in the range \(0.0, 1.0\)"),
     parameter_case("rtol", "tight", r"float in the range \(0.0, 1.0\)"),
