@@ -120,6 +120,7 @@ def global_state():
 
 GLOBAL_STATE_MODELS = {
     **MODELS,
+    "defaults": NadarayaWatsonRegressor(),
     "restarts": ParametricNWRegressor(n_starts=4, max_iter=2),
     "own generator": NadarayaWatsonRegressor(random_state=np.random.RandomState(0)),
 }

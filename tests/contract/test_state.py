@@ -28,6 +28,7 @@ from sknw import (
 )
 from sknw import _base as base
 from sknw.metrics import MlpMetric
+from sknw.support import tuning
 
 pytestmark = EXPECTED_WARNINGS
 QUESTIONS = {
@@ -67,6 +68,13 @@ SHORT_FITS = {
     "diagonal": ParametricNWRegressor(**SHORT),
     "full": ParametricNWRegressor("full", **SHORT),
 }
+
+
+@pytest.fixture(autouse=True)
+def short_refinements():
+    """Searches without gradients look where they would, but not for long."""
+    with tuning.override(REFINEMENT_PAIRS=1e5):
+        yield
 
 
 @over(SHORT_FITS)

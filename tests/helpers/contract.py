@@ -12,7 +12,7 @@ MODELS = {
     "fixed": NadarayaWatsonRegressor(bandwidth=0.8),
     "per-feature": NadarayaWatsonRegressor(bandwidth=[0.8, 1.0, 2.0], kernel="exponential"),
     "rule": NadarayaWatsonRegressor(bandwidth="scott", kernel="tricube"),
-    "loo": NadarayaWatsonRegressor(),
+    "loo": NadarayaWatsonRegressor(BandwidthSearch(n_starts=1)),
     "search": NadarayaWatsonRegressor(BandwidthSearch("aicc", n_starts=1)),
     "neighbors": NadarayaWatsonRegressor(NeighborBandwidth(4, kind="key")),
     "diagonal": ParametricNWRegressor(n_starts=1),
@@ -23,11 +23,7 @@ MODELS = {
     "metric-object": ParametricNWRegressor(metric=ScalarMetric(), n_starts=1, alpha=0.01),
 }
 # One that selects nothing, one that searches and one that trains: for slower tests.
-BRIEF = {
-    "fixed": MODELS["fixed"],
-    "loo": NadarayaWatsonRegressor(BandwidthSearch(n_starts=1)),
-    "diagonal": MODELS["diagonal"],
-}
+BRIEF = {name: MODELS[name] for name in ("fixed", "loo", "diagonal")}
 
 
 # Compact kernels meet far queries here, and short trainings their last step.
