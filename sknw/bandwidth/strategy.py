@@ -35,6 +35,7 @@ from sknw.fitting.schedule import levels, parts, schedule
 from sknw.fitting.starts import common_widths, mixed_start, scan_minima
 from sknw.fitting.subsets import in_compact_order
 from sknw.kernels import KERNELS
+from sknw.sums import ALGORITHMS
 from sknw.support import tuning
 
 
@@ -129,6 +130,11 @@ def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
     return task.algorithm_at(task.rows, at, needs_grad=False)
 
 
+def _is_linear(task: LeaveOneOut, start: Start) -> bool:
+    """Whether predicting all rows takes little longer than predicting some."""
+    return ALGORITHMS[_algorithm_at(task, start.coordinates, start.x)].is_linear
+
+
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     scales = plan.scales(task)
@@ -177,7 +183,7 @@ def _search_line(
     """
     before, scales = minimize(run[:-1], starts), starts[0].coordinates
     start = Start(run[-1].transfer(scales, before.x), scales)
-    if plan.n_held_out is None and _algorithm_at(task, scales, start.x) == "nufft":
+    if plan.n_held_out is None and _is_linear(task, start):
         sample = replace(task, method=sample.method)
     objective = scale_objective(sample, plan.criterion, scales)
     with task.progress.stage(f"{len(task)} observations", None):

@@ -42,6 +42,20 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
     return 2e-3 + problem.n_batch * columns * (spreading + transform)
 
 
+def seconds_of_sweeps(problem: Problem, n_functions: int, n_rows: int) -> float:
+    """Return the time to sort keys and queries, and of sweeps with states of so many rows."""
+    sorting, first, square = tuning.SWEEP_COSTS
+    n_powers = n_rows / max(1, n_functions)
+    # a state moves once for each key and for each query, on either side
+    nanoseconds = first + square * problem.n_columns * n_functions * n_powers**2
+    if n_functions != 1:  # a power of e, or a cosine
+        nanoseconds += tuning.SWEEP_FUNCTION
+    n_points = problem.n_keys + problem.n_queries
+    passes = 1 + 3 * problem.needs_grad
+    swept = n_points * nanoseconds * 1e-9 * passes / speed(problem)
+    return 1e-3 + problem.n_batch * (n_points * sorting * 1e-9 + swept)
+
+
 def speed(problem: Problem) -> float:
     """Return how many cores' worth of arithmetic there is."""
     return n_threads() if problem.device.type == "cpu" else tuning.CORES_OF_AN_ACCELERATOR

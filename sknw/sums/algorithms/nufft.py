@@ -80,6 +80,7 @@ class Nufft(Algorithm):
     """Non-uniform fast Fourier transforms (finufft)."""
 
     name = "nufft"
+    is_linear = True
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Say what has no fast transform, or no room for its grid."""
