@@ -58,7 +58,7 @@ class Expansion:
     n_functions : int
         How many functions beside powers there are; 0 for an exponential.
     before, behind : ndarray of shape (p, s)
-        Coefficients of powers over their factorials, for the keys before and behind a query.
+        Coefficients for the keys before and behind a query.
     at_zero : float
         The kernel's weight of keys where the query is.
     """
@@ -67,6 +67,13 @@ class Expansion:
     before: np.ndarray
     behind: np.ndarray
     at_zero: float
+
+    @property
+    def factorials(self) -> np.ndarray:
+        """Those of the powers, (s,)."""
+        n_functions = max(1, self.n_functions)
+        n_powers = self.before.shape[1] // n_functions
+        return np.array([float(math.factorial(power)) for power in range(n_powers)] * n_functions)
 
     @classmethod
     def of(cls, kernel: Kernel, powers: tuple[int, ...]) -> "Expansion":
@@ -93,7 +100,6 @@ def _expanded(
     for at, row in zip(before, rows, strict=True):
         for function, coefficients in zip(at, row, strict=True):
             function[: len(coefficients)] = coefficients
-    before *= [float(math.factorial(power)) for power in range(degree)]
     before = before.reshape(len(rows), -1)
     signs = np.array([(-1.0) ** power for power in powers])[:, None]
     if family == "exponential":  # its moments are of the step itself
@@ -199,58 +205,69 @@ class SortedPoints:
 
 
 def _turned(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values[::-1])
+    return np.ascontiguousarray(values[..., ::-1])
 
 
 @dataclass(frozen=True, eq=False)
 class SortedColumns:
-    """Value columns (n, k) of ascending keys.
+    """Value columns (k, n) of ascending keys.
 
     Parameters
     ----------
-    values : ndarray of shape (n, k)
+    keys : SortedPoints
+        The keys.
+    values : ndarray of shape (k, n)
         The columns.
-    before, behind : ndarray of shape (n, k), or (0, k)
-        Sums over keys that are equal to each one and stand before or behind it; none if no keys
-        are equal.
     """
 
+    keys: SortedPoints
     values: np.ndarray
-    before: np.ndarray
-    behind: np.ndarray
+    _moments: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, keys: SortedPoints, columns: np.ndarray) -> "SortedColumns":
         """Arrange columns (k, n)."""
-        values = np.ascontiguousarray(columns.T, dtype=np.float64)
-        if keys.order is not None:
-            values = values.take(keys.order, axis=0)
-        is_equal = keys.points[1:] == keys.points[:-1]
-        if not is_equal.any():
-            nothing = np.empty((0, values.shape[1]))
-            return cls(values, nothing, nothing)
-        starts = np.append(True, ~is_equal)
-        before = _sums_before(values, starts)
-        behind = _turned(_sums_before(_turned(values), np.append(True, ~is_equal[::-1])))
-        return cls(values, before, behind)
+        values = [keys.arranged(column) for column in columns]  # one by one it is quicker
+        return cls(keys, np.array(values, dtype=np.float64))
 
     @cached_property
-    def turned(self) -> np.ndarray:
-        """The columns for mirrored keys."""
-        return _turned(self.values)
+    def beside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums (k, n) over equal keys that stand before and behind each; (k, 0) without any."""
+        is_equal = self.keys.points[1:] == self.keys.points[:-1]
+        if not is_equal.any():
+            nothing = np.empty((len(self.values), 0))
+            return nothing, nothing
+        starts = np.append(True, ~is_equal)
+        behind = _sums_before(self.values[:, ::-1], np.append(True, ~is_equal[::-1]))
+        return _sums_before(self.values, starts), _turned(behind)
+
+    @cached_property
+    def mirrored(self) -> "SortedColumns":
+        """The columns of the mirrored keys."""
+        return SortedColumns(self.keys.mirrored, _turned(self.values))
+
+    def moments(self, n_functions: int, n_rows: int) -> np.ndarray:
+        """Return the moments (b, s, k) of blocks of keys."""
+        like = n_functions, n_rows
+        if like not in self._moments:
+            loops = LOOPS.module()
+            out = np.zeros((len(self.keys) // loops.BLOCK, n_rows, len(self.values)))
+            loops.add_block_moments(self.keys.points, self.values, n_functions, out)
+            self._moments[like] = out
+        return self._moments[like]
 
 
 def _sums_before(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the sums (n, k) of what stands before each row of values in its group.
+    """Return the sums (k, n) of what stands before each column of values in its group.
 
     Groups are summed one by one: nothing of one is left over in another.
     """
-    found, starts = np.zeros_like(values), np.flatnonzero(starts)
-    ends = np.append(starts[1:], len(values))
+    found, starts = np.zeros(values.shape), np.flatnonzero(starts)
+    ends = np.append(starts[1:], values.shape[1])
     for size in np.unique(ends - starts):
         if size > 1:
             groups = starts[ends - starts == size][:, None] + np.arange(size)
-            found[groups[:, 1:]] = np.cumsum(values[groups[:, :-1]], axis=1)
+            found[:, groups[:, 1:]] = np.cumsum(values[:, groups[:, :-1]], axis=2)
     return found
 
 
@@ -377,7 +394,7 @@ class Sorted(Algorithm):
             if plan.exclude is not None:
                 exclude = queries.arranged(_placed(to_numpy(plan.exclude), keys))
         is_single = state.keys.dtype == torch.float32
-        sweep = _Sweep(keys, queries, state.sorted_columns[b], exclude, is_single, expansion)
+        sweep = _Sweep(queries, state.sorted_columns[b], exclude, is_single, expansion)
         found = sweep.moments()
         if queries.order is None:
             return found
@@ -413,7 +430,6 @@ def _placed(exclude: np.ndarray, keys: SortedPoints) -> np.ndarray:
 class _Sweep:
     """Sums of one member of the batch, in the order of the sorted queries."""
 
-    keys: SortedPoints
     queries: SortedPoints
     columns: SortedColumns
     exclude: np.ndarray
@@ -422,27 +438,27 @@ class _Sweep:
 
     def moments(self) -> np.ndarray:
         """Return the moments (p, k, m)."""
-        expansion, columns, last = self.expansion, self.columns, len(self.keys) - 1
-        shape = len(expansion.before), columns.values.shape[1], len(self.queries)
+        expansion, last = self.expansion, len(self.keys) - 1
+        shape = len(expansion.before), len(self.columns.values), len(self.queries)
         out, mirrored, equal = np.zeros(shape), np.zeros(shape), np.zeros(shape[1:])
-        turned = np.where(self.exclude >= 0, last - self.exclude, -1)[::-1]
-        ways = (
-            (self.keys, self.queries, columns.values, self.exclude, expansion.before, out),
-            (
-                self.keys.mirrored, self.queries.mirrored, columns.turned,
-                np.ascontiguousarray(turned), expansion.behind, mirrored,
-            ),
-        )  # fmt: skip
-        calls = [call for way in ways for call in self._calls(*way)]
+        turned = _turned(np.where(self.exclude >= 0, last - self.exclude, -1))
+        mirror = self.queries.mirrored, self.columns.mirrored
+        calls = self._calls(self.queries, self.columns, self.exclude, expansion.before, out)
+        calls += self._calls(*mirror, turned, expansion.behind, mirrored)
         shared_out(lambda call, _: call(), calls, self._n_parts)
         out += mirrored[..., ::-1]
         if expansion.at_zero:
             LOOPS.module().add_equal_keys(
-                self.keys.points, columns.values, columns.before, columns.behind,
+                self.keys.points, self.columns.values, *self.columns.beside,
                 self.queries.points, self.exclude, 0, shape[2], equal,
             )  # fmt: skip
             out[0] += expansion.at_zero * equal
         return out
+
+    @property
+    def keys(self) -> SortedPoints:
+        """The keys."""
+        return self.columns.keys
 
     @property
     def _n_parts(self) -> int:
@@ -450,20 +466,29 @@ class _Sweep:
         worth = (len(self.keys) + len(self.queries)) / tuning.POINTS_OF_A_SWEEP
         return max(1, min(n_threads(), int(worth)))
 
-    def _calls(self, keys, queries, columns, exclude, coefficients, out) -> list[Callable]:
+    def _calls(
+        self,
+        queries: SortedPoints,
+        columns: SortedColumns,
+        exclude: np.ndarray,
+        coefficients: np.ndarray,
+        out: np.ndarray,
+    ) -> list[Callable]:
         """Return calls of a driver that add what queries get from the keys before them.
 
         Both directions are two parts of the work already.
         """
-        loops, n_functions = LOOPS.module(), self.expansion.n_functions
+        loops, n_functions, keys = LOOPS.module(), self.expansion.n_functions, columns.keys
+        scaled = coefficients * self.expansion.factorials
         if n_functions == 0:
             driver = loops.add_decaying_sums
-            arguments = keys.points, columns, queries.points, exclude, coefficients
+            arguments = keys.points, columns.values, queries.points, exclude, scaled
         else:
             driver = loops.add_window_sums
             arguments = (
-                keys.points, columns, keys.edges, queries.points, queries.edges, exclude,
-                self.is_single, n_functions, coefficients,
+                keys.points, columns.values, columns.moments(n_functions, scaled.shape[1]),
+                keys.edges, queries.points, queries.edges, exclude, self.is_single, n_functions,
+                scaled, coefficients,
             )  # fmt: skip
         cuts = np.linspace(0, len(queries), (self._n_parts + 1) // 2 + 1).astype(int).tolist()
         parts = [part for part in pairwise(cuts) if part[0] < part[1]]

@@ -17,6 +17,8 @@ from sknw.sums.evaluators.compiled.disk_cache import compiled, inlined, kept_on_
 from sknw.sums.evaluators.compiled.formulas import FAMILIES, Points, Tiles, Weighing
 from sknw.sums.evaluators.compiled.powers import ZERO, clamped, power, power_within
 from sknw.sums.evaluators.compiled.sweeps import (  # noqa: F401 - drivers of this module
+    BLOCK,
+    add_block_moments,
     add_decaying_sums,
     add_equal_keys,
     add_window_sums,
@@ -728,6 +730,7 @@ def _signatures_of_sweeps() -> dict[str, tuple]:
         "add_window_sums": (
             row,
             rows,
+            sums,
             row,
             row,
             row,
@@ -735,9 +738,11 @@ def _signatures_of_sweeps() -> dict[str, tuple]:
             types.boolean,
             whole,
             rows,
+            rows,
             *span,
             sums,
         ),
+        "add_block_moments": (row, rows, whole, sums),
         "add_decaying_sums": (row, rows, row, indices, rows, *span, sums),
         "add_equal_keys": (row, rows, rows, rows, row, indices, *span, rows),
     }

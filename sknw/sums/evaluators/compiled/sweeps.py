@@ -8,11 +8,11 @@ each other. The keys behind a query are those before it in a mirror.
 **Compact kernels.** With ``t = 1 − (q − z)``, the distance of a key from the edge of the window, a
 kernel is a polynomial of t, or one of a cosine. Moments about the edge are sums of positive numbers
 as far as the columns are, so nothing cancels, however small a window's mass is beside that of the
-others. They are never differences of sums over more keys: the window is a queue made of two stacks.
-Keys enter at the back, ``[pivot, entered)``, by addition to moments about the pivot. The front,
-``[first, pivot)``, has moments of its keys from each key on, about that key; when the last of
-them has left, all keys of the window become the front. Of the front only every `_BLOCK`-th key's
-moments are kept, and those between them are made when the window's edge is there.
+others. They are never differences of sums over more keys: of blocks of keys the window is a queue
+made of two stacks. Blocks enter at the back, ``[pivot, entered)``, by addition to moments about the
+pivot. The front, ``[first, pivot)``, has moments of its keys from each block on, about the block's
+first key; when the last of them has left, all blocks of the window become the front. Keys at the
+ends that are no whole block are pairs with the query, done one by one, in vector registers.
 
 **The exponential** has all keys before a query, with their moments about a key no more than one
 bandwidth before the last: no weight is counted larger than e times, and from one such place to the
@@ -27,16 +27,33 @@ import math
 import numpy as np
 
 from sknw.sums.evaluators.compiled.disk_cache import compiled, inlined, kept_on_disk
+from sknw.sums.evaluators.compiled.powers import _coefficients
+from sknw.sums.evaluators.compiled.vectors import (
+    address,
+    at_most,
+    from_edge,
+    lanes_of,
+    load,
+    spread,
+    sum_of_lanes,
+)
 
-# Keys whose moments are made again when the window's edge is among them; and queries that wait for
-# each other, so that vector loops move their moments.
-_BLOCK, _WAITING = 64, 64
+# Keys of a block; and queries that wait for each other, so that vector loops move their moments.
+BLOCK, _WAITING = 16, 64
 _HALF_PI = math.pi / 2
 # 1 / (p + 1) for powers p, of which the longest kernel has 26.
 _INVERSES = 1 / np.arange(1.0, 65.0)
 # A distance at which the exponential kernel counts as zero; such rows are done by other means.
 _VANISHED = 700.0
 
+
+# Coefficients of ``cos(πt/2)`` and ``sin(πt/2) / t`` as polynomials in ``t²``.
+_WAVES = np.array(
+    [
+        _coefficients(lambda s: np.cos(_HALF_PI * np.sqrt(s)), 10, 0.0, 1.0),
+        _coefficients(lambda s: _HALF_PI * np.sinc(np.sqrt(s) / 2), 10, 0.0, 1.0),
+    ]
+)
 # No reordering of sums here: 1 − (q − z) must not become (1 − q) + z.
 _exactly = compiled(fastmath={"contract"})
 
@@ -91,7 +108,7 @@ def _add_key(states, at, n_functions, x, columns, j, weight):
     if n_functions == 1:
         for row in range(states.shape[1]):
             for c in range(states.shape[2]):
-                states[at, row, c] += weight * columns[j, c]
+                states[at, row, c] += weight * columns[c, j]
             weight *= x * _INVERSES[row]
     else:
         _add_waves(states, at, n_functions, x, columns, j)
@@ -112,7 +129,7 @@ def _add_waves(states, at, n_functions, x, columns, j):
             factor *= sine
         for p in range(n_powers):
             for c in range(k):
-                states[at, g * n_powers + p, c] += factor * columns[j, c]
+                states[at, g * n_powers + p, c] += factor * columns[c, j]
             factor *= x * _INVERSES[p]
 
 
@@ -186,14 +203,18 @@ def _move_all(states, n_functions, x, n, powers):
 
 
 @_exactly
-def _finish(fronts, backs, from_front, from_back, n_functions, coefficients, n, start, powers, out):
-    """Add the sums of n waiting queries, of which the first is `start`."""
+def _finish(
+    fronts, backs, from_front, from_back, n_functions, coefficients, n, places, powers, out
+):  # fmt: skip
+    """Add what n waiting queries get from whole blocks."""
     _move_all(fronts, n_functions, from_front, n, powers)
     _move_all(backs, n_functions, from_back, n, powers)
     n_rows, k = fronts.shape[0], fronts.shape[1]
+    total = powers[0]
     for a in range(out.shape[0]):
         for c in range(k):
-            total = out[a, c, start : start + n]
+            for i in range(np.uint64(n)):
+                total[i] = 0.0
             for row in range(n_rows):
                 factor = coefficients[a, row]
                 if factor == 0.0:
@@ -201,49 +222,92 @@ def _finish(fronts, backs, from_front, from_back, n_functions, coefficients, n, 
                 front, back = fronts[row, c], backs[row, c]
                 for i in range(np.uint64(n)):
                     total[i] += factor * (front[i] + back[i])
+            for i in range(n):
+                out[a, c, places[i]] += total[i]
+
+
+@inlined
+def _polynomial(coefficients, first, n_powers, t):
+    """Return the polynomial of a register; the coefficients are a row in memory."""
+    last = first + n_powers - 1
+    total = spread(coefficients[last])
+    for row in range(1, n_powers):
+        total = total * t + spread(coefficients[last - row])
+    return total
 
 
 @_exactly
-def _build_front(keys, columns, first, pivot, n_functions, powers, coarse):
-    """Fill the moments of the keys from every `_BLOCK`-th before the pivot on, up to it."""
-    n_blocks = (pivot - 1 - first) // _BLOCK  # the one with the first key is made when needed
-    for b in range(n_blocks):
-        end = pivot - b * _BLOCK
-        start = end - _BLOCK
-        _scale(coarse, max(b - 1, 0), 1.0 if b > 0 else 0.0, coarse, b)
-        if b > 0:
-            _move(coarse, b, n_functions, keys[end] - keys[start], powers)
-        for j in range(start, end):
-            _add_key(coarse, b, n_functions, keys[j] - keys[start], columns, j, 1.0)
+def _waves(coefficients, n_functions, n_powers, t):
+    """Return a kernel with cosines and sines at a register of distances from the edge."""
+    squared = t * t
+    cosine = _polynomial(address(_WAVES, 0), 0, _WAVES.shape[1], squared)
+    sine = t * _polynomial(address(_WAVES, 1), 0, _WAVES.shape[1], squared)
+    first = _polynomial(coefficients, 0, n_powers, t)
+    second = _polynomial(coefficients, n_powers, n_powers, t)
+    if n_functions == 2:
+        return cosine * first + sine * second
+    third = _polynomial(coefficients, 2 * n_powers, n_powers, t)
+    return cosine * (cosine * first + sine * second) + sine * (sine * third)
 
 
 @_exactly
-def _build_block(keys, columns, first, pivot, b, n_functions, powers, coarse, fine):
-    """Fill the moments from each key on, of those keys of block b that are not before the first."""
-    end = pivot - b * _BLOCK
-    start = end - _BLOCK
-    for j in range(end - 1, max(start, first) - 1, -1):
-        to = j - start
-        if j + 1 < end:
-            _scale(fine, to + 1, 1.0, fine, to)
-        else:
-            _scale(coarse, max(b - 1, 0), 1.0 if b > 0 else 0.0, fine, to)
-        if j + 1 < end or b > 0:
-            _move(fine, to, n_functions, keys[j + 1] - keys[j], powers)
-        _add_key(fine, to, n_functions, 0.0, columns, j, 1.0)
+def _add_pairs(keys, columns, start, stop, n_functions, polynomials, i, q, out):
+    """Add what query i gets from the keys start:stop, one by one."""
+    z, lanes, k = address(keys, 0), lanes_of(0.0), columns.shape[0]
+    begin, end, n_powers = np.uint64(start), np.uint64(stop), polynomials.shape[1] // n_functions
+    for a in range(out.shape[0]):
+        coefficients = address(polynomials, a)
+        for c in range(0, k, 2):
+            other = min(c + 1, k - 1)
+            first, second = address(columns, c), address(columns, other)
+            sum0, sum1 = spread(0.0), spread(0.0)
+            for j in range(begin, end, lanes):
+                count = min(lanes, end - j)
+                t = at_most(from_edge(q, load(z, j, count)), 1.0)
+                t = spread(0.0) - at_most(spread(0.0) - t, 0.0)  # other lanes may hold anything
+                if n_functions == 1:
+                    weight = _polynomial(coefficients, 0, n_powers, t)
+                else:
+                    weight = _waves(coefficients, n_functions, n_powers, t)
+                sum0 += weight * load(first, j, count)
+                sum1 += weight * load(second, j, count)
+            out[a, c, i] += sum_of_lanes(sum0)
+            if other > c:
+                out[a, other, i] += sum_of_lanes(sum1)
+
+
+@kept_on_disk(fastmath={"contract"})
+def add_block_moments(keys, columns, n_functions, out):
+    """Add to `out` (n // BLOCK, s, k) the moments of each whole block, about its first key."""
+    for b in range(out.shape[0]):
+        first = keys[b * BLOCK]
+        for j in range(b * BLOCK, (b + 1) * BLOCK):
+            _add_key(out, b, n_functions, keys[j] - first, columns, j, 1.0)
+
+
+@_exactly
+def _add_moved(source, at, x, n_functions, powers, room, target, to):
+    """Add a state, whose keys are farther by x, to another one."""
+    _scale(source, at, 1.0, room, 0)
+    _move(room, 0, n_functions, x, powers)
+    for row in range(target.shape[1]):
+        for c in range(target.shape[2]):
+            target[to, row, c] += room[0, row, c]
 
 
 @kept_on_disk(fastmath={"contract"})
 def add_window_sums(
-    keys, columns, allowances, queries, edges, exclude, is_single, n_functions, coefficients,
-    first, last, out,
+    keys, columns, blocks, allowances, queries, edges, exclude, is_single, n_functions,
+    coefficients, polynomials, first, last, out,
 ):  # fmt: skip
     """Add to `out` (p, k, m) what the queries first:last get from the keys before them.
 
     Parameters
     ----------
-    keys, columns : ndarray of shape (n,), (n, k)
+    keys, columns : ndarray of shape (n,), (k, n)
         Ascending keys, and their value columns.
+    blocks : ndarray of shape (n // BLOCK, s, k)
+        What `add_block_moments` found.
     allowances, edges : ndarray of shape (n,), (m,)
         What rounding may do to a squared distance of 1, of the keys and of the queries.
     queries : ndarray of shape (m,)
@@ -254,20 +318,19 @@ def add_window_sums(
         Whether the points were given as float32.
     n_functions : int
         1, or 2 for a cosine, or 3 for the square of one.
-    coefficients : ndarray of shape (p, s)
-        The kernel, times powers of the step, as a sum of the functions that states are moments of.
+    coefficients, polynomials : ndarray of shape (p, s)
+        The kernel, times powers of the step, as a sum of the functions that states are moments of;
+        and as polynomials in powers without the factorials.
     """
-    n, k, n_rows = len(keys), columns.shape[1], coefficients.shape[1]
-    coarse = np.empty((n // _BLOCK + 1, n_rows, k))
-    fine = np.empty((_BLOCK, n_rows, k))
-    back = np.zeros((1, n_rows, k))
-    powers = np.empty((n_rows, _WAITING))
+    n, k, n_rows = len(keys), columns.shape[0], coefficients.shape[1]
+    front, back = np.empty((len(blocks) + 1, n_rows, k)), np.zeros((1, n_rows, k))
+    powers, room = np.empty((n_rows, _WAITING)), np.empty((1, n_rows, k))
     fronts, backs = np.empty((n_rows, k, _WAITING)), np.empty((n_rows, k, _WAITING))
     from_front, from_back = np.empty(_WAITING), np.empty(_WAITING)
+    places = np.empty(_WAITING, np.int64)
     left = _first_from(keys, queries[first] - 2.0)  # the first key of the window
     before = left  # the first key that is not before the query
-    pivot = entered = left
-    block = -1
+    pivot = entered = 0
     waiting = 0
     for i in range(first, last):
         q = queries[i]
@@ -277,42 +340,37 @@ def add_window_sums(
             q, keys[left], edges[i], allowances[left], is_single
         ):
             left += 1
-        from_front[waiting] = from_back[waiting] = 0.0
         gap = exclude[i] if len(exclude) else -1
-        if left == before:
-            _put(back, 0, 0.0, fronts, waiting)
-            _put(back, 0, 0.0, backs, waiting)
-        elif left <= gap < before:  # not the query itself: seldom asked for
-            block = -1
-            _scale(fine, 0, 0.0, fine, 0)
-            for j in range(left, before):
-                if j != gap:
-                    _add_key(fine, 0, n_functions, 1.0 - (q - keys[j]), columns, j, 1.0)
-            _put(fine, 0, 1.0, fronts, waiting)
-            _put(fine, 0, 0.0, backs, waiting)
-        else:
-            if left >= pivot:
-                pivot = entered = before
+        first_block, last_block = (left + BLOCK - 1) // BLOCK, before // BLOCK
+        is_pairs = first_block >= last_block
+        stop, start = (before, before) if is_pairs else (first_block * BLOCK, last_block * BLOCK)
+        if left <= gap < before:  # not the query itself: seldom asked for
+            is_pairs, stop, start = True, gap, gap + 1
+        _add_pairs(keys, columns, left, stop, n_functions, polynomials, i, q, out)
+        _add_pairs(keys, columns, start, before, n_functions, polynomials, i, q, out)
+        if not is_pairs:
+            if first_block >= pivot:
+                pivot = entered = last_block
                 _scale(back, 0, 0.0, back, 0)
-                block = -1
-                _build_front(keys, columns, left, pivot, n_functions, powers, coarse)
-            for j in range(entered, before):
-                _add_key(back, 0, n_functions, keys[j] - keys[pivot], columns, j, 1.0)
-            entered = before
-            b = (pivot - 1 - left) // _BLOCK
-            if b != block:
-                block = b
-                _build_block(keys, columns, left, pivot, b, n_functions, powers, coarse, fine)
-            _put(fine, left - (pivot - (b + 1) * _BLOCK), 1.0, fronts, waiting)
+                for b in range(pivot - 1, first_block - 1, -1):
+                    _scale(blocks, b, 1.0, front, b)
+                    if b + 1 < pivot:
+                        x = keys[(b + 1) * BLOCK] - keys[b * BLOCK]
+                        _add_moved(front, b + 1, x, n_functions, powers, room, front, b)
+            for b in range(entered, last_block):
+                x = keys[b * BLOCK] - keys[pivot * BLOCK]
+                _add_moved(blocks, b, x, n_functions, powers, room, back, 0)
+            entered = last_block
+            from_front[waiting] = 1.0 - (q - keys[first_block * BLOCK])
+            from_back[waiting] = 1.0 - (q - keys[pivot * BLOCK]) if entered > pivot else 0.0
+            _put(front, first_block, 1.0, fronts, waiting)
             _put(back, 0, 1.0, backs, waiting)
-            from_front[waiting] = 1.0 - (q - keys[left])
-            if entered > pivot:
-                from_back[waiting] = 1.0 - (q - keys[pivot])
-        waiting += 1
-        if waiting == _WAITING or i + 1 == last:
+            places[waiting] = i
+            waiting += 1
+        if waiting == _WAITING or (i + 1 == last and waiting):
             _finish(
-                fronts, backs, from_front, from_back, n_functions, coefficients, waiting,
-                i + 1 - waiting, powers, out,
+                fronts, backs, from_front, from_back, n_functions, coefficients, waiting, places,
+                powers, out,
             )  # fmt: skip
             waiting = 0
 
@@ -324,7 +382,7 @@ def add_decaying_sums(keys, columns, queries, exclude, coefficients, first, last
     The kernel is exponential; arguments are as in `add_window_sums`, but steps go from query to
     key.
     """
-    n, k, n_powers = len(keys), columns.shape[1], coefficients.shape[1]
+    n, k, n_powers = len(keys), columns.shape[0], coefficients.shape[1]
     state, moved = np.zeros((1, n_powers, k)), np.empty((1, n_powers, k))
     powers = np.empty((n_powers, 1))
     place = before = _first_from(keys, queries[first] - _VANISHED)
@@ -364,10 +422,10 @@ def add_decaying_sums(keys, columns, queries, exclude, coefficients, first, last
 def add_equal_keys(keys, columns, before, after, queries, exclude, first, last, out):
     """Add to `out` (k, m) the columns of the keys that are where the queries first:last are.
 
-    `before` and `after` (n, k) are the sums of columns of equal keys on either side of each; none
+    `before` and `after` (k, n) are the sums of columns of equal keys on either side of each; none
     where no keys are equal.
     """
-    n, k = len(keys), columns.shape[1]
+    n, k = len(keys), columns.shape[0]
     j = _first_from(keys, queries[first])
     for i in range(first, last):
         q = queries[i]
@@ -379,7 +437,7 @@ def add_equal_keys(keys, columns, before, after, queries, exclude, first, last, 
         is_among = gap >= 0 and keys[gap] == q
         at = gap if is_among else j
         for c in range(k):
-            total = 0.0 if is_among else columns[j, c]
-            if len(before):
-                total += before[at, c] + after[at, c]
+            total = 0.0 if is_among else columns[c, j]
+            if before.shape[1]:
+                total += before[c, at] + after[c, at]
             out[c, i] += total

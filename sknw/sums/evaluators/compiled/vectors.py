@@ -198,6 +198,17 @@ _let_operate(operator.mul, "fmul")
 
 
 @intrinsic
+def from_edge(_context, q, z):
+    """Return ``1 − (q − z)`` for a number q and a register z, in this order as no fastmath is."""
+
+    def generate(_context, builder, _signature, arguments):
+        q, z = arguments
+        return builder.fsub(_constant(z.type, 1.0), builder.fsub(_spread(builder, q, z.type), z))
+
+    return z(q, z), generate
+
+
+@intrinsic
 def at_most(_context, x, limit):
     """Return a number, or each lane of a register, or the limit where that is smaller."""
 
