@@ -15,7 +15,7 @@ it stops single bandwidths are moved by ever shorter strides, each followed by a
 
 Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
 random, an unbiased sample of the criterion; their neighbours are always all the others. A single
-bandwidth with a fast transform needs no sample.
+bandwidth whose sums take time by the rows and not by the pairs needs no sample.
 """
 
 from collections.abc import Iterator
@@ -179,7 +179,7 @@ def _search_line(
 ) -> Found:
     """Return the minimum over a single bandwidth of many rows.
 
-    A fast transform needs no sample of them.
+    Sums in time by the rows need no sample of them.
     """
     before, scales = minimize(run[:-1], starts), starts[0].coordinates
     start = Start(run[-1].transfer(scales, before.x), scales)

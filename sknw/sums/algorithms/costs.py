@@ -43,17 +43,14 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
 
 
 def seconds_of_sweeps(problem: Problem, n_functions: int, n_rows: int) -> float:
-    """Return the time to sort keys and queries, and of sweeps with states of so many rows."""
-    sorting, first, square = tuning.SWEEP_COSTS
-    n_powers = n_rows / max(1, n_functions)
-    # a state moves once for each key and for each query, on either side
-    nanoseconds = first + square * problem.n_columns * n_functions * n_powers**2
-    if n_functions != 1:  # a power of e, or a cosine
-        nanoseconds += tuning.SWEEP_FUNCTION
+    """Return the time to sort keys and queries, and to sweep with states of so many rows."""
+    sorting, window, decay, entry = tuning.SWEEP_COSTS
+    nanoseconds = decay if n_functions == 0 else window
+    nanoseconds += entry * n_rows * problem.n_columns * problem.n_monomials
     n_points = problem.n_keys + problem.n_queries
-    passes = 1 + 3 * problem.needs_grad
-    swept = n_points * nanoseconds * 1e-9 * passes / speed(problem)
-    return 1e-3 + problem.n_batch * (n_points * sorting * 1e-9 + swept)
+    passes = 1 + tuning.PASSES_OF_A_SWEPT_GRADIENT * problem.needs_grad
+    sweeps = nanoseconds * passes / speed(problem)
+    return 1e-3 + problem.n_batch * n_points * (sorting + sweeps) * 1e-9
 
 
 def speed(problem: Problem) -> float:

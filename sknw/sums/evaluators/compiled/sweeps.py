@@ -82,11 +82,11 @@ def _scale(source, at, factor, target, to):
 
 
 @inlined
-def _put(source, at, factor, waiting, i):
-    """Do the same for state i of those that wait, (s, k, n)."""
+def _put(source, at, waiting, i):
+    """Set state i of those that wait, (s, k, n)."""
     for row in range(waiting.shape[0]):
         for c in range(waiting.shape[1]):
-            waiting[row, c, i] = factor * source[at, row, c] if factor != 0.0 else 0.0
+            waiting[row, c, i] = source[at, row, c]
 
 
 @_exactly
@@ -251,26 +251,30 @@ def _waves(coefficients, n_functions, n_powers, t):
 
 
 @_exactly
-def _add_pairs(keys, columns, start, stop, n_functions, polynomials, i, q, out):
-    """Add what query i gets from the keys start:stop, one by one."""
+def _add_pairs(keys, columns, left, stop, start, before, n_functions, polynomials, i, q, out):
+    """Add what query i gets from the keys left:stop and start:before, one by one."""
     z, lanes, k = address(keys, 0), lanes_of(0.0), columns.shape[0]
-    begin, end, n_powers = np.uint64(start), np.uint64(stop), polynomials.shape[1] // n_functions
+    n_powers = polynomials.shape[1] // n_functions
     for a in range(out.shape[0]):
         coefficients = address(polynomials, a)
         for c in range(0, k, 2):
             other = min(c + 1, k - 1)
             first, second = address(columns, c), address(columns, other)
             sum0, sum1 = spread(0.0), spread(0.0)
-            for j in range(begin, end, lanes):
-                count = min(lanes, end - j)
-                t = at_most(from_edge(q, load(z, j, count)), 1.0)
-                t = spread(0.0) - at_most(spread(0.0) - t, 0.0)  # other lanes may hold anything
-                if n_functions == 1:
-                    weight = _polynomial(coefficients, 0, n_powers, t)
-                else:
-                    weight = _waves(coefficients, n_functions, n_powers, t)
-                sum0 += weight * load(first, j, count)
-                sum1 += weight * load(second, j, count)
+            for begin, end in (
+                (np.uint64(left), np.uint64(stop)),
+                (np.uint64(start), np.uint64(before)),
+            ):
+                for j in range(begin, end, lanes):
+                    count = min(lanes, end - j)
+                    t = at_most(from_edge(q, load(z, j, count)), 1.0)
+                    t = spread(0.0) - at_most(spread(0.0) - t, 0.0)  # other lanes hold anything
+                    if n_functions == 1:
+                        weight = _polynomial(coefficients, 0, n_powers, t)
+                    else:
+                        weight = _waves(coefficients, n_functions, n_powers, t)
+                    sum0 += weight * load(first, j, count)
+                    sum1 += weight * load(second, j, count)
             out[a, c, i] += sum_of_lanes(sum0)
             if other > c:
                 out[a, other, i] += sum_of_lanes(sum1)
@@ -346,8 +350,7 @@ def add_window_sums(
         stop, start = (before, before) if is_pairs else (first_block * BLOCK, last_block * BLOCK)
         if left <= gap < before:  # not the query itself: seldom asked for
             is_pairs, stop, start = True, gap, gap + 1
-        _add_pairs(keys, columns, left, stop, n_functions, polynomials, i, q, out)
-        _add_pairs(keys, columns, start, before, n_functions, polynomials, i, q, out)
+        _add_pairs(keys, columns, left, stop, start, before, n_functions, polynomials, i, q, out)
         if not is_pairs:
             if first_block >= pivot:
                 pivot = entered = last_block
@@ -363,8 +366,8 @@ def add_window_sums(
             entered = last_block
             from_front[waiting] = 1.0 - (q - keys[first_block * BLOCK])
             from_back[waiting] = 1.0 - (q - keys[pivot * BLOCK]) if entered > pivot else 0.0
-            _put(front, first_block, 1.0, fronts, waiting)
-            _put(back, 0, 1.0, backs, waiting)
+            _put(front, first_block, fronts, waiting)
+            _put(back, 0, backs, waiting)
             places[waiting] = i
             waiting += 1
         if waiting == _WAITING or (i + 1 == last and waiting):

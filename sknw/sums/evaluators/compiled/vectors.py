@@ -111,8 +111,9 @@ def address(_context, array, f):
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        stride = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
-        return builder.gep(array.data, [builder.mul(arguments[1], stride)])
+        in_bytes = builder.mul(arguments[1], builder.extract_value(array.strides, 0))
+        start = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        return builder.bitcast(builder.gep(start, [in_bytes]), array.data.type)
 
     return types.CPointer(array.dtype)(array, types.intp), generate
 
