@@ -72,14 +72,16 @@ class NadarayaWatsonRegressor(BaseNadarayaWatson):
         ``"auto"``: each group of equal rows is taken for copies where coincidences cannot be chance
         (a bootstrap sample), and for observations where they are to be expected (a yes or no on
         whole years). Predictions at a given bandwidth do not depend on it.
-    algorithm : {"auto", "dense", "blocks", "nufft"}, default="auto"
+    algorithm : {"auto", "dense", "blocks", "nufft", "sorted"}, default="auto"
         How kernel sums are computed. ``"dense"``: all pairs, exact to rounding. ``"blocks"``: rows
         are sorted into compact blocks, and only pairs of blocks that matter are evaluated; exact
         for compact kernels. ``"nufft"``: non-uniform fast Fourier transforms, for the Gaussian in
         at most three dimensions in float64 on a CPU; its error is audited on exact sums, and
-        queries for which it is not good enough are done again exactly. ``"auto"``: the one that
-        should be fastest. All stay within scikit-learn's ``working_memory``; with numba installed,
-        pairs are evaluated by compiled loops.
+        queries for which it is not good enough are done again exactly. ``"sorted"``: one sweep over
+        sorted rows, exact to rounding, for one numeric feature and every named kernel but the
+        Gaussian; it needs numba. ``"auto"``: the one that should be fastest. All stay within
+        scikit-learn's ``working_memory``; with numba installed, pairs are evaluated by compiled
+        loops.
     rtol : float, default=1e-8
         Largest difference of a prediction from the exact one, relative to the range of y, whatever
         the algorithm and in the tails too. Rounding comes on top: that of float32, and for queries

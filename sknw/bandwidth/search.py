@@ -69,7 +69,8 @@ class BandwidthSearch(Selector, BaseEstimator):
     n_held_out : int or "auto", default="auto"
         How many rows are predicted to compute the criterion, drawn once at random; their neighbours
         are always all the others. ``"auto"``: all up to 20,000 rows; of more, at least 5,000, but
-        all where a fast transform does them. A number at least the number of rows: all.
+        all of one feature whose sums take time by the rows alone. A number at least the number of
+        rows: all.
 
     See Also
     --------

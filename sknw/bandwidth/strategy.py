@@ -15,7 +15,7 @@ it stops single bandwidths are moved by ever shorter strides, each followed by a
 
 Above 20,000 rows a criterion over all of them is too dear. There, rows to *predict* are drawn at
 random, an unbiased sample of the criterion; their neighbours are always all the others. A single
-bandwidth with a fast transform needs no sample.
+bandwidth whose sums take time by the rows and not by the pairs needs no sample.
 """
 
 from collections.abc import Iterator
@@ -35,6 +35,7 @@ from sknw.fitting.schedule import levels, parts, schedule
 from sknw.fitting.starts import common_widths, mixed_start, scan_minima
 from sknw.fitting.subsets import in_compact_order
 from sknw.kernels import KERNELS
+from sknw.sums import ALGORITHMS
 from sknw.support import tuning
 
 
@@ -129,6 +130,11 @@ def _algorithm_at(task: LeaveOneOut, scales: Scales, x: np.ndarray) -> str:
     return task.algorithm_at(task.rows, at, needs_grad=False)
 
 
+def _is_linear(task: LeaveOneOut, start: Start) -> bool:
+    """Whether predicting all rows takes little longer than predicting some."""
+    return ALGORITHMS[_algorithm_at(task, start.coordinates, start.x)].is_linear
+
+
 def search(task: LeaveOneOut, plan: Plan, random_state: np.random.RandomState) -> Found:
     """Look for the minimum: on all rows, or with a part of them held out."""
     scales = plan.scales(task)
@@ -173,11 +179,11 @@ def _search_line(
 ) -> Found:
     """Return the minimum over a single bandwidth of many rows.
 
-    A fast transform needs no sample of them.
+    Sums in time by the rows need no sample of them.
     """
     before, scales = minimize(run[:-1], starts), starts[0].coordinates
     start = Start(run[-1].transfer(scales, before.x), scales)
-    if plan.n_held_out is None and _algorithm_at(task, scales, start.x) == "nufft":
+    if plan.n_held_out is None and _is_linear(task, start):
         sample = replace(task, method=sample.method)
     objective = scale_objective(sample, plan.criterion, scales)
     with task.progress.stage(f"{len(task)} observations", None):

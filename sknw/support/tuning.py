@@ -203,6 +203,9 @@ SECONDS_PER_CALL, COST_OF_A_GRADIENT, COST_IN_RUNS = 1e-4, 2.0, 1.5
 SECONDS_PER_SORTED_POINT, SECONDS_PER_BOX_PAIR = 1e-7, 1e-9
 # Seconds of one core to spread a point onto a grid of one to three axes, and of a point of its FFT.
 SECONDS_PER_SPREAD_POINT, SECONDS_PER_GRID_POINT = {1: 45e-9, 2: 140e-9, 3: 800e-9}, 30e-9
+# Nanoseconds of one core to sort a point, to sweep over one with a window or with an exponential,
+# and for each number of a state; passes of a gradient more; and points from which a thread pays.
+SWEEP_COSTS, PASSES_OF_A_SWEPT_GRADIENT, POINTS_OF_A_SWEEP = (75.0, 100.0, 50.0, 6.0), 3.0, 20_000
 # Cores that an accelerator is worth.
 CORES_OF_AN_ACCELERATOR = 100
 # Keys among which, and of how many of them, neighbours are counted to tell which pairs matter.

@@ -122,7 +122,7 @@ def cache(tmp_path):
     source = Path(sknw.compile_ahead()["cache_folder"])
     folder = tmp_path / UserProvidedCacheLocator.get_suitable_cache_subpath(loops.__file__)
     folder.mkdir()
-    for path in source.glob("loops.*"):
+    for path in source.glob("*.nb?"):
         shutil.copy(path, folder)
     return tmp_path
 

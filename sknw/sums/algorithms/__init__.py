@@ -1,6 +1,6 @@
 """Algorithms: which pairs of queries and keys are evaluated at all.
 
-An `Algorithm` is `dense` (all pairs), `blocks` (those that matter) or `nufft` (none: Fourier
-transforms, with `fourier`). `choice` is the registry and chooses by the times that `costs` and
-`shares` estimate.
+An `Algorithm` is `dense` (all pairs), `blocks` (those that matter), `nufft` (none: Fourier
+transforms, with `fourier`) or `sorted` (none: one sweep over sorted points). `choice` is the
+registry and chooses by the times that `costs` and `shares` estimate.
 """

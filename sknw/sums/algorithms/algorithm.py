@@ -100,6 +100,8 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
     is_approximate: ClassVar[bool] = False  # whether its error is absolute, so that rows are redone
+    # Whether the time grows with the points and not with the pairs, so that no sample is needed.
+    is_linear: ClassVar[bool] = False
 
     def __init__(self, rtol: float):
         self.rtol = rtol

@@ -4,11 +4,12 @@ from sknw.sums.algorithms.algorithm import Algorithm
 from sknw.sums.algorithms.blocks import Blocks
 from sknw.sums.algorithms.dense import Dense
 from sknw.sums.algorithms.nufft import Nufft
+from sknw.sums.algorithms.sorted import Sorted
 from sknw.sums.problem import Problem
 from sknw.support import tuning
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (Dense, Blocks, Nufft)
+    algorithm.name: algorithm for algorithm in (Dense, Blocks, Nufft, Sorted)
 }
 
 

@@ -42,6 +42,17 @@ def seconds_of_transforms(problem: Problem, n_grid: int, n_points: int) -> float
     return 2e-3 + problem.n_batch * columns * (spreading + transform)
 
 
+def seconds_of_sweeps(problem: Problem, n_functions: int, n_rows: int) -> float:
+    """Return the time to sort keys and queries, and to sweep with states of so many rows."""
+    sorting, window, decay, entry = tuning.SWEEP_COSTS
+    nanoseconds = decay if n_functions == 0 else window
+    nanoseconds += entry * n_rows * problem.n_columns * problem.n_monomials
+    n_points = problem.n_keys + problem.n_queries
+    passes = 1 + tuning.PASSES_OF_A_SWEPT_GRADIENT * problem.needs_grad
+    sweeps = nanoseconds * passes / speed(problem)
+    return 1e-3 + problem.n_batch * n_points * (sorting + sweeps) * 1e-9
+
+
 def speed(problem: Problem) -> float:
     """Return how many cores' worth of arithmetic there is."""
     return n_threads() if problem.device.type == "cpu" else tuning.CORES_OF_AN_ACCELERATOR

@@ -81,6 +81,7 @@ class Nufft(Algorithm):
 
     name = "nufft"
     is_approximate = True
+    is_linear = True
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Say what has no fast transform, or no room for its grid."""

@@ -53,9 +53,11 @@ def inlined(function):
     return njit(function, inline="always", fastmath=True, error_model="numpy")
 
 
-def kept_on_disk(function):
+def kept_on_disk(function=None, *, fastmath=True):
     """Compile a function on first use; keep the code on disk where there is a place for it."""
-    dispatcher = compiled(function)
+    if function is None:
+        return lambda function: kept_on_disk(function, fastmath=fastmath)
+    dispatcher = compiled(function, fastmath=fastmath)
     try:
         dispatcher._cache = TolerantCache(function)
     except RuntimeError:  # no folder to write to

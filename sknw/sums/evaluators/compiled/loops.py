@@ -16,6 +16,13 @@ from numba import types
 from sknw.sums.evaluators.compiled.disk_cache import compiled, inlined, kept_on_disk
 from sknw.sums.evaluators.compiled.formulas import FAMILIES, Points, Tiles, Weighing
 from sknw.sums.evaluators.compiled.powers import ZERO, clamped, power, power_within
+from sknw.sums.evaluators.compiled.sweeps import (  # noqa: F401 - drivers of this module
+    BLOCK,
+    add_block_moments,
+    add_decaying_sums,
+    add_equal_keys,
+    add_window_sums,
+)
 from sknw.sums.evaluators.compiled.vectors import (
     address,
     lanes_of,
@@ -770,4 +777,31 @@ def signatures(precision: str) -> dict[str, tuple]:
         "add_moments": (points, rows, whole_rows, weighing, tiles, *blocks, sums),
         "add_steps": (points, rows, rows, types.boolean, weighing, tiles, *blocks, sums),
         "find_nearest": (points, weighing, tiles, *blocks, rows, indices),
+        **_signatures_of_sweeps(),
+    }
+
+
+def _signatures_of_sweeps() -> dict[str, tuple]:
+    """Return the same for sums over sorted keys, which are float64 in any precision."""
+    row, rows, whole = types.float64[::1], types.float64[:, ::1], types.int64
+    span, sums, indices = (whole, whole), types.float64[:, :, ::1], types.int64[::1]
+    return {
+        "add_window_sums": (
+            row,
+            rows,
+            sums,
+            row,
+            row,
+            row,
+            indices,
+            types.boolean,
+            whole,
+            rows,
+            rows,
+            *span,
+            sums,
+        ),
+        "add_block_moments": (row, rows, whole, sums),
+        "add_decaying_sums": (row, rows, row, indices, rows, *span, sums),
+        "add_equal_keys": (row, rows, rows, rows, row, indices, *span, rows),
     }

@@ -111,8 +111,9 @@ def address(_context, array, f):
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        stride = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
-        return builder.gep(array.data, [builder.mul(arguments[1], stride)])
+        in_bytes = builder.mul(arguments[1], builder.extract_value(array.strides, 0))
+        start = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        return builder.bitcast(builder.gep(start, [in_bytes]), array.data.type)
 
     return types.CPointer(array.dtype)(array, types.intp), generate
 
@@ -195,6 +196,17 @@ _let_operate(operator.add, "fadd")
 _let_operate(operator.iadd, "fadd")
 _let_operate(operator.sub, "fsub")
 _let_operate(operator.mul, "fmul")
+
+
+@intrinsic
+def from_edge(_context, q, z):
+    """Return ``1 − (q − z)`` for a number q and a register z, in this order as no fastmath is."""
+
+    def generate(_context, builder, _signature, arguments):
+        q, z = arguments
+        return builder.fsub(_constant(z.type, 1.0), builder.fsub(_spread(builder, q, z.type), z))
+
+    return z(q, z), generate
 
 
 @intrinsic
