@@ -303,8 +303,18 @@ class LocalPolynomial:
             if slopes is None:  # of degree 0
                 slopes = self.slopes.new_zeros((len(rows), *self.slopes.shape[1:]))
             at["slopes"] = mixed(self.slopes, slopes, fixed)
-        whole = {name: getattr(self, name).index_put((rows,), part) for name, part in at.items()}
+        return self._with(rows, at)
+
+    def _with(self, rows: Tensor, fields: dict[str, Tensor]) -> "LocalPolynomial":
+        whole = {
+            name: getattr(self, name).index_put((rows,), part) for name, part in fields.items()
+        }
         return replace(self, **whole)
+
+    def with_rows(self, rows: Tensor, fits: "LocalPolynomial") -> "LocalPolynomial":
+        """Return these fits with some rows (index) replaced by others."""
+        given = {name: part for name, part in vars(fits).items() if part is not None}
+        return self._with(rows, given)
 
 
 def _least_squares(

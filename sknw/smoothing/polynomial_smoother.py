@@ -225,19 +225,14 @@ class PolynomialSmoother(Smoother):
             moments[rows] = self._moments_of_attention(queries[rows], attention)
             log_scale[rows] = 0.0
 
-        def fit() -> LocalPolynomial:
-            def neighbors(rows: Tensor) -> Tensor:
-                mass = moments[rows, 0, 0].log() + log_scale[rows]
-                left_out = None if exclude is None else exclude[rows]
-                return self._neighbors(
-                    queries[rows], left_out, _of_rows(own, rows), mass, faint[rows]
-                )
+        def neighbors(rows: Tensor) -> Tensor:
+            mass = moments[rows, 0, 0].log() + log_scale[rows]
+            left_out = None if exclude is None else exclude[rows]
+            return self._neighbors(queries[rows], left_out, _of_rows(own, rows), mass, faint[rows])
 
-            return LocalPolynomial.of(self.terms, moments, neighbors, with_slopes=with_slopes)
-
-        found = fit()
+        found = LocalPolynomial.of(self.terms, moments, neighbors, with_slopes=with_slopes)
         if prepared.algorithm.is_approximate:
-            rows = self._amplified(found, moments).nonzero().squeeze(1)
+            rows = self._amplified(found).nonzero().squeeze(1)
             if len(rows):
                 exact = self._prepared_by(self._exact_algorithm, " of fits done again")
                 left_out = None if exclude is None else exclude[rows]
@@ -245,7 +240,13 @@ class PolynomialSmoother(Smoother):
                     exact, queries[rows], left_out, _of_rows(own, rows)
                 )
                 report["rows_redone"] += len(rows)
-                found = fit()
+                again = LocalPolynomial.of(
+                    self.terms,
+                    moments[rows],
+                    lambda at: neighbors(rows[at]),
+                    with_slopes=with_slopes,
+                )
+                found = found.with_rows(rows, again)
         report["rows_lowered"] = int((found.lowered | found.empty).sum())
         return Fits(found, log_scale, report)
 
@@ -263,7 +264,7 @@ class PolynomialSmoother(Smoother):
             moments, log_scale = own.added_to_moments(moments, log_scale, self.method.kernel)
         return moments.double(), log_scale.double(), dict(ran.sums.report)
 
-    def _amplified(self, fit: LocalPolynomial, moments: Tensor) -> Tensor:
+    def _amplified(self, fit: LocalPolynomial) -> Tensor:
         """Return which rows make much of the errors of their moments, (m,).
 
         An error δ of the moments, relative to the mass, moves an estimate by

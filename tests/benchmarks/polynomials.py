@@ -38,7 +38,7 @@ def predictions(n, d, bandwidth):
 def gradients(n, d, bandwidth):
     X, y = rows(n, d)
     scales = np.full(d, 1 / bandwidth)
-    observations, found = Observations.of(X, y[:, None], duplicates="keep"), []
+    observations, found = Observations.of(X, y[:, None], np.ones(n), duplicates="keep"), []
     for degree in (0, 1):
         method = Method(KERNELS["gaussian"], degree=degree)
         task = LeaveOneOut.of(observations, method, dtype=torch.float64, device="cpu")
